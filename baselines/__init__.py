@@ -1,0 +1,1 @@
+"""The methods PerSim is compared with (CaDM, BCQ, CQL, MOReL), behind the same protocol as PerSim."""

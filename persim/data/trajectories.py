@@ -1,0 +1,212 @@
+"""The one dataset type: recorded transitions of many agents, as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from persim import store
+from persim.errors import InputError
+
+KIND = "trajectories"
+_COLUMNS = ("agent", "step", "observation", "action", "next_observation", "reward", "terminated", "truncated")
+ActionSpace = gym.spaces.Discrete | gym.spaces.Box
+
+
+def _space_to_settings(space: ActionSpace) -> dict[str, object]:
+    if isinstance(space, gym.spaces.Discrete):
+        return {"type": "discrete", "n": int(space.n)}
+    return {"type": "box", "low": space.low.tolist(), "high": space.high.tolist()}
+
+
+def _space_from_settings(settings: dict[str, Any]) -> ActionSpace:
+    if settings["type"] == "discrete":
+        return gym.spaces.Discrete(int(settings["n"]))
+    low, high = (np.array(settings[key], dtype=np.float32) for key in ("low", "high"))
+    return gym.spaces.Box(low, high)
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Transitions, one per row: agent by agent, episode by episode, step by step.
+
+    Axis letters: M rows, N agents, S state dimensions, A action dimensions, C covariates.
+
+    Attributes:
+        env: name of the environment.
+        n_agents: N; agent ids run from 0 to N - 1 (the paper's agent 1 is id 0).
+        action_space: what an action may be.
+        agent: ids ``[M]``, int64.
+        step: number of the step in its episode ``[M]``, int64; 0 starts an episode.
+        observation: states ``[M, S]``, float32.
+        action: ``[M]`` int64 if discrete, else ``[M, A]`` float32.
+        next_observation: ``[M, S]``, float32.
+        reward: ``[M]``, float32.
+        terminated: ``[M]``, bool; the environment ended the episode.
+        truncated: ``[M]``, bool; the step limit ended it.
+        covariates: ``[N, C]`` float64, or None where they are unknown.
+        regime: how the actions were chosen, such as ``"random"``.
+
+    Raises:
+        InputError: columns that do not fit each other, non-finite values, agent ids or actions out
+            of range, or steps that do not count up from 0.
+    """
+
+    env: str
+    n_agents: int
+    action_space: ActionSpace
+    agent: NDArray[np.int64]
+    step: NDArray[np.int64]
+    observation: NDArray[np.float32]
+    action: NDArray[Any]
+    next_observation: NDArray[np.float32]
+    reward: NDArray[np.float32]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    covariates: NDArray[np.float64] | None = None
+    regime: str = ""
+
+    def __post_init__(self) -> None:
+        _check_shapes(self)
+        _check_values(self)
+        _check_steps(self)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray) and value.flags.writeable:
+                frozen = value.view()
+                frozen.flags.writeable = False
+                object.__setattr__(self, field.name, frozen)
+
+    def __len__(self) -> int:
+        return len(self.agent)
+
+    @property
+    def state_dim(self) -> int:
+        """S, the number of state dimensions."""
+        return int(self.observation.shape[1])
+
+    @property
+    def discrete(self) -> bool:
+        """Whether actions are whole numbers."""
+        return isinstance(self.action_space, gym.spaces.Discrete)
+
+    @property
+    def action_dim(self) -> int:
+        """A, the number of discrete actions or of action dimensions."""
+        space = self.action_space
+        return int(space.n) if isinstance(space, gym.spaces.Discrete) else int(space.shape[0])
+
+    @property
+    def delta(self) -> NDArray[np.float32]:
+        """State differences ``[M, S]``, the target of the model (Algorithm 1, line 7)."""
+        return self.next_observation - self.observation
+
+    @property
+    def episode(self) -> NDArray[np.int64]:
+        """Number of the episode of each row ``[M]``, from 0."""
+        return np.cumsum(self.step == 0) - 1
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 of everything in it; equal data, equal hash."""
+        return store.content_hash(self._arrays(), self._settings())
+
+    def of_agents(self, agents: Sequence[int]) -> Trajectories:
+        """The rows of these agents, ids unchanged.
+
+        Raises:
+            InputError: an id is out of range, or none is left.
+        """
+        wanted = np.asarray(agents, dtype=np.int64)
+        if wanted.size == 0 or wanted.min() < 0 or wanted.max() >= self.n_agents:
+            raise InputError(f"agents {list(agents)} are not all in 0..{self.n_agents - 1}; give ids in that range")
+        rows = np.isin(self.agent, wanted)
+        columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        return Trajectories(
+            self.env, self.n_agents, self.action_space, **columns, covariates=self.covariates, regime=self.regime
+        )
+
+    def save(self, path: Path) -> str:
+        """Writes one file with a checksum; returns the content hash."""
+        return store.write_arrays(path, self._arrays(), KIND, self._settings())
+
+    @classmethod
+    def load(cls, path: Path) -> Trajectories:
+        """Reads what ``save`` wrote.
+
+        Raises:
+            InputError: the file is missing, damaged, or does not hold valid trajectories.
+        """
+        arrays, settings = store.read_arrays(path, KIND)
+        try:
+            columns = {name: arrays[name] for name in _COLUMNS}
+            space = _space_from_settings(settings["action_space"])
+            env, n_agents, regime = settings["env"], int(settings["n_agents"]), settings["regime"]
+        except KeyError as error:
+            raise InputError(f"{str(path)!r} lacks {error}; make the dataset anew") from error
+        return cls(env, n_agents, space, **columns, covariates=arrays.get("covariates"), regime=regime)
+
+    def _arrays(self) -> store.Arrays:
+        arrays: store.Arrays = {name: getattr(self, name) for name in _COLUMNS}
+        if self.covariates is not None:
+            arrays["covariates"] = self.covariates
+        return arrays
+
+    def _settings(self) -> dict[str, object]:
+        return {
+            "env": self.env,
+            "n_agents": self.n_agents,
+            "action_space": _space_to_settings(self.action_space),
+            "regime": self.regime,
+        }
+
+
+def _check_shapes(data: Trajectories) -> None:
+    rows = len(data.agent)
+    if rows == 0:
+        raise InputError("trajectories hold no transition; give at least one")
+    state_dim = data.observation.shape[-1]
+    action_shape: tuple[int, ...] = (rows,) if data.discrete else (rows, data.action_dim)
+    wanted: dict[str, tuple[int, ...]] = {name: (rows,) for name in _COLUMNS}
+    wanted |= {"observation": (rows, state_dim), "next_observation": (rows, state_dim), "action": action_shape}
+    for name, shape in wanted.items():
+        found = getattr(data, name).shape
+        if found != shape:
+            raise InputError(f"trajectories: column {name!r} has shape {found}, but {shape} is wanted")
+    if data.covariates is not None and len(data.covariates) != data.n_agents:
+        raise InputError(f"trajectories: {len(data.covariates)} rows of covariates for {data.n_agents} agents")
+
+
+def _check_values(data: Trajectories) -> None:
+    for name in ("observation", "next_observation", "reward", "action", "covariates"):
+        column = getattr(data, name)
+        if column is not None and not np.isfinite(column).all():
+            raise InputError(f"trajectories: column {name!r} holds a non-finite value; remove those transitions")
+    if data.agent.min() < 0 or data.agent.max() >= data.n_agents:
+        raise InputError(
+            f"trajectories: agent ids run from {data.agent.min()} to {data.agent.max()}, "
+            f"but have to lie in 0..{data.n_agents - 1}"
+        )
+    space = data.action_space
+    if isinstance(space, gym.spaces.Discrete):
+        inside = np.issubdtype(data.action.dtype, np.integer) and bool(
+            ((data.action >= 0) & (data.action < space.n)).all()
+        )
+    else:
+        inside = bool(((data.action >= space.low) & (data.action <= space.high)).all())
+    if not inside:
+        raise InputError(f"trajectories: column 'action' holds a value outside {space}")
+
+
+def _check_steps(data: Trajectories) -> None:
+    starts = data.step == 0
+    goes_on = (data.step[1:] == data.step[:-1] + 1) & (data.agent[1:] == data.agent[:-1])
+    if not (starts[0] and (starts[1:] | goes_on).all()):
+        raise InputError("trajectories: column 'step' has to count 0, 1, 2, ... in every episode of one agent")

@@ -1,0 +1,81 @@
+"""CartPole with varied push force and pole length (Appendix E.1): keep the pole up for 200 steps."""
+
+from __future__ import annotations
+
+import math
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from persim.envs.spec import Actions, Array, Covariate, EnvSpec
+
+GRAVITY_M_S2 = 9.8
+CART_MASS_KG, POLE_MASS_KG = 1.0, 0.1
+TOTAL_MASS_KG = CART_MASS_KG + POLE_MASS_KG
+STEP_S = 0.02
+MAX_POSITION_M = 2.4
+MAX_ANGLE_RAD = 12 * 2 * math.pi / 360
+
+
+def reset(rng: np.random.Generator, covariates: Array) -> Array:
+    """All four state dimensions uniform in [-0.05, 0.05]; returns ``[B, 4]``."""
+    return rng.uniform(-0.05, 0.05, size=(len(covariates), 4))
+
+
+def step(states: Array, actions: Actions, covariates: Array) -> Array:
+    """True dynamics of gymnasium's CartPole-v1 (explicit Euler); action 1 pushes right.
+
+    A state is (position m, velocity m/s, angle rad, angular velocity rad/s). As in gymnasium,
+    ``pole_length`` is the distance from the pivot to the pole's centre of mass, half the pole.
+    """
+    position, velocity, angle, angular_velocity = states.T
+    force, length = covariates.T
+    push = np.where(actions == 1, force, -force)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    moment = POLE_MASS_KG * length
+    shared = (push + moment * np.square(angular_velocity) * sine) / TOTAL_MASS_KG
+    angular_acceleration = (GRAVITY_M_S2 * sine - cosine * shared) / (
+        length * (4.0 / 3.0 - POLE_MASS_KG * np.square(cosine) / TOTAL_MASS_KG)
+    )
+    acceleration = shared - moment * angular_acceleration * cosine / TOTAL_MASS_KG
+    return np.stack(
+        [
+            position + STEP_S * velocity,
+            velocity + STEP_S * acceleration,
+            angle + STEP_S * angular_velocity,
+            angular_velocity + STEP_S * angular_acceleration,
+        ],
+        axis=1,
+    )
+
+
+def terminated(next_states: torch.Tensor) -> torch.Tensor:
+    """True where the cart has left the track or the pole leans more than 12 degrees."""
+    return (next_states[..., 0].abs() > MAX_POSITION_M) | (next_states[..., 2].abs() > MAX_ANGLE_RAD)
+
+
+def reward(states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor) -> torch.Tensor:
+    """1 for every step taken, also the one on which the pole falls (as in gymnasium)."""
+    return torch.ones_like(next_states[..., 0])
+
+
+_LIMIT = np.array([MAX_POSITION_M * 2, np.inf, MAX_ANGLE_RAD * 2, np.inf], dtype=np.float32)
+
+SPEC = EnvSpec(
+    name="cartpole",
+    title="CartPole",
+    covariates=(
+        Covariate("force", "N", 2.0, 18.0, 10.0),
+        Covariate("pole_length", "m", 0.15, 0.85, 0.5),
+    ),
+    test_agents=((2.0, 0.5), (10.0, 0.5), (18.0, 0.5), (10.0, 0.85), (10.0, 0.15)),
+    policy_agents=((6.0, 0.5), (14.0, 0.5), (10.0, 0.5), (10.0, 0.675), (10.0, 0.325)),
+    horizon=200,
+    observation_space=gym.spaces.Box(-_LIMIT, _LIMIT),
+    action_space=gym.spaces.Discrete(2),
+    reset=reset,
+    step=step,
+    reward=reward,
+    terminated=terminated,
+)

@@ -1,0 +1,83 @@
+"""Any EnvSpec as an ordinary gymnasium environment for one agent."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from persim.envs.registry import get, names
+from persim.errors import InputError, nearest
+
+Observation = NDArray[np.float32]
+
+
+class AgentEnv(gym.Env[Observation, Any]):
+    """The true environment of one agent, over the same dynamics as the batched code.
+
+    Args:
+        name: an environment that ``persim.envs.get`` knows.
+        covariates: overrides of the default covariates, such as ``gravity=0.001``.
+
+    Raises:
+        InputError: unknown environment or covariate.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(self, name: str, **covariates: float) -> None:
+        self.persim_spec = get(name)
+        allowed = self.persim_spec.covariate_names
+        for key in covariates:
+            if key not in allowed:
+                raise InputError(
+                    f"covariate {key!r} is unknown in {name}{nearest(key, allowed)}; use: {', '.join(allowed)}"
+                )
+        row = [covariates.get(cov.name, cov.default) for cov in self.persim_spec.covariates]
+        self._covariates = self.persim_spec.covariate_rows([row])
+        self.observation_space = self.persim_spec.observation_space
+        self.action_space = self.persim_spec.action_space
+        self._state: NDArray[np.float64] | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """A first observation; ``options={"state": [...]}`` starts there instead of at random."""
+        super().reset(seed=seed)
+        state = self.persim_spec.reset(self.np_random, self._covariates)
+        if options and "state" in options:
+            state = np.asarray(options["state"], dtype=np.float64).reshape(1, -1)
+        self._state = state
+        return state[0].astype(np.float32), {}
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """One step of the true dynamics.
+
+        Raises:
+            InputError: the action is not in the action space, or ``reset`` was not called.
+        """
+        if self._state is None:
+            raise InputError("step was called before reset; call reset first")
+        if not self.action_space.contains(action):
+            raise InputError(f"action {action!r} is not in {self.action_space}; give one that is")
+        actions = np.asarray(action)[None]
+        before, self._state = self._state, self.persim_spec.step(self._state, actions, self._covariates)
+        after = torch.from_numpy(self._state)
+        reward = self.persim_spec.reward(torch.from_numpy(before), torch.from_numpy(actions), after)
+        done = bool(self.persim_spec.terminated(after)[0])
+        return self._state[0].astype(np.float32), float(reward[0]), done, False, {}
+
+
+def register_all() -> None:
+    """Registers the built-in environments with gymnasium, for example ``PerSim/CartPole-v0``."""
+    for name in names():
+        spec = get(name)
+        gym.register(
+            id=f"PerSim/{spec.title}-v0",
+            entry_point="persim.envs.gymnasium_env:AgentEnv",
+            max_episode_steps=spec.horizon,
+            kwargs={"name": name},
+        )

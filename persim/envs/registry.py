@@ -1,0 +1,46 @@
+"""Environments by name, the built-in ones and those of other packages."""
+
+from __future__ import annotations
+
+import importlib
+
+from persim.envs import cartpole, mountaincar
+from persim.envs.spec import EnvSpec
+from persim.errors import InputError, check_choice
+
+_SPECS: dict[str, EnvSpec] = {spec.name: spec for spec in (mountaincar.SPEC, cartpole.SPEC)}
+
+
+def names() -> tuple[str, ...]:
+    """Names that ``get`` knows."""
+    return tuple(_SPECS)
+
+
+def register(spec: EnvSpec) -> None:
+    """Makes an environment available under its name.
+
+    Raises:
+        InputError: another environment has that name.
+    """
+    if _SPECS.setdefault(spec.name, spec) is not spec:
+        raise InputError(f"environment {spec.name!r} is registered already; give the new one another name")
+
+
+def get(name: str) -> EnvSpec:
+    """The environment of that name, or of the form ``module:ATTRIBUTE`` from any importable module.
+
+    Raises:
+        InputError: there is none.
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        return _SPECS[check_choice("environment", name, names())]
+    try:
+        spec = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"environment {name!r} cannot be loaded ({error}); give module:ATTRIBUTE of an importable EnvSpec"
+        ) from error
+    if not isinstance(spec, EnvSpec):
+        raise InputError(f"environment {name!r} is a {type(spec).__name__}; give module:ATTRIBUTE of an EnvSpec")
+    return spec

@@ -1,0 +1,126 @@
+"""What an environment is: covariates, test agents, true dynamics, reward and termination."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from persim.errors import InputError
+
+Array = NDArray[np.float64]
+Actions = NDArray[np.int64] | NDArray[np.float32]
+ResetFn = Callable[[np.random.Generator, Array], Array]
+StepFn = Callable[[Array, Actions, Array], Array]
+RewardFn = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+TerminatedFn = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Covariate:
+    """A physical quantity that differs between agents; ``unit`` is empty for plain ratios."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    default: float
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """An environment with agents that differ in their covariates (Appendix E.1, Table 4).
+
+    Axis letters: B batch, S state dimensions, A action dimensions, C covariates.
+
+    Attributes:
+        name: as given on the command line.
+        title: as shown in tables and plots, and in the gymnasium id ``PerSim/<title>-v0``.
+        covariates: the C covariates, in the order of the columns of every covariate table.
+        test_agents: covariate rows of the five test agents; they are agents 1 to 5 of any N.
+        policy_agents: covariate rows of the agents that behaviour policies are trained on.
+        horizon: steps after which an episode is truncated.
+        observation_space: a Box of shape ``[S]``.
+        action_space: ``Discrete`` or a ``Box`` of shape ``[A]``.
+        reset: ``(generator, covariates [B, C]) -> states [B, S]``.
+        step: ``(states [B, S], actions [B] or [B, A], covariates [B, C]) -> next states [B, S]``,
+            the true dynamics, in float64.
+        reward: ``(states, actions, next states) -> rewards``; torch, over any leading axes.
+        terminated: ``(next states) -> bool``; torch, over any leading axes.
+    """
+
+    name: str
+    title: str
+    covariates: tuple[Covariate, ...]
+    test_agents: tuple[tuple[float, ...], ...]
+    policy_agents: tuple[tuple[float, ...], ...]
+    horizon: int
+    observation_space: gym.spaces.Box
+    action_space: gym.spaces.Discrete | gym.spaces.Box
+    reset: ResetFn
+    step: StepFn
+    reward: RewardFn
+    terminated: TerminatedFn
+
+    @property
+    def state_dim(self) -> int:
+        """S, the number of state dimensions."""
+        return int(self.observation_space.shape[0])
+
+    @property
+    def action_dim(self) -> int:
+        """A, the number of discrete actions or of action dimensions."""
+        space = self.action_space
+        return int(space.n) if isinstance(space, gym.spaces.Discrete) else int(space.shape[0])
+
+    @property
+    def discrete(self) -> bool:
+        """Whether actions are whole numbers."""
+        return isinstance(self.action_space, gym.spaces.Discrete)
+
+    @property
+    def covariate_names(self) -> tuple[str, ...]:
+        """Names of the C covariates."""
+        return tuple(covariate.name for covariate in self.covariates)
+
+    @property
+    def default_agent(self) -> Array:
+        """Default covariates ``[C]``: those of gymnasium's own environment."""
+        return np.array([covariate.default for covariate in self.covariates])
+
+    def covariate_rows(self, rows: ArrayLike | Sequence[Sequence[float]]) -> Array:
+        """Covariates as a validated table ``[B, C]``.
+
+        Raises:
+            InputError: wrong number of columns, or a value that is not finite.
+        """
+        table = np.atleast_2d(np.asarray(rows, dtype=np.float64))
+        if table.ndim != 2 or table.shape[1] != len(self.covariates):
+            raise InputError(
+                f"covariates of shape {table.shape} do not fit {self.name}; "
+                f"give one row per agent with columns {', '.join(self.covariate_names)}"
+            )
+        if not np.isfinite(table).all():
+            raise InputError(f"covariates of {self.name} hold a non-finite value; give finite numbers")
+        return table
+
+    def sample_agents(self, n_agents: int, rng: np.random.Generator) -> Array:
+        """Covariates ``[N, C]``: the test agents first, the rest uniform in the ranges (Section 5.1).
+
+        Raises:
+            InputError: ``n_agents`` is below the number of test agents.
+        """
+        n_test = len(self.test_agents)
+        if n_agents < n_test:
+            raise InputError(
+                f"number of agents is {n_agents}, but {self.name} has {n_test} test agents, which always come "
+                f"first; give {n_test} or more"
+            )
+        low = np.array([covariate.low for covariate in self.covariates])
+        high = np.array([covariate.high for covariate in self.covariates])
+        rest = rng.uniform(low, high, size=(n_agents - n_test, len(self.covariates)))
+        return np.concatenate([np.array(self.test_agents, dtype=np.float64), rest])

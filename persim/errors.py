@@ -1,0 +1,51 @@
+"""Errors for what a user can mend: one line that says what came, what is allowed and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Unusable input. The message is one line, fit to be shown to the user as it is."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Returns ``" (did you mean 'x'?)"`` for the closest allowed name, or an empty string."""
+    close = difflib.get_close_matches(name.lower(), list(allowed), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def check_choice(field: str, value: str, allowed: Iterable[str]) -> str:
+    """Returns ``value`` if it is one of ``allowed``.
+
+    Raises:
+        InputError: it is not; the message has the nearest allowed name.
+    """
+    names = list(allowed)
+    if value not in names:
+        raise InputError(f"{field} {value!r} is unknown{nearest(value, names)}; use one of: {', '.join(names)}")
+    return value
+
+
+def check_at_least(field: str, value: int, low: int, advice: str = "") -> int:
+    """Returns ``value`` if it is a whole number of at least ``low``.
+
+    Raises:
+        InputError: it is not.
+    """
+    if isinstance(value, bool) or int(value) != value or value < low:
+        hint = f"; {advice}" if advice else f"; give {low} or more"
+        raise InputError(f"{field} is {value}, but it has to be a whole number of at least {low}{hint}")
+    return int(value)
+
+
+def check_between(field: str, value: float, low: float, high: float) -> float:
+    """Returns ``value`` if it lies strictly between ``low`` and ``high``.
+
+    Raises:
+        InputError: it does not (or is not a number).
+    """
+    if not low < value < high:
+        raise InputError(f"{field} is {value}, but it has to lie strictly between {low} and {high}")
+    return float(value)

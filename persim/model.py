@@ -1,0 +1,178 @@
+"""LowRankDynamics: the three encoders that meet in a rank-R product, K ensemble members at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from persim import store
+from persim.errors import InputError, check_at_least
+
+KIND = "model"
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Shape of a model (Appendix D.1).
+
+    Attributes:
+        n_agents: N, agents in the data.
+        state_dim: S.
+        action_dim: number of discrete actions, or of action dimensions.
+        discrete: whether actions are whole numbers (then they enter one-hot).
+        rank: R, the number of rank-one terms.
+        members: K, ensemble members.
+        state_widths: hidden layers of the state encoder.
+        action_widths: hidden layers of the action encoder; none for discrete actions.
+
+    Raises:
+        InputError: a number below 1.
+    """
+
+    n_agents: int
+    state_dim: int
+    action_dim: int
+    discrete: bool
+    rank: int
+    members: int = 1
+    state_widths: tuple[int, ...] = (256,)
+    action_widths: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("n_agents", "state_dim", "action_dim", "rank", "members"):
+            check_at_least(field, getattr(self, field), 1)
+        for field in ("state_widths", "action_widths"):
+            for width in getattr(self, field):
+                check_at_least(field, width, 1)
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+
+
+def _uniform(shape: tuple[int, ...], fan_in: int, rng: np.random.Generator) -> Tensor:
+    """Uniform in +-1/sqrt(fan_in), weights and biases alike: the default of ``torch.nn.Linear``."""
+    bound = fan_in**-0.5
+    return torch.from_numpy(rng.uniform(-bound, bound, size=shape).astype(np.float32))
+
+
+def with_ones(rows: Tensor) -> Tensor:
+    """Appends a row of ones: ``[K, F, B]`` to ``[K, F + 1, B]``, so that a bias is one more column."""
+    return torch.cat([rows, torch.ones_like(rows[..., :1, :])], dim=-2)
+
+
+class LowRankDynamics(nn.Module):
+    """``s'_d = s_d + sum_l u_l(agent) v_l(s, d) w_l(a)`` for K members at once (Section 4, Figure 3).
+
+    Inside, data are feature-major, ``[K, features, B]``: the batch is the long, contiguous axis, on
+    which small products vectorise. Every layer is one matrix ``[K, out, in + 1]`` whose last column is
+    its bias.
+
+    Args:
+        settings: the shape.
+        seeds: one SeedSequence per member, for its initial weights; a member starts the same whatever
+            the number of its siblings.
+
+    Raises:
+        InputError: the number of seeds is not the number of members.
+    """
+
+    def __init__(self, settings: ModelSettings, seeds: Sequence[np.random.SeedSequence]) -> None:
+        super().__init__()
+        if len(seeds) != settings.members:
+            raise InputError(f"{len(seeds)} seeds were given for {settings.members} members; give one each")
+        self.settings = settings
+        members = [self._initial(settings, np.random.default_rng(seed)) for seed in seeds]
+        stacked = [torch.stack(layer) for layer in zip(*members, strict=True)]
+        n_state = len(settings.state_widths) + 1
+        self.agent_layer = nn.Parameter(stacked[0])
+        self.state_layers = nn.ParameterList(stacked[1 : 1 + n_state])
+        self.action_layers = nn.ParameterList(stacked[1 + n_state :])
+
+    @staticmethod
+    def _initial(settings: ModelSettings, rng: np.random.Generator) -> list[Tensor]:
+        """One member's layers: agent ``[R, N + 1]``, then state and action ``[out, in + 1]``."""
+        state_out = settings.state_dim * settings.rank
+        state = (settings.state_dim, *settings.state_widths, state_out)
+        action = (settings.action_dim, *settings.action_widths, settings.rank)
+        shapes = [(settings.n_agents, settings.rank)]
+        for sizes in (state, action):
+            shapes += list(zip(sizes[:-1], sizes[1:], strict=True))
+        return [_uniform((fan_out, fan_in + 1), fan_in, rng) for fan_in, fan_out in shapes]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.agent_layer.device
+
+    def encode_actions(self, actions: Tensor) -> Tensor:
+        """Actions as features ``[..., A, B]``: one-hot of ``[..., B]``, or ``[..., B, A]`` transposed."""
+        if self.settings.discrete:
+            return nn.functional.one_hot(actions, self.settings.action_dim).float().mT
+        return actions.float().mT
+
+    def agent_factors(self, agents: Tensor) -> Tensor:
+        """u: ids ``[K, B]`` to factors ``[K, R, B]``."""
+        members, batch = agents.shape
+        index = agents.unsqueeze(1).expand(members, self.settings.rank, batch)
+        return self.agent_layer.gather(2, index) + self.agent_layer[:, :, -1:]
+
+    def state_factors(self, states: Tensor) -> Tensor:
+        """v: states ``[K, S, B]`` to factors ``[K, S, R, B]``."""
+        factors = _perceptron(self.state_layers, states)
+        return factors.unflatten(1, (self.settings.state_dim, self.settings.rank))
+
+    def action_factors(self, actions: Tensor) -> Tensor:
+        """w: encoded actions ``[K, A, B]`` to factors ``[K, R, B]``."""
+        return _perceptron(self.action_layers, actions)
+
+    def delta(self, agents: Tensor, states: Tensor, actions: Tensor) -> Tensor:
+        """State differences ``[K, S, B]`` of feature-major ``[K, B]``, ``[K, S, B]`` and ``[K, A, B]``."""
+        weights = self.agent_factors(agents) * self.action_factors(actions)
+        return (self.state_factors(states) * weights.unsqueeze(1)).sum(2)
+
+    def forward(self, agents: Tensor, states: Tensor, actions: Tensor) -> Tensor:
+        """Next states of a batch, each member on its own.
+
+        Args:
+            agents: ids ``[B]``.
+            states: ``[B, S]`` for all members, or ``[K, B, S]``.
+            actions: ``[B]`` or ``[B, A]``.
+
+        Returns:
+            Next states ``[K, B, S]``.
+        """
+        members = self.settings.members
+        states = states.expand(members, *states.shape[-2:])
+        encoded = self.encode_actions(actions).expand(members, -1, -1)
+        return states + self.delta(agents.expand(members, -1), states.mT, encoded).mT
+
+    def save(self, path: Path, **about: object) -> None:
+        """Writes weights and settings; ``about`` says what it was trained on."""
+        arrays = {name: value.detach().cpu().numpy() for name, value in self.state_dict().items()}
+        store.write_arrays(path, arrays, KIND, {"model": asdict(self.settings), "about": about})
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> tuple[LowRankDynamics, dict[str, Any]]:
+        """Reads what ``save`` wrote; returns the model and what it was trained on.
+
+        Raises:
+            InputError: the file is missing or damaged.
+        """
+        arrays, saved = store.read_arrays(path, KIND)
+        settings = ModelSettings(**saved["model"])
+        model = cls(settings, [np.random.SeedSequence(0)] * settings.members)
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        return model.to(device), saved["about"]
+
+
+def _perceptron(layers: nn.ParameterList, rows: Tensor) -> Tensor:
+    """A ReLU MLP on feature-major rows ``[K, in, B]``."""
+    last = len(layers) - 1
+    for index, layer in enumerate(layers):
+        rows = torch.bmm(layer, with_ones(rows))
+        rows = rows.relu() if index < last else rows
+    return rows
