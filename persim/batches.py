@@ -33,6 +33,7 @@ class TrainingRows:
         delta = torch.from_numpy(data.delta[rows])
         action = model.encode_actions(torch.from_numpy(data.action[rows])).mT
         one = torch.ones(len(rows), 1)
+        self._rank = model.settings.rank
         self._packed = torch.cat([state, one, action, one, delta], dim=1).to(device)
         self._agents = torch.from_numpy(data.agent[rows]).to(device)
         widths = (data.state_dim + 1, data.action_dim + 1, data.state_dim)
@@ -61,10 +62,11 @@ class TrainingRows:
         yield from self.batches(size, [np.arange(len(self))])
 
     def _slice(self, order: Tensor, count: int) -> Iterator[Minibatch]:
-        members = len(order)
-        packed = self._packed[order].view(members, count, -1, self._packed.shape[1])
+        members, flat = len(order), order.flatten()
+        packed = self._packed.index_select(0, flat).view(members, count, -1, self._packed.shape[1])
         packed = packed.permute(1, 0, 3, 2).contiguous()
-        agents = self._agents[order].view(members, count, 1, -1).transpose(0, 1).contiguous()
+        agents = self._agents.index_select(0, flat).view(members, count, 1, -1).transpose(0, 1)
+        agents = agents.expand(-1, -1, self._rank, -1)
         parts = [packed[:, :, low:high] for low, high in pairwise(self._splits)]
         for columns in zip(agents, *parts, strict=True):
             yield Minibatch(*columns)

@@ -7,7 +7,6 @@ operations, not by arithmetic: writing the gradient out and reusing the buffers 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,7 +21,7 @@ class Minibatch(NamedTuple):
     """B transitions per member, feature-major, with a row of ones below states and actions.
 
     Attributes:
-        agents: ids ``[K, 1, B]``.
+        agents: ids, repeated along the rank, ``[K, R, B]``.
         states: ``[K, S + 1, B]``.
         actions: encoded, ``[K, A + 1, B]``.
         targets: state differences ``[K, S, B]``.
@@ -121,36 +120,34 @@ class LossGradient:
         self._states = _Perceptron(model.state_layers, flat, batch)
         self._actions = _Perceptron(model.action_layers, flat, batch)
         self._v = self._states.output.view(members, states, rank, batch)
-        self._v_work = torch.empty_like(self._v)
-        self._v_error = torch.empty_like(self._v)
-        self._u, self._uw, self._uw_error, self._u_error = self._rank_buffers(4, rank, batch)
+        self._v_work, self._v_error = torch.empty_like(self._v), torch.empty_like(self._v)
+        self._v_error_rows = self._v_error.view(members, states * rank, batch)
+        self._u, self._uw, self._uw_error, self._u_error = (layer_like(self._agent, rank, batch) for _ in range(4))
+        self._uw_over_states = self._uw.unsqueeze(1)
         self._error = layer_like(self._agent, states, batch)
+        self._error_over_rank = self._error.unsqueeze(2)
+        self._error_row = self._error.view(members, 1, -1)
+        self._error_column = self._error_row.mT
         self._scale = 2.0 / (batch * states)
-        self._expanded = (members, rank, batch)
-
-    def _rank_buffers(self, count: int, rank: int, batch: int) -> Sequence[Tensor]:
-        return [layer_like(self._agent, rank, batch) for _ in range(count)]
 
     def __call__(self, batch: Minibatch) -> Tensor:
-        """Returns the squared errors summed over batch and dimensions ``[K]``."""
-        index = batch.agents.expand(self._expanded)
+        """Returns the squared errors summed over batch and dimensions ``[K, 1, 1]``."""
         self._states.forward(batch.states)
         w = self._actions.forward(batch.actions)
-        u = torch.gather(self._agent, 2, index, out=self._u).add_(self._agent_bias)
-        uw = torch.mul(u, w, out=self._uw)
-        torch.mul(self._v, uw.unsqueeze(1), out=self._v_work)
+        u = torch.gather(self._agent, 2, batch.agents, out=self._u).add_(self._agent_bias)
+        torch.mul(u, w, out=self._uw)
+        torch.mul(self._v, self._uw_over_states, out=self._v_work)
         error = torch.sum(self._v_work, 2, out=self._error).sub_(batch.targets)
-        loss = torch.linalg.vector_norm(error, dim=(1, 2)).square_()
+        squared = torch.bmm(self._error_row, self._error_column)
 
         error.mul_(self._scale)
-        error4 = error.unsqueeze(2)
-        torch.mul(error4, self._v, out=self._v_work)
+        torch.mul(self._error_over_rank, self._v, out=self._v_work)
         uw_error = torch.sum(self._v_work, 1, out=self._uw_error)
-        torch.mul(error4, uw.unsqueeze(1), out=self._v_error)
-        self._states.backward(self._v_error.flatten(1, 2))
-        self._backward_agents(index, torch.mul(uw_error, w, out=self._u_error))
+        torch.mul(self._error_over_rank, self._uw_over_states, out=self._v_error)
+        self._states.backward(self._v_error_rows)
+        self._backward_agents(batch.agents, torch.mul(uw_error, w, out=self._u_error))
         self._actions.backward(uw_error.mul_(u))
-        return loss
+        return squared
 
     def _backward_agents(self, index: Tensor, error: Tensor) -> None:
         self._agent_gradient.zero_().scatter_add_(2, index, error)

@@ -146,6 +146,7 @@ class LowRankDynamics(nn.Module):
             Next states ``[K, B, S]``.
         """
         members = self.settings.members
+        agents, states, actions = (tensor.to(self.device) for tensor in (agents, states, actions))
         states = states.expand(members, *states.shape[-2:])
         encoded = self.encode_actions(actions).expand(members, -1, -1)
         return states + self.delta(agents.expand(members, -1), states.mT, encoded).mT

@@ -1,0 +1,148 @@
+"""Prediction error: open-loop rollouts of a model against the true environment (Section 5.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from persim.data.collect import collect
+from persim.data.policies import BatchPolicy, EpsilonPolicy
+from persim.data.trajectories import Trajectories
+from persim.envs.spec import EnvSpec
+from persim.errors import InputError
+
+WARM_UP = 10
+HORIZON = 50
+EPISODES = 200
+TEST_EPSILON = 0.01
+
+
+class Dynamics(Protocol):
+    """A one-step model: agents ``[B]``, states ``[K, B, S]``, actions ``[B]`` to ``[K, B, S]``."""
+
+    def __call__(self, agents: torch.Tensor, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """Next states, each member on its own."""
+        ...
+
+
+@dataclass(frozen=True)
+class TestRollouts:
+    """True trajectories of the test agents under the test policy, as dense arrays.
+
+    Attributes:
+        agents: id of the agent of each episode ``[B]``.
+        states: ``[B, T + 1, S]`` float32, NaN after the end.
+        actions: ``[B, T]`` or ``[B, T, A]``, 0 after the end.
+    """
+
+    __test__ = False  # not a test class, whatever pytest makes of the name
+
+    agents: NDArray[np.int64]
+    states: NDArray[np.float32]
+    actions: NDArray[np.int64] | NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PredictionError:
+    """Error of one agent: mean RMSE and median R2 over its episodes (Tables 6 to 8).
+
+    Attributes:
+        agent: its id.
+        rmse: mean over episodes of the RMSE pooled over steps and raw state dimensions.
+        r2: median over episodes of the variance-weighted R2.
+        episodes: episodes that count; one that ended within the warm-up has nothing to predict.
+    """
+
+    agent: int
+    rmse: float
+    r2: float
+    episodes: int
+
+
+def _dense(data: Trajectories, agents: NDArray[np.int64], steps: int) -> TestRollouts:
+    """Trajectories with one episode per id as arrays, padded after the end."""
+    batch = len(agents)
+    states = np.full((batch, steps + 1, data.state_dim), np.nan, dtype=np.float32)
+    actions = np.zeros((batch, steps, *data.action.shape[1:]), dtype=data.action.dtype)
+    states[data.agent, data.step] = data.observation
+    states[data.agent, data.step + 1] = data.next_observation
+    actions[data.agent, data.step] = data.action
+    return TestRollouts(agents, states, actions)
+
+
+def test_rollouts(
+    spec: EnvSpec,
+    policy: BatchPolicy,
+    rng: np.random.Generator,
+    agents: Sequence[int] | None = None,
+    episodes: int = EPISODES,
+) -> TestRollouts:
+    """Plays the test policy (with epsilon 0.01) in the true environment of each test agent.
+
+    Args:
+        spec: the environment; test agent i has id i.
+        policy: the test policy.
+        rng: the source of all randomness.
+        agents: ids of test agents; all by default.
+        episodes: per agent.
+
+    Raises:
+        InputError: an id that is not a test agent's.
+    """
+    chosen = list(range(len(spec.test_agents)) if agents is None else agents)
+    if not set(chosen) <= set(range(len(spec.test_agents))):
+        raise InputError(f"agents {chosen} are not all test agents; use ids 0 to {len(spec.test_agents) - 1}")
+    ids = np.repeat(np.array(chosen, dtype=np.int64), episodes)
+    covariates = np.array(spec.test_agents)[ids]
+    acting = EpsilonPolicy(policy, TEST_EPSILON, spec.action_space)
+    steps = WARM_UP + HORIZON
+    return _dense(collect(spec, covariates, acting, rng, horizon=steps), ids, steps)
+
+
+test_rollouts.__test__ = False  # type: ignore[attr-defined]
+
+
+def open_loop(dynamics: Dynamics, rollouts: TestRollouts) -> NDArray[np.float64]:
+    """Predicted states ``[B, HORIZON, S]``: mean over members that roll out separately.
+
+    The rollout starts in the true state after ``WARM_UP`` steps and sees only the actions.
+    """
+    agents = torch.from_numpy(rollouts.agents)
+    actions = torch.from_numpy(rollouts.actions)
+    # Episodes that ended earlier start from 0 instead of NaN; their errors are left out by the truth.
+    states = torch.from_numpy(np.nan_to_num(rollouts.states[:, WARM_UP])).unsqueeze(0)
+    means = []
+    with torch.no_grad():
+        for step in range(WARM_UP, WARM_UP + HORIZON):
+            states = dynamics(agents, states, actions[:, step])
+            means.append(states.double().mean(0))
+    return torch.stack(means, dim=1).cpu().numpy()
+
+
+def _episode_scores(true: NDArray[np.float64], predicted: NDArray[np.float64]) -> tuple[float, float]:
+    """RMSE and variance-weighted R2 of one episode ``[T, S]`` without missing steps."""
+    error = np.square(predicted - true)
+    spread = np.square(true - true.mean(0)).sum()
+    r2 = 1 - error.sum() / spread if spread > 0 else float(not error.any())
+    return float(np.sqrt(error.mean())), float(r2)
+
+
+def prediction_errors(dynamics: Dynamics, rollouts: TestRollouts) -> list[PredictionError]:
+    """Errors per test agent of 50-step open-loop prediction; steps after termination are left out."""
+    predicted = open_loop(dynamics, rollouts)
+    true = rollouts.states[:, WARM_UP + 1 :].astype(np.float64)
+    known = np.isfinite(true).all(-1)
+    results = []
+    for agent in dict.fromkeys(rollouts.agents.tolist()):
+        episodes = np.flatnonzero((rollouts.agents == agent) & known.any(1))
+        scores = [_episode_scores(true[i][known[i]], predicted[i][known[i]]) for i in episodes]
+        if not scores:
+            raise InputError(f"every test episode of agent {agent + 1} ended within {WARM_UP} steps; nothing to predict")
+        rmse, r2 = np.array(scores).T
+        results.append(PredictionError(int(agent), float(rmse.mean()), float(np.median(r2)), len(scores)))
+    return results

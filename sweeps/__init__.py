@@ -1,0 +1,1 @@
+"""Grids, runs and reports: the only package that imports Ray, Optuna and MLflow."""

@@ -1,0 +1,289 @@
+"""Rank cross-validation of PerSim: which rank predicts held-out transitions best (Appendix D.1).
+
+    python sweeps/rank_cv.py --env cartpole
+
+Every rank is trained several times, each time on another random 80 % of the transitions, and measured
+on the rest; the smallest rank within one standard error of the best is chosen. Ray Tune runs the
+trials, Optuna hands them out, MLflow shows them. What has finished is never computed twice: the same
+command, given again, goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from persim import console, store
+from persim.data import REGIMES, Trajectories, collect_regime
+from persim.data.policies import load_test_policy
+from persim.envs import get, names
+from persim.errors import InputError, check_at_least, check_between, check_choice
+from persim.presets import EPOCHS, RANKS
+from sweeps.cells import Cell, CellStore, FinishedCell
+from sweeps.rank_choice import RankSummary, choose, summarise, write_choice
+from sweeps.rank_trial import SUITE, SweepSettings
+
+MANIFEST = "sweep"
+
+
+def parser() -> console.Parser:
+    """The command line."""
+    p = console.Parser(prog="rank_cv.py", description=__doc__)
+    p.add_argument("--env", required=True, help=f"{', '.join(names())}, or module:ATTRIBUTE of an EnvSpec of yours")
+    p.add_argument("--regime", default="random", help=f"how the data were recorded: {', '.join(REGIMES)} (random)")
+    p.add_argument("--agents", type=int, default=500, metavar="N", help="one trajectory each (500)")
+    p.add_argument("--ranks", type=console.numbers, default=RANKS, help=f"candidates ({','.join(map(str, RANKS))})")
+    p.add_argument("--repeats", type=int, default=3, help="trials per rank, each with its own hold-out split (3)")
+    p.add_argument("--epochs", type=int, default=EPOCHS, help=f"passes over the training transitions ({EPOCHS})")
+    p.add_argument("--holdout", type=float, default=0.2, help="share of transitions held out (0.2)")
+    p.add_argument("--seed", type=int, default=0, help="everything random follows from it (0)")
+    p.add_argument("--store", type=Path, default=Path("runs"), help="folder for data, models and results (runs)")
+    p.add_argument(
+        "--tracking-uri",
+        default=os.environ.get("MLFLOW_TRACKING_URI"),
+        help="MLflow server or database ($MLFLOW_TRACKING_URI, else mlflow.db in the store)",
+    )
+    p.add_argument("--address", help="Ray cluster to run on: auto or host:port (a local Ray)")
+    p.add_argument("--cpus", type=int, help="CPUs of the local Ray, one trial on each (all)")
+    p.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the last unfinished sweep of --env in the store, with the settings it was started with",
+    )
+    return p
+
+
+def checked_settings(args: argparse.Namespace) -> SweepSettings:
+    """Settings from the command line.
+
+    Raises:
+        InputError: one of them is out of range.
+    """
+    spec = get(args.env)
+    load_test_policy(spec.name)
+    check_choice("regime", args.regime, REGIMES)
+    check_at_least("agents", args.agents, len(spec.test_agents), f"{spec.name} has that many test agents")
+    for rank in args.ranks:
+        check_at_least("rank", rank, 1)
+    if len(set(args.ranks)) < len(args.ranks):
+        raise InputError(f"ranks {','.join(map(str, args.ranks))} name one twice; give each once")
+    check_at_least("repeats", args.repeats, 1)
+    check_at_least("epochs", args.epochs, 1)
+    check_at_least("seed", args.seed, 0)
+    check_between("hold-out share", args.holdout, 0, 1)
+    if args.cpus is not None:
+        check_at_least("cpus", args.cpus, 1)
+    return SweepSettings(
+        args.env, args.regime, args.agents, args.ranks, args.repeats, args.epochs, args.holdout, args.seed
+    )
+
+
+def sweep_id(settings: SweepSettings) -> str:
+    """Names the sweep: the hash of its settings."""
+    return store.settings_hash({"suite": SUITE, **asdict(settings)})
+
+
+def _manifest_path(root: Path, settings: SweepSettings) -> Path:
+    return root / "sweeps" / f"{settings.env.replace(':', '.')}-{sweep_id(settings)}.json"
+
+
+def unfinished_settings(root: Path, env: str) -> SweepSettings:
+    """Settings of the sweep of ``env`` that was started last and has not finished.
+
+    Raises:
+        InputError: there is none.
+    """
+    paths = sorted((root / "sweeps").glob(f"{env.replace(':', '.')}-*.json"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(paths):
+        record = store.read_record(path, MANIFEST)
+        if not record["finished"]:
+            saved = record["settings"]
+            return SweepSettings(**{**saved, "ranks": tuple(saved["ranks"])})
+    raise InputError(
+        f"store {str(root)!r} has no unfinished sweep of {env}; leave --resume out to start one, or give its --store"
+    )
+
+
+def _refuse_other_options(args: argparse.Namespace, given: Sequence[str], saved: SweepSettings) -> None:
+    """``--resume`` takes the saved settings; an option that says otherwise is a mistake."""
+    for name, value in asdict(saved).items():
+        said = getattr(args, name)
+        explicit = any(word == f"--{name}" or word.startswith(f"--{name}=") for word in given)
+        if explicit and said != value:
+            raise InputError(
+                f"--{name} {said} differs from the unfinished sweep's {value}; leave it out, or leave --resume out"
+            )
+
+
+@contextmanager
+def _only_driver(root: Path, settings: SweepSettings) -> Iterator[None]:
+    """Refuses a second driver of the same sweep on the same store."""
+    path = root / "locks" / f"{sweep_id(settings)}.lock"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"another process is running this sweep in store {str(root)!r}; wait for it, or give another --store"
+            ) from error
+        yield
+
+
+def dataset(settings: SweepSettings, cells: CellStore) -> Trajectories:
+    """The dataset of the sweep, from the store if it is there, else recorded and saved.
+
+    Raises:
+        InputError: the stored file is damaged or holds something else.
+    """
+    path = cells.dataset_path(settings.env, settings.regime, settings.agents, settings.seed)
+    spec = get(settings.env)
+    if not path.exists():
+        data = collect_regime(spec, settings.regime, settings.agents, settings.seed)
+        data.save(path)
+        return data
+    data = Trajectories.load(path)
+    if (data.env, data.regime, data.n_agents) != (spec.name, settings.regime, settings.agents):
+        raise InputError(f"{str(path)!r} holds other data than its name says; delete it, then run again")
+    return data
+
+
+def _check_checkpoints(cells: CellStore, todo: Sequence[Cell]) -> None:
+    """Finds a damaged checkpoint now, not in a worker half-way through."""
+    for cell in todo:
+        path = cells.checkpoint_path(cell)
+        if path.exists():
+            store.read_arrays(path, "checkpoint")
+
+
+def table(summaries: Sequence[RankSummary], chosen: RankSummary) -> str:
+    """The result as text for a terminal."""
+    agents = len(summaries[0].prediction_rmse)
+    head = f"{'rank':>5}  {'hold-out error ± s.e.':>23}  " + " ".join(f"{'agent ' + str(i + 1):>8}" for i in range(agents))
+    lines = [f"{'':>30}    50-step prediction RMSE, one model", f"{head}  {'seconds':>7}"]
+    for s in summaries:
+        rmse = " ".join(f"{value:8.4f}" for value in s.prediction_rmse)
+        mark = "  <- chosen" if s is chosen else ""
+        lines.append(f"{s.rank:>5}  {s.error:>11.3e} ± {s.standard_error:.1e}    {rmse}  {s.seconds:7.1f}{mark}")
+    return "\n".join(lines)
+
+
+def _report(
+    settings: SweepSettings, root: Path, trials: Sequence[FinishedCell]
+) -> tuple[RankSummary, list[RankSummary], Path]:
+    """Prints the table, draws the plot, records the choice."""
+    from sweeps.plots import plot_ranks
+
+    summaries = summarise(trials)
+    chosen = choose(summaries)
+    title = f"{get(settings.env).title}, {settings.regime} data, {settings.agents} agents"
+    plot = root / "plots" / f"rank-{settings.env.replace(':', '.')}-{settings.regime}-{settings.agents}.png"
+    plot_ranks(plot, title, trials, summaries, chosen)
+    path = write_choice(root, asdict(settings), chosen, summaries)
+    print(f"\n{title}: {settings.repeats} trials a rank, {settings.epochs} epochs, hold-out {settings.holdout:.0%}\n")
+    print(table(summaries, chosen))
+    print(f"\nchosen rank {chosen.rank}: the smallest within one standard error of the best; written to {path}")
+    print(f"plot: {plot}")
+    return chosen, summaries, plot
+
+
+def _open_tracker(args: argparse.Namespace, settings: SweepSettings) -> Any:
+    """The MLflow writer, with the store made if all else is in order."""
+    from sweeps.tracking import Tracker, default_uri
+
+    params = {**asdict(settings), "ranks": ",".join(map(str, settings.ranks))}
+    title = f"{settings.env} {settings.regime} N={settings.agents}"
+    uri = args.tracking_uri or default_uri(args.store)
+    if uri.startswith("http"):  # a dead server is found before anything is written
+        tracker = Tracker(uri, SUITE, sweep_id(settings), title, params, args.store)
+        store.prepare_folder(args.store)
+        return tracker
+    store.prepare_folder(args.store)
+    return Tracker(uri, SUITE, sweep_id(settings), title, params, args.store)
+
+
+def _run(args: argparse.Namespace, settings: SweepSettings, cells: CellStore, tracker: Any) -> dict[str, str]:
+    """Computes the cells that are missing; returns the errors of those that failed."""
+    from sweeps.ray_session import ray_session
+
+    data = dataset(settings, cells)
+    done = {cell.id: cells.finished(cell) for cell in settings.cells()}
+    for finished in done.values():
+        if finished is not None:
+            tracker.send(finished)
+    todo = [cell for cell in settings.cells() if done[cell.id] is None]
+    if len(todo) < len(done):
+        print(f"{len(done) - len(todo)} of {len(done)} trials are finished already in {cells.root}", file=sys.stderr)
+    if not todo:
+        return {}
+    _check_checkpoints(cells, todo)
+    with ray_session(args.address, args.cpus) as cpus:  # first: it sets what Ray reads when imported
+        from sweeps.progress import SweepBar
+        from sweeps.rank_sweep import run_cells
+
+        bar = SweepBar(f"{settings.env} rank CV", len(todo), settings.epochs)
+        try:
+            return run_cells(settings, todo, data, cells.root, cpus, bar, tracker.send)
+        finally:
+            bar.close()
+
+
+def _summary_for_mlflow(
+    chosen: RankSummary, summaries: Sequence[RankSummary]
+) -> tuple[dict[str, list[tuple[int, float]]], dict[str, str]]:
+    """Metrics against rank (the step axis is the rank), and the choice as metric and tag."""
+    metrics = {
+        "by_rank/holdout_error": [(s.rank, s.error) for s in summaries],
+        "by_rank/standard_error": [(s.rank, s.standard_error) for s in summaries],
+        "chosen_rank": [(0, float(chosen.rank))],
+    }
+    for index in range(len(chosen.prediction_rmse)):
+        metrics[f"by_rank/prediction_rmse/agent_{index + 1}"] = [(s.rank, s.prediction_rmse[index]) for s in summaries]
+    return metrics, {"persim.chosen_rank": str(chosen.rank)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the sweep; returns the exit status: 0, or 1 if a trial failed for good."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(given)
+    settings = checked_settings(args)
+    if args.resume:
+        settings = unfinished_settings(args.store, args.env)
+        _refuse_other_options(args, given, settings)
+    tracker = _open_tracker(args, settings)
+    from sweeps.tracking import ui_command
+
+    cells = CellStore(args.store)
+    with _only_driver(args.store, settings):
+        manifest = _manifest_path(args.store, settings)
+        if not manifest.exists():
+            store.write_record(manifest, MANIFEST, {"settings": asdict(settings), "finished": False})
+        failed = _run(args, settings, cells, tracker)
+        found = [cells.finished(cell) for cell in settings.cells()]
+        trials = [trial for trial in found if trial is not None]
+        if failed or len(trials) < len(found):
+            unsent = tracker.close({}, {}, [])
+            for name, error in failed.items():
+                print(f"failed: {name}: {error}", file=sys.stderr)
+            print(f"{len(trials)} of {len(found)} trials finished; the same command tries the rest", file=sys.stderr)
+            return 1
+        chosen, summaries, plot = _report(settings, args.store, trials)
+        metrics, tags = _summary_for_mlflow(chosen, summaries)
+        unsent = tracker.close(metrics, tags, [plot])
+        if unsent:
+            print(f"MLflow at {tracker.uri} lacks some runs; the same command sends them when it answers again")
+        else:
+            print(f"MLflow: {ui_command(tracker.uri)}")
+        store.write_record(manifest, MANIFEST, {"settings": asdict(settings), "finished": not unsent})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))

@@ -1,0 +1,136 @@
+"""One trial of the rank cross-validation: train on 80 %, measure on the rest and on the test agents."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from persim import seeding
+from persim.data import Trajectories
+from persim.data.policies import load_test_policy
+from persim.envs import get
+from persim.evaluation.prediction import prediction_errors, test_rollouts
+from persim.model import LowRankDynamics, ModelSettings
+from persim.presets import preset
+from persim.training import EpochReport, TrainResult, TrainSettings, split, train
+from sweeps.cells import Cell, CellStore, FinishedCell, code_version, row
+
+SUITE = "rank_cv"
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """Everything the results of a sweep depend on; validated by ``rank_options``."""
+
+    env: str
+    regime: str
+    agents: int
+    ranks: tuple[int, ...]
+    repeats: int
+    epochs: int
+    holdout: float
+    seed: int
+
+    def cell(self, rank: int, repeat: int) -> Cell:
+        """The cell of one trial. The other ranks and the number of repeats do not enter its id."""
+        settings = {
+            "rank": rank,
+            "epochs": self.epochs,
+            "holdout": self.holdout,
+            "seed": self.seed,
+            "batch_size": preset(self.env).batch_size,
+            "average_last": TrainSettings.average_last,
+        }
+        return Cell(SUITE, self.env, self.regime, self.agents, "PerSim", repeat, settings)
+
+    def cells(self) -> list[Cell]:
+        """All trials, repeat by repeat, so that an interrupted sweep has seen every rank."""
+        return [self.cell(rank, repeat) for repeat in range(self.repeats) for rank in self.ranks]
+
+
+def run_trial(
+    cell: Cell, data: Trajectories, root: Path, progress: Callable[[EpochReport], None] | None = None
+) -> FinishedCell:
+    """Computes a cell and records it in the store; returns the record if there is one already.
+
+    The hold-out split of a repeat is the same for every rank, so that ranks are compared on the
+    same transitions; initial weights and batches are each trial's own.
+
+    Args:
+        cell: from ``SweepSettings.cell``.
+        data: the sweep's dataset.
+        root: the store.
+        progress: called after every epoch.
+    """
+    cells = CellStore(root)
+    if (done := cells.finished(cell)) is not None:
+        return done
+    started = time.time()
+    seed, rank, repeat = cell.settings["seed"], cell.settings["rank"], cell.trial
+    shape = ModelSettings(cell.agents, data.state_dim, data.action_dim, data.discrete, rank)
+    model = LowRankDynamics(shape, [seeding.sequence(seed, SUITE, "init", rank, repeat)])
+    rng = seeding.generator(seed, SUITE, "holdout", repeat)
+    rows, holdout = split(len(data), cell.settings["holdout"], rng)
+    result = train(
+        model,
+        data,
+        TrainSettings(
+            epochs=cell.settings["epochs"],
+            batch_size=cell.settings["batch_size"],
+            average_last=cell.settings["average_last"],
+        ),
+        [seeding.sequence(seed, SUITE, "batches", rank, repeat)],
+        rows=rows,
+        holdout=holdout,
+        checkpoint=cells.checkpoint_path(cell),
+        progress=progress,
+    )
+    model.save(cells.model_path(cell), env=cell.env, regime=cell.regime, cell=cell.id)
+    trained = time.time()
+    measured = _measure(cell, model, data, holdout, result)
+    ended = time.time()
+    done = FinishedCell(
+        cell=cell,
+        rows=measured,
+        curves=_curves(result),
+        seed=seed,
+        commit=code_version(),
+        seconds={"train": result.seconds, "measure": ended - trained},
+        started=int(started * 1000),
+        ended=int(ended * 1000),
+    )
+    cells.finish(done)
+    return done
+
+
+def _measure(
+    cell: Cell, model: LowRankDynamics, data: Trajectories, holdout: np.ndarray, result: TrainResult
+) -> list[dict[str, object]]:
+    """The rows of a trial: hold-out error, and prediction error on the test agents."""
+    assert result.holdout_mse is not None  # train was given a hold-out
+    mse = result.holdout_mse[0]
+    variance = data.delta[holdout].astype(np.float64).var(axis=0)
+    rows = [
+        row("train_mse", result.losses[-1]),
+        row("holdout_mse", float(mse.mean())),
+        row("holdout_error", float(mse.sum() / variance.sum())),
+    ]
+    spec = get(cell.env)
+    rng = seeding.generator(cell.settings["seed"], SUITE, "prediction")
+    rollouts = test_rollouts(spec, load_test_policy(cell.env), rng)
+    for error in prediction_errors(model, rollouts):
+        number = error.agent + 1
+        rows += [row("prediction_rmse", error.rmse, number), row("prediction_r2", error.r2, number)]
+    return rows
+
+
+def _curves(result: TrainResult) -> dict[str, list[list[float]]]:
+    holdout = zip(result.holdout_epochs, result.holdout_losses, strict=True)
+    return {
+        "train_mse": [[epoch + 1, loss] for epoch, loss in enumerate(result.losses)],
+        "holdout_mse": [[epoch, loss] for epoch, loss in holdout],
+    }
