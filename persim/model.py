@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,14 @@ class LowRankDynamics(nn.Module):
         states = states.expand(members, *states.shape[-2:])
         encoded = self.encode_actions(actions).expand(members, -1, -1)
         return states + self.delta(agents.expand(members, -1), states.mT, encoded).mT
+
+    def select(self, members: Sequence[int]) -> LowRankDynamics:
+        """A new model of these members, in this order."""
+        settings = replace(self.settings, members=len(members))
+        chosen = LowRankDynamics(settings, [np.random.SeedSequence(0)] * len(members))
+        index = list(members)
+        chosen.load_state_dict({name: value[index] for name, value in self.state_dict().items()})
+        return chosen.to(self.device)
 
     def save(self, path: Path, **about: object) -> None:
         """Writes weights and settings; ``about`` says what it was trained on."""
