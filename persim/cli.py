@@ -17,7 +17,7 @@ from persim.ensemble import SPARE_MEMBERS, EnsembleSettings, train_ensemble
 from persim.envs import EnvSpec, get, names
 from persim.errors import InputError, check_at_least, check_choice
 from persim.evaluation import paper
-from persim.evaluation.prediction import PredictionError, prediction_errors, test_rollouts
+from persim.evaluation.prediction import PredictionError, prediction_errors, true_rollouts
 from persim.model import LowRankDynamics
 from persim.presets import EPOCHS, MEMBERS, preset
 from persim.training import EpochReport, TrainingDiverged, TrainSettings
@@ -47,7 +47,7 @@ def _add_predict(commands: argparse._SubParsersAction[console.Parser]) -> None:
     p.add_argument("--candidates", type=int, help=f"models to train, of which the best are kept (+{SPARE_MEMBERS})")
     p.add_argument("--epochs", type=int, default=EPOCHS, help=f"passes over the transitions ({EPOCHS})")
     p.add_argument("--average-last", type=int, default=TrainSettings.average_last, metavar="EPOCHS",
-                   help="epochs whose final weights are averaged; 1 is the paper's procedure (50)")  # fmt: skip
+                   help="epochs whose final weights are averaged; 0 is the paper's procedure (50)")  # fmt: skip
     p.add_argument("--seed", type=int, default=0, help="everything random follows from it (0)")
     p.add_argument("--device", default="cpu", help="cpu, cuda, or auto for a GPU if there is one (cpu)")
     p.add_argument("--model", type=Path, help="read this ensemble instead of training one")
@@ -90,7 +90,7 @@ def _predict(args: argparse.Namespace) -> int:
     check_at_least("seed", args.seed, 0)
     device = resolve_device(args.device)
     model = _loaded(args.model, spec, args.regime, device) if args.model else _trained(args, spec, device)
-    rollouts = test_rollouts(spec, policy, seeding.generator(args.seed, "prediction"))
+    rollouts = true_rollouts(spec, policy, seeding.generator(args.seed, "prediction"))
     print(_prediction_table(spec, args.regime, prediction_errors(model, rollouts)))
     return 0
 
@@ -112,7 +112,8 @@ def _trained(args: argparse.Namespace, spec: EnvSpec, device: str) -> LowRankDyn
 
         model, result = train_ensemble(data, rank, size, settings, args.seed, device=device, progress=show)
     each = result.seconds / result.steps / candidates * 1e3
-    print(f"trained {candidates} models of rank {rank}, kept {args.members}: {result.seconds:.0f} s, {each:.3f} ms a step and model")
+    print(f"trained {candidates} models of rank {rank} in {result.seconds:.0f} s ({each:.3f} ms a model and step);")
+    print(f"kept the {args.members} of lowest training loss")
     if args.save_model:
         model.save(args.save_model, env=spec.name, regime=args.regime, agents=args.agents, seed=args.seed)
         print(f"saved to {args.save_model}")

@@ -45,11 +45,12 @@ class FlatParameters:
         self.values = torch.cat([p.detach().reshape(-1) for p in parameters])
         self.gradient = torch.zeros_like(self.values)
         sizes = [p.numel() for p in parameters]
-        for p, view in zip(parameters, self.values.split(sizes), strict=True):
+        for p, view in zip(parameters, torch.split(self.values, sizes), strict=True):
             p.data = view.view_as(p)
-        views = iter(self.gradient.split(sizes))
-        grads = {id(p): next(views).view_as(p) for p in parameters}
-        self._gradient_of = grads
+        views = torch.split(self.gradient, sizes)
+        self._gradient_of: dict[int, Tensor] = {
+            id(p): view.view_as(p) for p, view in zip(parameters, views, strict=True)
+        }
 
     def gradient_of(self, parameter: Tensor) -> Tensor:
         """The view of ``gradient`` that belongs to a parameter."""

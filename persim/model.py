@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ class LowRankDynamics(nn.Module):
         action = (settings.action_dim, *settings.action_widths, settings.rank)
         shapes = [(settings.n_agents, settings.rank)]
         for sizes in (state, action):
-            shapes += list(zip(sizes[:-1], sizes[1:], strict=True))
+            shapes += list(pairwise(sizes))
         return [_uniform((fan_out, fan_in + 1), fan_in, rng) for fan_in, fan_out in shapes]
 
     @property
@@ -123,7 +124,7 @@ class LowRankDynamics(nn.Module):
     def state_factors(self, states: Tensor) -> Tensor:
         """v: states ``[K, S, B]`` to factors ``[K, S, R, B]``."""
         factors = _perceptron(self.state_layers, states)
-        return factors.unflatten(1, (self.settings.state_dim, self.settings.rank))
+        return factors.view(len(factors), self.settings.state_dim, self.settings.rank, -1)
 
     def action_factors(self, actions: Tensor) -> Tensor:
         """w: encoded actions ``[K, A, B]`` to factors ``[K, R, B]``."""

@@ -17,7 +17,11 @@ _BLUE, _ORANGE, _GREY = "#1f6fb4", "#d9601a", "#888888"
 
 
 def plot_ranks(
-    path: Path, title: str, trials: Sequence[FinishedCell], summaries: Sequence[RankSummary], chosen: RankSummary
+    path: Path,
+    title: str,
+    trials: Sequence[FinishedCell],
+    summaries: Sequence[RankSummary],
+    chosen: RankSummary,
 ) -> Path:
     """Hold-out error against rank: every trial, mean with standard error, and the choice."""
     best = min(summaries, key=lambda summary: summary.error)

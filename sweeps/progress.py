@@ -8,6 +8,8 @@ from typing import Any
 from ray.tune import Callback
 from tqdm import tqdm
 
+_BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} epochs, {elapsed}, {remaining} left{postfix}"
+
 
 class SweepBar(Callback):  # type: ignore[misc]
     """Counts the epochs of all trials, as they report them.
@@ -31,7 +33,7 @@ class SweepBar(Callback):  # type: ignore[misc]
             file=sys.stderr,
             dynamic_ncols=True,
             mininterval=0.5 if sys.stderr.isatty() else 10.0,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} epochs, {elapsed}, {remaining} left{postfix}",
+            bar_format=_BAR_FORMAT,
         )
 
     def __getstate__(self) -> dict[str, object]:

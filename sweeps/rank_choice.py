@@ -63,9 +63,7 @@ def choice_path(root: Path, env: str, regime: str, agents: int) -> Path:
     return root / "choices" / f"rank-{env.replace(':', '.')}-{regime}-{agents}.json"
 
 
-def write_choice(
-    root: Path, settings: dict[str, Any], chosen: RankSummary, summaries: Sequence[RankSummary]
-) -> Path:
+def write_choice(root: Path, settings: dict[str, Any], chosen: RankSummary, summaries: Sequence[RankSummary]) -> Path:
     """Records the choice, with the evidence; a later sweep on the same data replaces it."""
     path = choice_path(root, settings["env"], settings["regime"], settings["agents"])
     table = [asdict(summary) for summary in summaries]

@@ -166,7 +166,9 @@ def _check_checkpoints(cells: CellStore, todo: Sequence[Cell]) -> None:
 def table(summaries: Sequence[RankSummary], chosen: RankSummary) -> str:
     """The result as text for a terminal."""
     agents = len(summaries[0].prediction_rmse)
-    head = f"{'rank':>5}  {'hold-out error ± s.e.':>23}  " + " ".join(f"{'agent ' + str(i + 1):>8}" for i in range(agents))
+    head = f"{'rank':>5}  {'hold-out error ± s.e.':>23}  " + " ".join(
+        f"{'agent ' + str(i + 1):>8}" for i in range(agents)
+    )
     lines = [f"{'':>30}    50-step prediction RMSE, one model", f"{head}  {'seconds':>7}"]
     for s in summaries:
         rmse = " ".join(f"{value:8.4f}" for value in s.prediction_rmse)
@@ -220,7 +222,10 @@ def _run(args: argparse.Namespace, settings: SweepSettings, cells: CellStore, tr
             tracker.send(finished)
     todo = [cell for cell in settings.cells() if done[cell.id] is None]
     if len(todo) < len(done):
-        print(f"{len(done) - len(todo)} of {len(done)} trials are finished already in {cells.root}", file=sys.stderr)
+        print(
+            f"{len(done) - len(todo)} of {len(done)} trials are finished already in {cells.root}",
+            file=sys.stderr,
+        )
     if not todo:
         return {}
     _check_checkpoints(cells, todo)
@@ -272,7 +277,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             unsent = tracker.close({}, {}, [])
             for name, error in failed.items():
                 print(f"failed: {name}: {error}", file=sys.stderr)
-            print(f"{len(trials)} of {len(found)} trials finished; the same command tries the rest", file=sys.stderr)
+            print(
+                f"{len(trials)} of {len(found)} trials finished; the same command tries the rest",
+                file=sys.stderr,
+            )
             return 1
         chosen, summaries, plot = _report(settings, args.store, trials)
         metrics, tags = _summary_for_mlflow(chosen, summaries)

@@ -25,7 +25,10 @@ MAX_FAILURES = 3
 
 
 def _trainable(
-    config: dict[str, Any], data: Trajectories | None = None, settings: SweepSettings | None = None, root: str = ""
+    config: dict[str, Any],
+    data: Trajectories | None = None,
+    settings: SweepSettings | None = None,
+    root: str = "",
 ) -> None:
     """One trial on a worker; reports about once a second."""
     assert data is not None
@@ -51,9 +54,7 @@ def _trainable(
 class _Collector(Callback):  # type: ignore[misc]
     """Passes on every cell as it finishes."""
 
-    def __init__(
-        self, settings: SweepSettings, cells: CellStore, on_finished: Callable[[FinishedCell], None]
-    ) -> None:
+    def __init__(self, settings: SweepSettings, cells: CellStore, on_finished: Callable[[FinishedCell], None]) -> None:
         self._settings, self._cells, self._on_finished = settings, cells, on_finished
 
     def __getstate__(self) -> dict[str, object]:

@@ -13,7 +13,7 @@ from persim import seeding
 from persim.data import Trajectories
 from persim.data.policies import load_test_policy
 from persim.envs import get
-from persim.evaluation.prediction import prediction_errors, test_rollouts
+from persim.evaluation.prediction import prediction_errors, true_rollouts
 from persim.model import LowRankDynamics, ModelSettings
 from persim.presets import preset
 from persim.training import EpochReport, TrainResult, TrainSettings, split, train
@@ -121,7 +121,7 @@ def _measure(
     ]
     spec = get(cell.env)
     rng = seeding.generator(cell.settings["seed"], SUITE, "prediction")
-    rollouts = test_rollouts(spec, load_test_policy(cell.env), rng)
+    rollouts = true_rollouts(spec, load_test_policy(cell.env), rng)
     for error in prediction_errors(model, rollouts):
         number = error.agent + 1
         rows += [row("prediction_rmse", error.rmse, number), row("prediction_r2", error.r2, number)]

@@ -122,7 +122,9 @@ class Tracker:
     def _parent(self, sweep_id: str, title: str, params: Mapping[str, object]) -> str:
         """The run of the sweep itself, found again when a sweep goes on."""
         found = self._client.search_runs(
-            [self._experiment_id], f"tags.`{_SWEEP_TAG}` = '{sweep_id}' and tags.`persim.kind` = 'sweep'", max_results=1
+            [self._experiment_id],
+            f"tags.`{_SWEEP_TAG}` = '{sweep_id}' and tags.`persim.kind` = 'sweep'",
+            max_results=1,
         )
         if found:
             run_id = str(found[0].info.run_id)
@@ -139,7 +141,10 @@ class Tracker:
         token = None
         while True:
             page = self._client.search_runs(
-                [self._experiment_id], f"tags.`{_PARENT_TAG}` = '{self._parent_id}'", max_results=1000, page_token=token
+                [self._experiment_id],
+                f"tags.`{_PARENT_TAG}` = '{self._parent_id}'",
+                max_results=1000,
+                page_token=token,
             )
             for run in page:
                 known[run.data.tags[_CELL_TAG]] = (str(run.info.run_id), run.info.status == "FINISHED")

@@ -68,9 +68,7 @@ def collect(
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     order = np.lexsort((columns["step"], columns["agent"]))
     columns = {name: column[order] for name, column in columns.items()}
-    return Trajectories(
-        spec.name, len(covariates), spec.action_space, **columns, covariates=covariates, regime=regime
-    )
+    return Trajectories(spec.name, len(covariates), spec.action_space, **columns, covariates=covariates, regime=regime)
 
 
 def collect_regime(spec: EnvSpec, regime: str, n_agents: int, seed: int) -> Trajectories:

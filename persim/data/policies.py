@@ -33,7 +33,7 @@ class UniformPolicy:
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Uniform actions, one per state."""
         if isinstance(self._space, gym.spaces.Discrete):
-            return rng.integers(self._space.n, size=len(states))
+            return rng.integers(int(self._space.n), size=len(states))
         size = (len(states), *self._space.shape)
         return rng.uniform(self._space.low, self._space.high, size=size).astype(np.float32)
 
@@ -67,8 +67,8 @@ class GreedyQPolicy:
         for weight, bias in self._layers[:-1]:
             hidden = np.maximum(hidden @ weight.T + bias, 0)
         weight, bias = self._layers[-1]
-        values = hidden @ weight.T + bias
-        return values.argmax(axis=1).astype(np.int64)
+        values: NDArray[np.float32] = hidden @ weight.T + bias
+        return np.asarray(values.argmax(axis=1), dtype=np.int64)
 
     def save(self, path: Path, settings: dict[str, object]) -> None:
         """Writes the weights, with how they were made."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from persim.errors import InputError, check_choice
 _log = logging.getLogger(__name__)
 EVALUATION_EPISODES = 100
 EVALUATE_EVERY = 500
-TOLERANCE = 0.1
+TOLERANCE = 0.03
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,12 @@ def mean_reward(spec: EnvSpec, policy: GreedyQPolicy, covariates: NDArray[np.flo
 
 def _greedy(model: Any) -> GreedyQPolicy:
     """A copy of the online Q network of a stable-baselines3 DQN."""
-    layers = [layer for layer in model.policy.q_net.q_net if hasattr(layer, "weight")]
-    return GreedyQPolicy([tuple(copy.deepcopy(t.detach().numpy()) for t in (l.weight, l.bias)) for l in layers])  # type: ignore[misc] # noqa: E741
+    linear = [layer for layer in model.policy.q_net.q_net if hasattr(layer, "weight")]
+    return GreedyQPolicy([(_copy(layer.weight), _copy(layer.bias)) for layer in linear])
+
+
+def _copy(parameter: Any) -> NDArray[np.float32]:
+    return np.array(parameter.detach().numpy(), dtype=np.float32)
 
 
 def train_test_policy(
@@ -95,7 +98,7 @@ def train_test_policy(
     """Trains the test policy on the default agent until its mean reward is near the target.
 
     DQN's reward jumps between evaluations, so the policy of the evaluation nearest to the target is
-    kept, and training stops as soon as one is within 10 % of it.
+    kept, and training stops as soon as one is within 3 % of it.
 
     Args:
         spec: the environment.
@@ -141,9 +144,12 @@ def train_test_policy(
     )
     dqn.learn(recipe.steps, callback=_StopNearTarget())
     gap, reward, policy, steps = best[0]
-    if gap > 2 * TOLERANCE * abs(recipe.target):
+    if gap > 5 * TOLERANCE * abs(recipe.target):
         raise InputError(
             f"the nearest reward reached was {reward:.0f}, but about {recipe.target:.0f} is wanted; try another --seed"
         )
     made: dict[str, object] = {"env": spec.name, "seed": seed, "steps": steps, "mean_reward": reward}
-    return policy, made | {"recipe": asdict(recipe), "command": f"train-policies --env {spec.name} --seed {seed}"}
+    return policy, made | {
+        "recipe": asdict(recipe),
+        "command": f"train-policies --env {spec.name} --seed {seed}",
+    }

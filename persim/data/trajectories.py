@@ -130,7 +130,12 @@ class Trajectories:
         rows = np.isin(self.agent, wanted)
         columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
         return Trajectories(
-            self.env, self.n_agents, self.action_space, **columns, covariates=self.covariates, regime=self.regime
+            self.env,
+            self.n_agents,
+            self.action_space,
+            **columns,
+            covariates=self.covariates,
+            regime=self.regime,
         )
 
     def save(self, path: Path) -> str:
@@ -175,7 +180,11 @@ def _check_shapes(data: Trajectories) -> None:
     state_dim = data.observation.shape[-1]
     action_shape: tuple[int, ...] = (rows,) if data.discrete else (rows, data.action_dim)
     wanted: dict[str, tuple[int, ...]] = {name: (rows,) for name in _COLUMNS}
-    wanted |= {"observation": (rows, state_dim), "next_observation": (rows, state_dim), "action": action_shape}
+    wanted |= {
+        "observation": (rows, state_dim),
+        "next_observation": (rows, state_dim),
+        "action": action_shape,
+    }
     for name, shape in wanted.items():
         found = getattr(data, name).shape
         if found != shape:

@@ -31,7 +31,7 @@ class Dynamics(Protocol):
 
 
 @dataclass(frozen=True)
-class TestRollouts:
+class TrueRollouts:
     """True trajectories of the test agents under the test policy, as dense arrays.
 
     Attributes:
@@ -39,8 +39,6 @@ class TestRollouts:
         states: ``[B, T + 1, S]`` float32, NaN after the end.
         actions: ``[B, T]`` or ``[B, T, A]``, 0 after the end.
     """
-
-    __test__ = False  # not a test class, whatever pytest makes of the name
 
     agents: NDArray[np.int64]
     states: NDArray[np.float32]
@@ -64,7 +62,7 @@ class PredictionError:
     episodes: int
 
 
-def _dense(data: Trajectories, agents: NDArray[np.int64], steps: int) -> TestRollouts:
+def _dense(data: Trajectories, agents: NDArray[np.int64], steps: int) -> TrueRollouts:
     """Trajectories with one episode per id as arrays, padded after the end."""
     batch = len(agents)
     states = np.full((batch, steps + 1, data.state_dim), np.nan, dtype=np.float32)
@@ -72,16 +70,16 @@ def _dense(data: Trajectories, agents: NDArray[np.int64], steps: int) -> TestRol
     states[data.agent, data.step] = data.observation
     states[data.agent, data.step + 1] = data.next_observation
     actions[data.agent, data.step] = data.action
-    return TestRollouts(agents, states, actions)
+    return TrueRollouts(agents, states, actions)
 
 
-def test_rollouts(
+def true_rollouts(
     spec: EnvSpec,
     policy: BatchPolicy,
     rng: np.random.Generator,
     agents: Sequence[int] | None = None,
     episodes: int = EPISODES,
-) -> TestRollouts:
+) -> TrueRollouts:
     """Plays the test policy (with epsilon 0.01) in the true environment of each test agent.
 
     Args:
@@ -104,10 +102,7 @@ def test_rollouts(
     return _dense(collect(spec, covariates, acting, rng, horizon=steps), ids, steps)
 
 
-test_rollouts.__test__ = False  # type: ignore[attr-defined]
-
-
-def open_loop(dynamics: Dynamics, rollouts: TestRollouts) -> NDArray[np.float64]:
+def open_loop(dynamics: Dynamics, rollouts: TrueRollouts) -> NDArray[np.float64]:
     """Predicted states ``[B, HORIZON, S]``: mean over members that roll out separately.
 
     The rollout starts in the true state after ``WARM_UP`` steps and sees only the actions.
@@ -132,17 +127,19 @@ def _episode_scores(true: NDArray[np.float64], predicted: NDArray[np.float64]) -
     return float(np.sqrt(error.mean())), float(r2)
 
 
-def prediction_errors(dynamics: Dynamics, rollouts: TestRollouts) -> list[PredictionError]:
+def prediction_errors(dynamics: Dynamics, rollouts: TrueRollouts) -> list[PredictionError]:
     """Errors per test agent of 50-step open-loop prediction; steps after termination are left out."""
     predicted = open_loop(dynamics, rollouts)
     true = rollouts.states[:, WARM_UP + 1 :].astype(np.float64)
-    known = np.isfinite(true).all(-1)
+    known: NDArray[np.bool_] = np.asarray(np.isfinite(true).all(axis=-1))
     results = []
     for agent in dict.fromkeys(rollouts.agents.tolist()):
-        episodes = np.flatnonzero((rollouts.agents == agent) & known.any(1))
+        episodes = np.flatnonzero((rollouts.agents == agent) & known.any(axis=1))
         scores = [_episode_scores(true[i][known[i]], predicted[i][known[i]]) for i in episodes]
         if not scores:
-            raise InputError(f"every test episode of agent {agent + 1} ended within {WARM_UP} steps; nothing to predict")
+            raise InputError(
+                f"every test episode of agent {agent + 1} ended within {WARM_UP} steps; nothing to predict"
+            )
         rmse, r2 = np.array(scores).T
         results.append(PredictionError(int(agent), float(rmse.mean()), float(np.median(r2)), len(scores)))
     return results
