@@ -1,0 +1,159 @@
+"""The model: shapes, the plain formula, the closed-form gradient against autograd."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from persim import seeding
+from persim.batches import TrainingRows
+from persim.errors import InputError
+from persim.gradients import FlatParameters, LossGradient
+from persim.model import LowRankDynamics, ModelSettings
+
+DISCRETE = ModelSettings(n_agents=7, state_dim=4, action_dim=2, discrete=True, rank=3, members=2)
+CONTINUOUS = dataclasses.replace(DISCRETE, discrete=False, action_dim=3, state_widths=(16, 12), action_widths=(8, 9))
+
+
+def build(settings, seed=0):
+    return LowRankDynamics(settings, [seeding.sequence(seed, k) for k in range(settings.members)])
+
+
+def inputs(settings, rng, batch=11):
+    agents = torch.from_numpy(rng.integers(settings.n_agents, size=batch))
+    states = torch.from_numpy(rng.normal(size=(batch, settings.state_dim)).astype(np.float32))
+    if settings.discrete:
+        return agents, states, torch.from_numpy(rng.integers(settings.action_dim, size=batch))
+    return agents, states, torch.from_numpy(rng.normal(size=(batch, settings.action_dim)).astype(np.float32))
+
+
+def plain_next_state(model, member, agent, state, action):
+    """The sum of Section 4, one transition, one member, one output dimension and rank at a time."""
+
+    def layer(matrix, x):
+        return matrix[:, :-1] @ x + matrix[:, -1]
+
+    def network(layers, x):
+        for index, matrix in enumerate(layers):
+            x = layer(matrix[member].detach().numpy(), x)
+            x = np.maximum(x, 0) if index < len(layers) - 1 else x
+        return x
+
+    shape = model.settings
+    one_hot = np.eye(shape.n_agents)[agent]
+    u = layer(model.agent_layer[member].detach().numpy(), one_hot)
+    encoded = np.eye(shape.action_dim)[action] if shape.discrete else action
+    w = network(model.action_layers, encoded)
+    v = network(model.state_layers, state).reshape(shape.state_dim, shape.rank)
+    return np.array([state[d] + sum(u[i] * v[d, i] * w[i] for i in range(shape.rank)) for d in range(shape.state_dim)])
+
+
+@pytest.mark.parametrize("settings", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
+def test_forward_is_the_papers_formula(settings, rng):
+    model = build(settings)
+    agents, states, actions = inputs(settings, rng)
+    predicted = model(agents, states, actions).detach().numpy()
+    assert predicted.shape == (2, 11, 4)
+    for member in range(2):
+        for row in range(11):
+            expected = plain_next_state(model, member, int(agents[row]), states[row].numpy(), actions[row].numpy())
+            np.testing.assert_allclose(predicted[member, row], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_encoders_have_the_sizes_of_appendix_d1():
+    model = build(ModelSettings(n_agents=500, state_dim=4, action_dim=2, discrete=True, rank=5))
+    assert tuple(model.agent_layer.shape) == (1, 5, 501)  # 500 one-hot inputs and a bias
+    assert [tuple(layer.shape) for layer in model.state_layers] == [(1, 256, 5), (1, 20, 257)]
+    assert [tuple(layer.shape) for layer in model.action_layers] == [(1, 5, 3)]
+
+
+@pytest.mark.parametrize("settings", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
+@pytest.mark.parametrize("batch", [1, 11])
+def test_closed_form_gradient_is_autograds(settings, batch, rng, cartpole_data):
+    model = build(settings).double()
+    flat = FlatParameters(model)
+    agents = torch.from_numpy(rng.integers(settings.n_agents, size=(2, batch)))
+    states = torch.from_numpy(rng.normal(size=(2, settings.state_dim + 1, batch)))
+    actions = torch.from_numpy(rng.normal(size=(2, settings.action_dim + 1, batch)))
+    states[:, -1], actions[:, -1] = 1, 1
+    targets = torch.from_numpy(rng.normal(size=(2, settings.state_dim, batch)))
+
+    error = model.delta(agents, states[:, :-1], actions[:, :-1]) - targets
+    error.square().mean((1, 2)).sum().backward()
+    expected = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
+
+    from persim.gradients import Minibatch
+
+    index = agents.unsqueeze(1).expand(2, settings.rank, batch)
+    with torch.no_grad():
+        squared = LossGradient(model, flat, batch)(Minibatch(index, states, actions, targets))
+    torch.testing.assert_close(flat.gradient, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(squared.flatten(), error.square().sum((1, 2)).detach())
+
+
+def test_a_member_is_the_same_whatever_its_siblings():
+    alone, both = build(dataclasses.replace(DISCRETE, members=1)), build(DISCRETE)
+    for one, two in zip(alone.parameters(), both.parameters(), strict=True):
+        torch.testing.assert_close(one[0], two[0], rtol=0, atol=0)
+
+
+def test_select_keeps_the_chosen_members(rng):
+    model = build(DISCRETE)
+    chosen = model.select([1])
+    data = inputs(DISCRETE, rng)
+    torch.testing.assert_close(chosen(*data)[0], model(*data)[1])
+
+
+def test_save_and_load_give_the_same_predictions(tmp_path, rng):
+    model = build(CONTINUOUS)
+    model.save(tmp_path / "model.safetensors", env="x")
+    loaded, about = LowRankDynamics.load(tmp_path / "model.safetensors")
+    data = inputs(CONTINUOUS, rng)
+    torch.testing.assert_close(loaded(*data), model(*data), rtol=0, atol=0)
+    assert about == {"env": "x"}
+
+
+def test_proposition_1_rank_3_holds_mountaincars_dynamics(rng):
+    """The factors of Proposition 1's proof, put into the model's product, give the exact dynamics."""
+    gravity = rng.uniform(0.0001, 0.0035, size=100)
+    position, velocity = rng.uniform(-1, 0, size=100), rng.uniform(-0.02, 0.02, size=100)
+    action = rng.integers(3, size=100)
+    one = np.ones(100)
+    u = np.stack([one, gravity, one])
+    w = np.stack([one, one, (action - 1) * 0.001])
+    # v of state differences without clipping: position moves by the new velocity.
+    v = np.stack([[velocity, -np.cos(3 * position), one], [0 * one, -np.cos(3 * position), one]])
+    delta = (u * v * w).sum(1)
+    from persim.envs import mountaincar
+
+    states = np.stack([position, velocity], axis=1)
+    after = mountaincar.step(states, action, gravity[:, None])
+    np.testing.assert_allclose(states + delta.T, after, atol=1e-12)
+
+
+def test_rows_of_an_epoch_are_each_used_once(cartpole_data, rng):
+    settings = dataclasses.replace(DISCRETE, n_agents=12, members=2)
+    rows = TrainingRows(build(settings), cartpole_data, np.arange(len(cartpole_data)))
+    orders = [rng.permutation(len(rows)) for _ in range(2)]
+    batches = list(rows.batches(16, orders))
+    assert [b.targets.shape[-1] for b in batches[:-1]] == [16] * (len(batches) - 1)
+    for member, order in enumerate(orders):
+        seen = torch.cat([b.states[member, :-1] for b in batches], dim=-1).numpy().T
+        np.testing.assert_array_equal(seen, cartpole_data.observation[order])
+        agents = torch.cat([b.agents[member, 0] for b in batches]).numpy()
+        np.testing.assert_array_equal(agents, cartpole_data.agent[order])
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [({"rank": 0}, "rank is 0"), ({"members": 0}, "members"), ({"state_widths": (0,)}, "widths")],
+)
+def test_impossible_shapes_are_refused(change, expected):
+    with pytest.raises(InputError, match=expected):
+        dataclasses.replace(DISCRETE, **change)
+
+
+def test_seeds_have_to_match_members():
+    with pytest.raises(InputError, match="1 seeds were given for 2 members"):
+        LowRankDynamics(DISCRETE, [seeding.sequence(0)])
