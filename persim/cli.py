@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from persim import console, seeding, store
-from persim.data import REGIMES, collect_regime
+from persim.data import REGIMES, check_regime, collect_regime
 from persim.data.policies import load_test_policy, weights_path
 from persim.ensemble import SPARE_MEMBERS, EnsembleSettings, train_ensemble
 from persim.envs import EnvSpec, get, names
@@ -85,7 +85,7 @@ def resolve_device(name: str) -> str:
 
 def _predict(args: argparse.Namespace) -> int:
     spec = get(args.env)
-    check_choice("regime", args.regime, REGIMES)
+    check_regime(args.regime)
     policy = load_test_policy(spec.name)
     check_at_least("seed", args.seed, 0)
     device = resolve_device(args.device)

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from persim import console, store
-from persim.data import REGIMES, Trajectories, collect_regime
+from persim.data import REGIMES, Trajectories, check_regime, collect_regime
 from persim.data.policies import load_test_policy
 from persim.envs import get, names
-from persim.errors import InputError, check_at_least, check_between, check_choice
+from persim.errors import InputError, check_at_least, check_between
 from persim.presets import EPOCHS, RANKS
-from sweeps.cells import Cell, CellStore, FinishedCell
+from sweeps.cells import CellStore, FinishedCell
 from sweeps.rank_choice import RankSummary, choose, summarise, write_choice
 from sweeps.rank_trial import SUITE, SweepSettings
 
@@ -68,7 +68,7 @@ def checked_settings(args: argparse.Namespace) -> SweepSettings:
     """
     spec = get(args.env)
     load_test_policy(spec.name)
-    check_choice("regime", args.regime, REGIMES)
+    check_regime(args.regime)
     check_at_least("agents", args.agents, len(spec.test_agents), f"{spec.name} has that many test agents")
     for rank in args.ranks:
         check_at_least("rank", rank, 1)
@@ -155,11 +155,17 @@ def dataset(settings: SweepSettings, cells: CellStore) -> Trajectories:
     return data
 
 
-def _check_checkpoints(cells: CellStore, todo: Sequence[Cell]) -> None:
-    """Finds a damaged checkpoint now, not in a worker half-way through."""
-    for cell in todo:
+def check_files(settings: SweepSettings, cells: CellStore) -> None:
+    """Finds a damaged file of an earlier run before anything is written, not in a worker half-way.
+
+    Raises:
+        InputError: a dataset, record or checkpoint of this sweep is damaged.
+    """
+    if cells.dataset_path(settings.env, settings.regime, settings.agents, settings.seed).exists():
+        dataset(settings, cells)
+    for cell in settings.cells():
         path = cells.checkpoint_path(cell)
-        if path.exists():
+        if cells.finished(cell) is None and path.exists():
             store.read_arrays(path, "checkpoint")
 
 
@@ -228,7 +234,6 @@ def _run(args: argparse.Namespace, settings: SweepSettings, cells: CellStore, tr
         )
     if not todo:
         return {}
-    _check_checkpoints(cells, todo)
     with ray_session(args.address, args.cpus) as cpus:  # first: it sets what Ray reads when imported
         from sweeps.progress import SweepBar
         from sweeps.rank_sweep import run_cells
@@ -262,10 +267,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.resume:
         settings = unfinished_settings(args.store, args.env)
         _refuse_other_options(args, given, settings)
+    cells = CellStore(args.store)
+    check_files(settings, cells)
     tracker = _open_tracker(args, settings)
     from sweeps.tracking import ui_command
 
-    cells = CellStore(args.store)
     with _only_driver(args.store, settings):
         manifest = _manifest_path(args.store, settings)
         if not manifest.exists():
@@ -274,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = [cells.finished(cell) for cell in settings.cells()]
         trials = [trial for trial in found if trial is not None]
         if failed or len(trials) < len(found):
-            unsent = tracker.close({}, {}, [])
+            tracker.close({}, {}, [], status="FAILED")
             for name, error in failed.items():
                 print(f"failed: {name}: {error}", file=sys.stderr)
             print(

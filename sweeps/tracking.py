@@ -69,13 +69,20 @@ class Tracker:
         """Queues a finished cell; returns at once. A cell that MLflow has already is skipped."""
         self._queue.put(done)
 
-    def close(self, metrics: Mapping[str, list[tuple[int, float]]], tags: Mapping[str, str], files: list[Path]) -> int:
+    def close(
+        self,
+        metrics: Mapping[str, list[tuple[int, float]]],
+        tags: Mapping[str, str],
+        files: list[Path],
+        status: str = "FINISHED",
+    ) -> int:
         """Sends what is left and the summary of the sweep, and ends the parent run.
 
         Args:
             metrics: named ``(step, value)`` points for the parent run.
             tags: for the parent run.
             files: artifacts for the parent run.
+            status: how the sweep ended, ``FINISHED`` or ``FAILED``.
 
         Returns:
             How many cells could not be sent.
@@ -85,7 +92,7 @@ class Tracker:
         self._retry()
         if not self._lost:
             try:
-                self._finish_parent(metrics, tags, files)
+                self._finish_parent(metrics, tags, files, status)
             except Exception as error:
                 self._report_loss(error)
         return len(self._unsent) + (1 if self._lost and not self._unsent else 0)
@@ -172,7 +179,11 @@ class Tracker:
         self._runs[done.cell.id] = (run_id, True)
 
     def _finish_parent(
-        self, metrics: Mapping[str, list[tuple[int, float]]], tags: Mapping[str, str], files: list[Path]
+        self,
+        metrics: Mapping[str, list[tuple[int, float]]],
+        tags: Mapping[str, str],
+        files: list[Path],
+        status: str,
     ) -> None:
         from mlflow.entities import Metric, RunTag
 
@@ -180,7 +191,7 @@ class Tracker:
         self._client.log_batch(self._parent_id, metrics=points, tags=[RunTag(*pair) for pair in tags.items()])
         for file in files:
             self._client.log_artifact(self._parent_id, str(file))
-        self._client.set_terminated(self._parent_id, "FINISHED")
+        self._client.set_terminated(self._parent_id, status)
 
 
 def _client(uri: str) -> Any:

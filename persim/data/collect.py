@@ -71,6 +71,20 @@ def collect(
     return Trajectories(spec.name, len(covariates), spec.action_space, **columns, covariates=covariates, regime=regime)
 
 
+def check_regime(regime: str) -> str:
+    """Returns ``regime`` if data can be recorded under it.
+
+    Raises:
+        InputError: it is unknown, or follows behaviour policies, which do not exist yet.
+    """
+    check_choice("regime", regime, REGIMES)
+    if regime != "random":
+        raise InputError(
+            f"regime {regime!r} follows behaviour policies, which this version does not have; use --regime random"
+        )
+    return regime
+
+
 def collect_regime(spec: EnvSpec, regime: str, n_agents: int, seed: int) -> Trajectories:
     """The offline dataset of a regime: one trajectory of each of N agents (Section 5.1).
 
@@ -81,14 +95,9 @@ def collect_regime(spec: EnvSpec, regime: str, n_agents: int, seed: int) -> Traj
         seed: gives the covariates (``agents``) and the episodes (``data``).
 
     Raises:
-        InputError: an unknown regime, one that needs behaviour policies (which do not exist yet), or
-            too few agents.
+        InputError: an unknown regime, one that needs behaviour policies, or too few agents.
     """
-    check_choice("regime", regime, REGIMES)
-    if regime != "random":
-        raise InputError(
-            f"regime {regime!r} follows behaviour policies, which this version does not have; use --regime random"
-        )
+    check_regime(regime)
     covariates = spec.sample_agents(n_agents, generator(seed, "agents", spec.name, n_agents))
     rng = generator(seed, "data", spec.name, regime, n_agents)
     return collect(spec, covariates, UniformPolicy(spec.action_space), rng, regime=regime)

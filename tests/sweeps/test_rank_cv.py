@@ -167,7 +167,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "expected"), BAD, ids=lambda value: " ".join(value) if value else "none")
+@pytest.mark.parametrize(
+    ("arguments", "expected"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
 def test_bad_input_is_one_line_status_2_and_nothing_left(arguments, expected, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     try:
