@@ -118,9 +118,8 @@ def main() -> None:
     args = p.parse_args()
     torch.set_num_threads(1)
     print("ms per step and member, one thread, median of five interleaved rounds")
-    print(
-        f"{'environment':<12} {'batch':>5} {'members':>7} {'ours':>8} {'autograd':>9} {'ratio':>6} {'floor':>8}  of floor"
-    )
+    names = ("batch", "members", "ours", "autograd", "ratio", "floor", "reached")
+    print(f"{'environment':<12} {names[0]:>5} " + " ".join(f"{name:>8}" for name in names[1:]))
     for env in ("mountaincar", "cartpole"):
         for members in args.members:
             versions = [make(env, members) for make in (ours, plain, floor)]
@@ -128,10 +127,8 @@ def main() -> None:
                 version(20)
             rounds = [[milliseconds(version, args.steps, members) for version in versions] for _ in range(ROUNDS)]
             mine, autograd, least = (statistics.median(column) for column in zip(*rounds, strict=True))
-            print(
-                f"{env:<12} {preset(env).batch_size:>5} {members:>7} {mine:8.3f} {autograd:9.3f} "
-                f"{autograd / mine:5.1f}x {least:8.3f}  {least / mine:7.0%}"
-            )
+            sizes = f"{env:<12} {preset(env).batch_size:>5} {members:>8}"
+            print(f"{sizes} {mine:8.3f} {autograd:8.3f} {autograd / mine:7.1f}x {least:8.3f} {least / mine:8.0%}")
 
 
 if __name__ == "__main__":

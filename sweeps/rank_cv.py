@@ -85,13 +85,8 @@ def checked_settings(args: argparse.Namespace) -> SweepSettings:
     )
 
 
-def sweep_id(settings: SweepSettings) -> str:
-    """Names the sweep: the hash of its settings."""
-    return store.settings_hash({"suite": SUITE, **asdict(settings)})
-
-
 def _manifest_path(root: Path, settings: SweepSettings) -> Path:
-    return root / "sweeps" / f"{settings.env.replace(':', '.')}-{sweep_id(settings)}.json"
+    return root / "sweeps" / f"{settings.env.replace(':', '.')}-{settings.id}.json"
 
 
 def unfinished_settings(root: Path, env: str) -> SweepSettings:
@@ -125,7 +120,7 @@ def _refuse_other_options(args: argparse.Namespace, given: Sequence[str], saved:
 @contextmanager
 def _only_driver(root: Path, settings: SweepSettings) -> Iterator[None]:
     """Refuses a second driver of the same sweep on the same store."""
-    path = root / "locks" / f"{sweep_id(settings)}.lock"
+    path = root / "locks" / f"{settings.id}.lock"
     path.parent.mkdir(exist_ok=True)
     with path.open("w") as file:
         try:
@@ -210,11 +205,11 @@ def _open_tracker(args: argparse.Namespace, settings: SweepSettings) -> Any:
     title = f"{settings.env} {settings.regime} N={settings.agents}"
     uri = args.tracking_uri or default_uri(args.store)
     if uri.startswith("http"):  # a dead server is found before anything is written
-        tracker = Tracker(uri, SUITE, sweep_id(settings), title, params, args.store)
+        tracker = Tracker(uri, SUITE, settings.id, title, params, args.store)
         store.prepare_folder(args.store)
         return tracker
     store.prepare_folder(args.store)
-    return Tracker(uri, SUITE, sweep_id(settings), title, params, args.store)
+    return Tracker(uri, SUITE, settings.id, title, params, args.store)
 
 
 def _run(args: argparse.Namespace, settings: SweepSettings, cells: CellStore, tracker: Any) -> dict[str, str]:

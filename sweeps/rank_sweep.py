@@ -100,7 +100,8 @@ def run_cells(
         "rank": tune.choice(list(settings.ranks)),
         "repeat": tune.choice(list(range(settings.repeats))),
     }
-    folder = root / "tune"
+    folder, name = root.resolve() / "tune", settings.id
+    shutil.rmtree(folder / name, ignore_errors=True)  # of a run that was killed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         search = OptunaSearch(metric="error", mode="min", points_to_evaluate=points, seed=settings.seed)
@@ -117,7 +118,8 @@ def run_cells(
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
-                storage_path=str(folder.resolve()),
+                name=name,
+                storage_path=str(folder),
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
                 callbacks=[bar, _Collector(settings, CellStore(root), on_finished)],
                 verbose=0,
@@ -125,7 +127,7 @@ def run_cells(
         )
         results = tuner.fit()
     # Tune's own files repeat what the cells record; the next run starts from the cells.
-    shutil.rmtree(results.experiment_path, ignore_errors=True)
+    shutil.rmtree(folder / name, ignore_errors=True)
     return {
         f"rank {result.config['rank']}, repeat {result.config['repeat'] + 1}": _last_line(result.error)
         for result in results

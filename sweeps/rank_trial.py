@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from persim import seeding
+from persim import seeding, store
 from persim.data import Trajectories
 from persim.data.policies import load_test_policy
 from persim.envs import get
@@ -34,6 +34,11 @@ class SweepSettings:
     epochs: int
     holdout: float
     seed: int
+
+    @property
+    def id(self) -> str:
+        """Names the sweep: the hash of its settings."""
+        return store.settings_hash({"suite": SUITE, **asdict(self)})
 
     def cell(self, rank: int, repeat: int) -> Cell:
         """The cell of one trial. The other ranks and the number of repeats do not enter its id."""
