@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -246,6 +247,7 @@ def _summary_for_mlflow(
     """Metrics against rank (the step axis is the rank), and the choice as metric and tag."""
     metrics = {
         "by_rank/holdout_error": [(s.rank, s.error) for s in summaries],
+        "by_rank/log10_holdout_error": [(s.rank, math.log10(s.error)) for s in summaries],
         "by_rank/standard_error": [(s.rank, s.standard_error) for s in summaries],
         "chosen_rank": [(0, float(chosen.rank))],
     }

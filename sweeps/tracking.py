@@ -124,7 +124,10 @@ class Tracker:
             return str(known.experiment_id)
         embedded = not self.uri.startswith("http")
         location = (store / "mlartifacts").resolve().as_uri() if embedded else None
-        return str(self._client.create_experiment(name, artifact_location=location))
+        made = str(self._client.create_experiment(name, artifact_location=location))
+        # Without it the UI opens on its page for chat traces, and the runs are a click away.
+        self._client.set_experiment_tag(made, "mlflow.experimentKind", "custom_model_development")
+        return made
 
     def _parent(self, sweep_id: str, title: str, params: Mapping[str, object]) -> str:
         """The run of the sweep itself, found again when a sweep goes on."""
