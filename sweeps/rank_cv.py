@@ -30,6 +30,7 @@ from persim.presets import EPOCHS, RANKS
 from sweeps.cells import CellStore, FinishedCell
 from sweeps.rank_choice import RankSummary, choose, summarise, write_choice
 from sweeps.rank_trial import SUITE, SweepSettings
+from sweeps.ray_session import check_address, ray_session
 
 MANIFEST = "sweep"
 
@@ -81,6 +82,8 @@ def checked_settings(args: argparse.Namespace) -> SweepSettings:
     check_between("hold-out share", args.holdout, 0, 1)
     if args.cpus is not None:
         check_at_least("cpus", args.cpus, 1)
+    if args.address is not None:
+        check_address(args.address)
     return SweepSettings(
         args.env, args.regime, args.agents, args.ranks, args.repeats, args.epochs, args.holdout, args.seed
     )
@@ -215,8 +218,6 @@ def _open_tracker(args: argparse.Namespace, settings: SweepSettings) -> Any:
 
 def _run(args: argparse.Namespace, settings: SweepSettings, cells: CellStore, tracker: Any) -> dict[str, str]:
     """Computes the cells that are missing; returns the errors of those that failed."""
-    from sweeps.ray_session import ray_session
-
     data = dataset(settings, cells)
     done = {cell.id: cells.finished(cell) for cell in settings.cells()}
     for finished in done.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from persim.errors import InputError
 
 _OBJECT_STORE_BYTES = 256 * 2**20
+_CONNECT_SECONDS = 5.0
 
 
 def _prepare_environment(local: bool) -> None:
@@ -32,6 +34,36 @@ def _prepare_environment(local: bool) -> None:
         # no token file is left in the home folder.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def check_address(address: str) -> None:
+    """Tries to connect to ``host:port``: Ray itself would try for ten minutes.
+
+    Raises:
+        InputError: the address has another form, or nothing listens there.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS):
+            pass
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str | None, error: Exception) -> InputError:
+    if address is None:
+        return InputError(f"Ray did not start on this machine ({_brief(error)}); see ray.io, or give --address")
+    return InputError(
+        f"no Ray cluster answers at address {address!r} ({_brief(error)}); "
+        "give auto or host:port of a running one, or leave --address out to use this machine"
+    )
+
+
+def _brief(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:140] if lines else type(error).__name__
 
 
 @contextmanager
@@ -62,10 +94,7 @@ def ray_session(address: str | None, cpus: int | None = None) -> Iterator[int]:
             else:
                 ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"no Ray cluster answers at address {address!r} ({str(error).splitlines()[0]}); "
-                "give auto or host:port of a running one, or leave --address out to use this machine"
-            ) from error
+            raise _no_cluster(address, error) from error
         try:
             yield int(ray.cluster_resources().get("CPU", 1))
         finally:

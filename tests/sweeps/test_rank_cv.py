@@ -161,6 +161,8 @@ BAD = [
     (["--env", "cartpole", "--seed", "-1"], "seed is -1"),
     (["--env", "cartpole", "--store", "/proc/runs"], "cannot be written"),
     (["--env", "cartpole", "--tracking-uri", "http://127.0.0.1:9"], "does not answer"),
+    (["--env", "cartpole", "--address", "127.0.0.1:9"], "no Ray cluster answers at address '127.0.0.1:9'"),
+    (["--env", "cartpole", "--address", "nonsense"], "no Ray cluster answers at address 'nonsense'"),
     (["--env", "cartpole", "--resume"], "no unfinished sweep of cartpole"),
     (["--env", "cartpole", "--rank", "3"], "unrecognized arguments"),
     ([], "the following arguments are required: --env"),
