@@ -86,7 +86,7 @@ def resolve_device(name: str) -> str:
 def _predict(args: argparse.Namespace) -> int:
     spec = get(args.env)
     check_regime(args.regime)
-    policy = load_test_policy(spec.name)
+    policy = load_test_policy(spec.name, spec.action_space)
     check_at_least("seed", args.seed, 0)
     device = resolve_device(args.device)
     model = _loaded(args.model, spec, args.regime, device) if args.model else _trained(args, spec, device)

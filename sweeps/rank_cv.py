@@ -23,7 +23,7 @@ from typing import Any
 
 from persim import console, store
 from persim.data import REGIMES, Trajectories, check_regime, collect_regime
-from persim.data.policies import load_test_policy
+from persim.data.policies import has_test_policy, load_test_policy
 from persim.envs import get, names
 from persim.errors import InputError, check_at_least, check_between
 from persim.presets import EPOCHS, RANKS
@@ -69,7 +69,9 @@ def checked_settings(args: argparse.Namespace) -> SweepSettings:
         InputError: one of them is out of range.
     """
     spec = get(args.env)
-    load_test_policy(spec.name)
+    load_test_policy(spec.name, spec.action_space)
+    if not has_test_policy(spec.name):
+        print(f"{spec.name} has no test policy: the prediction test plays random actions", file=sys.stderr)
     check_regime(args.regime)
     check_at_least("agents", args.agents, len(spec.test_agents), f"{spec.name} has that many test agents")
     for rank in args.ranks:

@@ -126,7 +126,7 @@ def _measure(
     ]
     spec = get(cell.env)
     rng = seeding.generator(cell.settings["seed"], SUITE, "prediction")
-    rollouts = true_rollouts(spec, load_test_policy(cell.env), rng)
+    rollouts = true_rollouts(spec, load_test_policy(spec.name, spec.action_space), rng)
     for error in prediction_errors(model, rollouts):
         number = error.agent + 1
         rows += [row("prediction_rmse", error.rmse, number), row("prediction_r2", error.r2, number)]

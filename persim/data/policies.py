@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persim import store
-from persim.errors import InputError
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 KIND = "policy"
@@ -94,15 +93,17 @@ def weights_path(env: str) -> Path:
     return WEIGHTS_FOLDER / f"{env}_test.safetensors"
 
 
-def load_test_policy(env: str) -> GreedyQPolicy:
+def has_test_policy(env: str) -> bool:
+    """Whether the package ships a test policy for this environment."""
+    return weights_path(env).exists()
+
+
+def load_test_policy(env: str, space: gym.spaces.Discrete | gym.spaces.Box) -> BatchPolicy:
     """The policy whose actions the prediction test plays (Section 5.2).
 
+    An environment for which the package ships none is tested on uniformly random actions.
+
     Raises:
-        InputError: there is none; the message has the command that trains it.
+        InputError: the shipped file is damaged.
     """
-    path = weights_path(env)
-    if not path.exists():
-        raise InputError(
-            f"environment {env!r} has no test policy; train one with: python -m persim train-policies --env {env}"
-        )
-    return GreedyQPolicy.load(path)[0]
+    return GreedyQPolicy.load(weights_path(env))[0] if has_test_policy(env) else UniformPolicy(space)

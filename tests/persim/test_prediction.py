@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from persim.data.policies import load_test_policy
+from persim.data.policies import UniformPolicy, load_test_policy
 from persim.envs import get
 from persim.errors import InputError
 from persim.evaluation import paper
@@ -33,7 +33,7 @@ def spec(request):
 
 
 def rollouts_of(spec, rng, episodes=8):
-    return true_rollouts(spec, load_test_policy(spec.name), rng, episodes=episodes)
+    return true_rollouts(spec, load_test_policy(spec.name, spec.action_space), rng, episodes=episodes)
 
 
 def test_the_truth_has_no_error(spec, rng):
@@ -91,7 +91,7 @@ def test_same_generator_same_rollouts():
 
 def test_only_test_agents_can_be_tested(rng):
     with pytest.raises(InputError, match="ids 0 to 4"):
-        true_rollouts(get("cartpole"), load_test_policy("cartpole"), rng, agents=[5])
+        true_rollouts(get("cartpole"), UniformPolicy(get("cartpole").action_space), rng, agents=[5])
 
 
 def test_the_papers_numbers_are_at_hand():
