@@ -178,7 +178,7 @@ def table(summaries: Sequence[RankSummary], chosen: RankSummary) -> str:
     )
     lines = [f"{'':>30}    50-step prediction RMSE, one model", f"{head}  {'seconds':>7}"]
     for s in summaries:
-        rmse = " ".join(f"{value:8.4f}" for value in s.prediction_rmse)
+        rmse = " ".join(f"{value:8.4f}" if value < 100 else f"{value:8.1e}" for value in s.prediction_rmse)
         mark = "  <- chosen" if s is chosen else ""
         lines.append(f"{s.rank:>5}  {s.error:>11.3e} ± {s.standard_error:.1e}    {rmse}  {s.seconds:7.1f}{mark}")
     return "\n".join(lines)
