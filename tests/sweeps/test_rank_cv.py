@@ -119,7 +119,10 @@ def test_killed_drivers_and_workers_change_nothing(undisturbed, tmp_path):
     wait_for(kill_the_workers, process)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
-    assert f"{len(before)} of 4 trials are finished already" in errors
+    # An orphaned worker may have finished its trial before it noticed that its driver is gone.
+    kept = re.search(r"(\d) of 4 trials are finished already", errors)
+    assert kept is not None
+    assert int(kept[1]) >= len(before)
     assert results(tmp_path) == results(undisturbed[0])
     assert sum(run.data.tags["persim.kind"] == "trial" for run in mlflow_runs(tmp_path)) == 4
 
