@@ -204,11 +204,17 @@ def _client(uri: str) -> Any:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    for name in ("alembic", "mlflow", "mlflow.store.db.utils"):  # after the import, which sets them to INFO
+    for name in (
+        "alembic",
+        "mlflow",
+        "mlflow.store.db.utils",
+        "urllib3.connectionpool",
+    ):  # after the import, which sets them to INFO
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         return MlflowClient(tracking_uri=uri)
