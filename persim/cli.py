@@ -20,7 +20,7 @@ from persim.evaluation import paper
 from persim.evaluation.prediction import PredictionError, prediction_errors, true_rollouts
 from persim.model import LowRankDynamics
 from persim.presets import EPOCHS, MEMBERS, preset
-from persim.training import EpochReport, TrainingDiverged, TrainSettings
+from persim.training import DivergenceError, EpochReport, TrainSettings
 
 
 def parser() -> console.Parser:
@@ -174,6 +174,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)  # these networks are too small for two; see docs/performance.md
     try:
         return int(args.run(args))
-    except TrainingDiverged as error:
+    except DivergenceError as error:
         print(f"error: {error}; try a lower learning rate or other data", file=sys.stderr)
         return 1

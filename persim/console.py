@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: object) -> None:
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(allow_abbrev=False, **settings)  # type: ignore[arg-type]
+        super().__init__(allow_abbrev=False, **settings)  # type: ignore[arg-type]  # argparse checks them
 
     def error(self, message: str) -> NoReturn:
         """Ends the program; ``message`` is argparse's."""

@@ -24,7 +24,7 @@ KIND = "checkpoint"
 HOLDOUT_BLOCK = 4096
 
 
-class TrainingDiverged(RuntimeError):  # noqa: N818 (it is an outcome, named as the field names it)
+class DivergenceError(RuntimeError):
     """The loss became non-finite; the message has the step."""
 
 
@@ -184,7 +184,7 @@ class _Run:
         if not torch.isfinite(squared).all():
             first = int((~torch.isfinite(squared)).any(1).nonzero()[0])
             steps = self.epoch * len(squared) + first + 1
-            raise TrainingDiverged(f"the loss became non-finite at step {steps} (epoch {self.epoch + 1})")
+            raise DivergenceError(f"the loss became non-finite at step {steps} (epoch {self.epoch + 1})")
         self.losses.append(float(squared.sum(0).mean()) / (len(rows) * self.model.settings.state_dim))
         self.epoch += 1
         if self.epoch == self.settings.epochs and self.averaged_steps:
@@ -259,7 +259,7 @@ def train(
 
     Raises:
         InputError: a damaged or foreign checkpoint.
-        TrainingDiverged: the loss became non-finite.
+        DivergenceError: the loss became non-finite.
     """
     chosen = np.arange(len(data)) if rows is None else rows
     training = TrainingRows(model, data, chosen)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 _BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} epochs, {elapsed}, {remaining} left{postfix}"
 
 
-class SweepBar(Callback):  # type: ignore[misc]
+class SweepBar(Callback):  # type: ignore[misc]  # Ray is untyped
     """Counts the epochs of all trials, as they report them.
 
     Args:

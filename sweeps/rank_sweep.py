@@ -51,7 +51,7 @@ def _trainable(
     )
 
 
-class _Collector(Callback):  # type: ignore[misc]
+class _Collector(Callback):  # type: ignore[misc]  # Ray is untyped
     """Passes on every cell as it finishes."""
 
     def __init__(self, settings: SweepSettings, cells: CellStore, on_finished: Callable[[FinishedCell], None]) -> None:

@@ -19,7 +19,7 @@ def test_python_snippets_run(snippet):
 def test_files_and_pictures_exist():
     for target in re.findall(r"\]\(((?:docs|persim|sweeps)/[^)]+)\)", README):
         assert (ROOT / target).exists(), target
-    for target in re.findall(r"\b(?:sweeps|persim)/[\w/]+\.py", README):
+    for target in re.findall(r"(?<![\w/])(?:sweeps|persim|tests)/[\w/]+\.py", README):
         assert (ROOT / target).exists(), target
 
 

@@ -120,7 +120,7 @@ def train_test_policy(
 
     best: list[tuple[float, float, GreedyQPolicy, int]] = []
 
-    class _StopNearTarget(BaseCallback):  # type: ignore[misc]
+    class _StopNearTarget(BaseCallback):  # type: ignore[misc]  # imported late, untyped
         def _on_step(self) -> bool:
             if self.num_timesteps % EVALUATE_EVERY:
                 return True

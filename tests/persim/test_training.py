@@ -11,7 +11,7 @@ from persim.batches import TrainingRows
 from persim.ensemble import EnsembleSettings, train_ensemble
 from persim.errors import InputError
 from persim.model import LowRankDynamics, ModelSettings
-from persim.training import TrainingDiverged, TrainSettings, holdout_errors, split, train
+from persim.training import DivergenceError, TrainSettings, holdout_errors, split, train
 
 SETTINGS = TrainSettings(epochs=6, batch_size=32, halve_every=4, holdout_every=2, checkpoint_every=2, average_last=3)
 
@@ -139,7 +139,7 @@ def test_divergence_stops_with_its_step(cartpole_data):
     model = build(cartpole_data)
     with torch.no_grad():
         model.agent_layer[1, 0, 0] = float("inf")
-    with pytest.raises(TrainingDiverged, match=r"step \d+ \(epoch 1\)"):
+    with pytest.raises(DivergenceError, match=r"step \d+ \(epoch 1\)"):
         train(model, cartpole_data, SETTINGS, orders())
 
 
