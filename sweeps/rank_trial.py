@@ -20,6 +20,8 @@ from persim.training import EpochReport, TrainResult, TrainSettings, split, trai
 from sweeps.cells import Cell, CellStore, FinishedCell, code_version, row
 
 SUITE = "rank_cv"
+# All that a result depends on; how often a checkpoint is written does not matter.
+_TRAIN_SETTINGS = ("epochs", "batch_size", "learning_rate", "halve_every", "average_last", "holdout_every")
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,9 @@ class SweepSettings:
 
     def cell(self, rank: int, repeat: int) -> Cell:
         """The cell of one trial. The other ranks and the number of repeats do not enter its id."""
-        settings = {
-            "rank": rank,
-            "epochs": self.epochs,
-            "holdout": self.holdout,
-            "seed": self.seed,
-            "batch_size": preset(self.env).batch_size,
-            "average_last": TrainSettings.average_last,
-        }
+        training = asdict(TrainSettings(epochs=self.epochs, batch_size=preset(self.env).batch_size))
+        settings = {name: training[name] for name in _TRAIN_SETTINGS}
+        settings |= {"rank": rank, "holdout": self.holdout, "seed": self.seed}
         return Cell(SUITE, self.env, self.regime, self.agents, "PerSim", repeat, settings)
 
     def cells(self) -> list[Cell]:
@@ -83,11 +80,7 @@ def run_trial(
     result = train(
         model,
         data,
-        TrainSettings(
-            epochs=cell.settings["epochs"],
-            batch_size=cell.settings["batch_size"],
-            average_last=cell.settings["average_last"],
-        ),
+        TrainSettings(**{name: cell.settings[name] for name in _TRAIN_SETTINGS}),
         [seeding.sequence(seed, SUITE, "batches", rank, repeat)],
         rows=rows,
         holdout=holdout,

@@ -81,7 +81,17 @@ def test_the_command_ends_with_table_plot_choice_and_runs(undisturbed):
     assert {run.info.status for run in runs} == {"FINISHED"}
     for run in runs:
         if run.data.tags["persim.kind"] == "trial":
-            assert {"rank", "repeat", "epochs", "holdout", "seed", "commit", "batch_size"} <= set(run.data.params)
+            assert {
+                "rank",
+                "repeat",
+                "epochs",
+                "holdout",
+                "seed",
+                "commit",
+                "batch_size",
+                "learning_rate",
+                "halve_every",
+            } <= set(run.data.params)
             assert {"holdout_error", "prediction_rmse/agent_5", "curve/train_mse"} <= set(run.data.metrics)
 
 
