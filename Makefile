@@ -30,6 +30,7 @@ rank-cv: .venv/installed
 	$(BIN)/python sweeps/rank_cv.py --env $(ENV) $(ARGS)
 
 ui: .venv/installed
+	@echo "open http://127.0.0.1:5000/#/experiments/1/runs?compareRunsMode=CHART"
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1 --workers 1
 
 test: .venv/installed

@@ -156,7 +156,7 @@ def read_arrays(path: Path, kind: str) -> tuple[Arrays, dict[str, Any]]:
         raise _damaged(path, "its checksum does not match its contents")
     for name, array in arrays.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-            raise InputError(f"{str(path)!r} holds a non-finite value in {name!r}; make the file anew")
+            raise InputError(f"{str(path)!r} holds a non-finite value in {name!r}; delete it, then run again")
     return arrays, settings
 
 

@@ -298,6 +298,8 @@ def _loop(
         last = run.epoch == settings.epochs
         if held_out is not None and (last or run.epoch % settings.holdout_every == 0):
             errors = holdout_errors(run.model, held_out)
+            if not np.isfinite(errors).all():
+                raise DivergenceError(f"the hold-out loss became non-finite at step {int(run.adam_step)}")
             run.holdout_epochs.append(run.epoch)
             run.holdout_losses.append(float(errors.mean()))
         spent = time.perf_counter() - started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -67,20 +68,28 @@ class FinishedCell:
     ended: int
 
     def value(self, metric: str, agent: int | None = None) -> float:
-        """The one value of a metric (of an agent).
+        """The one value of a metric (of an agent); infinite if it was not a finite number.
 
         Raises:
             KeyError: there is no such row.
         """
         for row in self.rows:
             if row["metric"] == metric and row["agent"] == agent:
-                return float(row["value"])
+                return math.inf if row["value"] is None else float(row["value"])
         raise KeyError(f"no row for {metric!r}, agent {agent}")
 
 
 def row(metric: str, value: float, agent: int | None = None) -> dict[str, Any]:
-    """One row of a finished cell; ``agent`` is the paper's number, from 1."""
-    return {"metric": metric, "agent": agent, "value": float(value)}
+    """One row of a finished cell; ``agent`` is the paper's number, from 1.
+
+    A value that is not finite, as of a prediction that ran away, is kept as None: JSON has no infinity.
+    """
+    return {"metric": metric, "agent": agent, "value": finite_or_none(value)}
+
+
+def finite_or_none(value: float) -> float | None:
+    """The value as JSON can hold it."""
+    return float(value) if math.isfinite(value) else None
 
 
 class CellStore:

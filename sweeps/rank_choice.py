@@ -11,7 +11,7 @@ import numpy as np
 
 from persim import store
 from persim.errors import InputError
-from sweeps.cells import FinishedCell
+from sweeps.cells import FinishedCell, finite_or_none
 
 KIND = "rank-choice"
 
@@ -66,7 +66,10 @@ def choice_path(root: Path, env: str, regime: str, agents: int) -> Path:
 def write_choice(root: Path, settings: dict[str, Any], chosen: RankSummary, summaries: Sequence[RankSummary]) -> Path:
     """Records the choice, with the evidence; a later sweep on the same data replaces it."""
     path = choice_path(root, settings["env"], settings["regime"], settings["agents"])
-    table = [asdict(summary) for summary in summaries]
+    table = [
+        asdict(summary) | {"prediction_rmse": [finite_or_none(value) for value in summary.prediction_rmse]}
+        for summary in summaries
+    ]
     store.write_record(path, KIND, {"rank": chosen.rank, "settings": settings, "table": table})
     return path
 

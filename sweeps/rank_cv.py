@@ -270,13 +270,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     cells = CellStore(args.store)
     check_files(settings, cells)
     tracker = _open_tracker(args, settings)
-    from sweeps.tracking import ui_command
-
     with _only_driver(args.store, settings):
         manifest = _manifest_path(args.store, settings)
         if not manifest.exists():
             store.write_record(manifest, MANIFEST, {"settings": asdict(settings), "finished": False})
-        failed = _run(args, settings, cells, tracker)
+        try:
+            failed = _run(args, settings, cells, tracker)
+        except BaseException:
+            tracker.close({}, {}, [], status="FAILED")
+            raise
         found = [cells.finished(cell) for cell in settings.cells()]
         trials = [trial for trial in found if trial is not None]
         if failed or len(trials) < len(found):
@@ -290,12 +292,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         chosen, summaries, plot = _report(settings, args.store, trials)
         metrics, tags = _summary_for_mlflow(chosen, summaries)
-        unsent = tracker.close(metrics, tags, [plot])
-        if unsent:
-            print(f"MLflow at {tracker.uri} lacks some runs; the same command sends them when it answers again")
+        sent = tracker.close(metrics, tags, [plot])
+        if sent:
+            print(f"MLflow: {tracker.how_to_look()}")
         else:
-            print(f"MLflow: {ui_command(tracker.uri)}")
-        store.write_record(manifest, MANIFEST, {"settings": asdict(settings), "finished": not unsent})
+            print(f"MLflow at {tracker.uri} lacks some runs; the same command sends them when it answers again")
+        store.write_record(manifest, MANIFEST, {"settings": asdict(settings), "finished": sent})
     return 0
 
 

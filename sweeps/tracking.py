@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import threading
@@ -21,13 +22,6 @@ _BATCH = 1000  # MLflow's limit of metrics per request
 def default_uri(store: Path) -> str:
     """The embedded database: one SQLite file in the store."""
     return f"sqlite:///{(store / 'mlflow.db').resolve()}"
-
-
-def ui_command(uri: str) -> str:
-    """What to type to look at the runs."""
-    if uri.startswith("http"):
-        return f"open {uri} in a browser"
-    return f"mlflow ui --backend-store-uri {uri}"
 
 
 class Tracker:
@@ -65,6 +59,13 @@ class Tracker:
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
 
+    def how_to_look(self) -> str:
+        """What to type and open to compare the runs; MLflow's own start page shows chat traces instead."""
+        page = f"#/experiments/{self._experiment_id}/runs?compareRunsMode=CHART"
+        if self.uri.startswith("http"):
+            return f"open {self.uri}/{page}"
+        return f"mlflow ui --backend-store-uri {self.uri}\n  and open http://127.0.0.1:5000/{page}"
+
     def send(self, done: FinishedCell) -> None:
         """Queues a finished cell; returns at once. A cell that MLflow has already is skipped."""
         self._queue.put(done)
@@ -75,7 +76,7 @@ class Tracker:
         tags: Mapping[str, str],
         files: list[Path],
         status: str = "FINISHED",
-    ) -> int:
+    ) -> bool:
         """Sends what is left and the summary of the sweep, and ends the parent run.
 
         Args:
@@ -85,7 +86,7 @@ class Tracker:
             status: how the sweep ended, ``FINISHED`` or ``FAILED``.
 
         Returns:
-            How many cells could not be sent.
+            Whether MLflow has everything now.
         """
         self._queue.put(None)
         self._thread.join()
@@ -95,7 +96,7 @@ class Tracker:
                 self._finish_parent(metrics, tags, files, status)
             except Exception as error:
                 self._report_loss(error)
-        return len(self._unsent) + (1 if self._lost and not self._unsent else 0)
+        return not self._lost
 
     def _work(self) -> None:
         while (done := self._queue.get()) is not None:
@@ -124,10 +125,7 @@ class Tracker:
             return str(known.experiment_id)
         embedded = not self.uri.startswith("http")
         location = (store / "mlartifacts").resolve().as_uri() if embedded else None
-        made = str(self._client.create_experiment(name, artifact_location=location))
-        # Without it the UI opens on its page for chat traces, and the runs are a click away.
-        self._client.set_experiment_tag(made, "mlflow.experimentKind", "custom_model_development")
-        return made
+        return str(self._client.create_experiment(name, artifact_location=location))
 
     def _parent(self, sweep_id: str, title: str, params: Mapping[str, object]) -> str:
         """The run of the sweep itself, found again when a sweep goes on."""
@@ -190,7 +188,12 @@ class Tracker:
     ) -> None:
         from mlflow.entities import Metric, RunTag
 
-        points = [Metric(name, value, 0, step) for name, pairs in metrics.items() for step, value in pairs]
+        points = [
+            Metric(name, value, 0, step)
+            for name, pairs in metrics.items()
+            for step, value in pairs
+            if math.isfinite(value)
+        ]
         self._client.log_batch(self._parent_id, metrics=points, tags=[RunTag(*pair) for pair in tags.items()])
         for file in files:
             self._client.log_artifact(self._parent_id, str(file))
@@ -253,6 +256,8 @@ def _metrics(done: FinishedCell) -> list[Any]:
 
     metrics = []
     for entry in done.rows:
+        if entry["value"] is None:  # MLflow has no infinity either
+            continue
         name = entry["metric"] if entry["agent"] is None else f"{entry['metric']}/agent_{entry['agent']}"
         metrics.append(Metric(name, entry["value"], done.ended, 0))
     metrics += [Metric(f"seconds/{name}", value, done.ended, 0) for name, value in done.seconds.items()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +16,6 @@ from persim.data.policies import GreedyQPolicy
 from persim.envs.spec import EnvSpec
 from persim.errors import InputError, check_choice
 
-_log = logging.getLogger(__name__)
 EVALUATION_EPISODES = 100
 EVALUATE_EVERY = 500
 TOLERANCE = 0.03

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from persim.errors import InputError
-from sweeps.cells import Cell, CellStore, FinishedCell, row
+from sweeps.cells import CellStore, FinishedCell, row
 from sweeps.rank_choice import choose, read_choice, summarise, write_choice
 from sweeps.rank_trial import SweepSettings
 
@@ -62,6 +62,18 @@ def test_a_cell_is_named_by_what_its_result_depends_on():
         assert dataclasses.replace(SETTINGS, **change).cell(5, 1).id not in ids
 
 
+def test_a_prediction_that_ran_away_is_kept_as_infinite(tmp_path):
+    cells, done = CellStore(tmp_path), trial(5, 0, 1.5)
+    rows = [*done.rows[:-1], row("prediction_rmse", float("nan"), 5)]
+    cells.finish(dataclasses.replace(done, rows=rows))
+    back = cells.finished(done.cell)
+    assert back.value("prediction_rmse", 5) == float("inf")
+    table = summarise([back])
+    assert table[0].prediction_rmse[4] == float("inf")
+    write_choice(tmp_path, dataclasses.asdict(SETTINGS), table[0], table)
+    assert read_choice(tmp_path, "cartpole", "random", 500) == 5
+
+
 def test_finished_cells_come_back(tmp_path):
     cells, done = CellStore(tmp_path), trial(5, 0, 1.5)
     assert cells.finished(done.cell) is None
@@ -74,4 +86,3 @@ def test_finished_cells_come_back(tmp_path):
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(InputError, match="damaged"):
         cells.finished(done.cell)
-    assert isinstance(done.cell, Cell)
