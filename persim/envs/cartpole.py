@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from persim.envs.spec import Actions, Array, Covariate, EnvSpec
+from persim.envs.spec import Actions, Array, Covariate, EnvSpec, PlanningHints
 
 GRAVITY_M_S2 = 9.8
 CART_MASS_KG, POLE_MASS_KG = 1.0, 0.1
@@ -78,4 +78,5 @@ SPEC = EnvSpec(
     step=step,
     reward=reward,
     terminated=terminated,
+    planning=PlanningHints(best_reward=1.0),
 )

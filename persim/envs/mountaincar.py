@@ -6,11 +6,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from persim.envs.spec import Actions, Array, Covariate, EnvSpec
+from persim.envs.spec import Actions, Array, Covariate, EnvSpec, PlanningHints
 
 MIN_POSITION, MAX_POSITION, GOAL_POSITION = -1.2, 0.6, 0.5
 MAX_SPEED = 0.07
 FORCE = 0.001
+PROGRESS_WEIGHT = 0.01
 
 
 def reset(rng: np.random.Generator, covariates: Array) -> Array:
@@ -43,6 +44,15 @@ def reward(states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tenso
     return terminated(next_states).to(next_states.dtype) - 1
 
 
+def progress(next_states: torch.Tensor) -> torch.Tensor:
+    """0.01 times the position: among plans that miss the goal, those that climb higher are better.
+
+    The paper does not mention it; without it nearly all plans tie. At the authors' weight, 0.5 in all over
+    50 steps, it never outweighs a step.
+    """
+    return PROGRESS_WEIGHT * next_states[..., 0].clamp(max=MAX_POSITION)
+
+
 SPEC = EnvSpec(
     name="mountaincar",
     title="MountainCar",
@@ -59,4 +69,5 @@ SPEC = EnvSpec(
     step=step,
     reward=reward,
     terminated=terminated,
+    planning=PlanningHints(best_reward=0.0, progress=progress, best_progress=PROGRESS_WEIGHT * MAX_POSITION),
 )

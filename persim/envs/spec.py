@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +19,8 @@ ResetFn = Callable[[np.random.Generator, Array], Array]
 StepFn = Callable[[Array, Actions, Array], Array]
 RewardFn = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 TerminatedFn = Callable[[torch.Tensor], torch.Tensor]
+ProgressFn = Callable[[torch.Tensor], torch.Tensor]
+FramesFn = Callable[[Array, Array], Iterator[NDArray[np.uint8]]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,22 @@ class Covariate:
     low: float
     high: float
     default: float
+
+
+@dataclass(frozen=True)
+class PlanningHints:
+    """What a planner may know about an environment beyond its reward; every field may be left out.
+
+    Attributes:
+        best_reward: the most that one step can pay. A plan that cannot catch up any more is dropped.
+        progress: ``(next states) -> value``; torch, over any leading axes. The largest value on the way is
+            added to a plan's return at every step, to tell apart plans that earn the same.
+        best_progress: the most that ``progress`` can be.
+    """
+
+    best_reward: float = math.inf
+    progress: ProgressFn | None = None
+    best_progress: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,8 @@ class EnvSpec:
             the true dynamics, in float64.
         reward: ``(states, actions, next states) -> rewards``; torch, over any leading axes.
         terminated: ``(next states) -> bool``; torch, over any leading axes.
+        planning: what helps a planner.
+        frames: ``(states [T, S], covariates [C]) -> T pictures [height, width, 3]`` for ``render``.
     """
 
     name: str
@@ -65,6 +86,8 @@ class EnvSpec:
     step: StepFn
     reward: RewardFn
     terminated: TerminatedFn
+    planning: PlanningHints = field(default_factory=PlanningHints)
+    frames: FramesFn | None = None
 
     @property
     def state_dim(self) -> int:

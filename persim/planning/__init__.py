@@ -1,0 +1,1 @@
+"""Planning: scoring of action sequences on a model, and planners that know only a scorer."""

@@ -1,0 +1,125 @@
+"""Scoring plans: what a sequence of actions earns on a model, member by member (Appendix D.1, Step 2)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from persim.envs.spec import EnvSpec
+from persim.errors import InputError
+
+COLUMNS = 16_384  # plans rolled out at once by PlainScorer, to bound its memory
+
+
+class Scorer(Protocol):
+    """The one thing that a planner knows about the world."""
+
+    def __call__(
+        self, states: NDArray[np.float64], agents: NDArray[np.int64], plans: NDArray[np.generic], top: int | None = None
+    ) -> NDArray[np.float64]:
+        """Mean return over the K members of each plan.
+
+        Each member is rolled out on its own. The step that ends an episode still pays, later ones do not.
+        Where the environment names a measure of progress, its largest value on the way is added at every
+        step. A plan whose return or states are not finite scores minus infinity.
+
+        Args:
+            states: ``[B, S]``, where each episode stands.
+            agents: ``[B]``, the agent of each episode.
+            plans: ``[B, P, H]`` whole numbers, or ``[B, P, H, A]``.
+            top: how many plans of each episode the caller wants ranked. The scores of the best ``top``
+                plans (of equal ones, the first) are exact, others may be minus infinity.
+
+        Returns:
+            Scores ``[B, P]``.
+
+        Raises:
+            InputError: the model has not seen an agent.
+        """
+        ...
+
+
+class Dynamics(Protocol):
+    """A one-step model: agents ``[B]``, states ``[K, B, S]``, actions ``[B]`` or ``[B, A]`` to ``[K, B, S]``."""
+
+    def __call__(self, agents: torch.Tensor, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """Next states, each member on its own."""
+        ...
+
+
+def check_agents(agents: NDArray[np.int64], known: int) -> None:
+    """Refuses agents that a model has not seen.
+
+    Raises:
+        InputError: an id is not below ``known``.
+    """
+    unseen = agents[(agents < 0) | (agents >= known)]
+    if len(unseen):
+        raise InputError(
+            f"agent {unseen[0] + 1} is not among the {known} agents that the model has seen; give 1 to {known}, "
+            "or train with it (an agent never observed can be placed only by its covariates)"
+        )
+
+
+class PlainScorer:
+    """Rolls every plan out step by step: any dynamics, any action space, any device.
+
+    Args:
+        dynamics: the model, or the true dynamics.
+        spec: gives reward, termination and progress.
+        device: where the dynamics are.
+        dtype: of the states.
+        known: agents that the dynamics know; any if None.
+    """
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        spec: EnvSpec,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        known: int | None = None,
+    ) -> None:
+        self._dynamics, self._spec, self._known = dynamics, spec, known
+        self._device, self._dtype = device, dtype
+
+    @torch.no_grad()
+    def __call__(
+        self, states: NDArray[np.float64], agents: NDArray[np.int64], plans: NDArray[np.generic], top: int | None = None
+    ) -> NDArray[np.float64]:
+        """See ``Scorer``; here every score is exact."""
+        if self._known is not None:
+            check_agents(agents, self._known)
+        n_plans = plans.shape[1]
+        flat = torch.from_numpy(plans).to(self._device).flatten(0, 1)
+        start = torch.from_numpy(states).to(self._device, self._dtype).repeat_interleave(n_plans, 0)
+        who = torch.from_numpy(agents).to(self._device).repeat_interleave(n_plans)
+        parts = zip(start.split(COLUMNS), who.split(COLUMNS), flat.split(COLUMNS), strict=True)
+        scores = torch.cat([self._roll(*part) for part in parts])
+        return scores.view(-1, n_plans).cpu().numpy()
+
+    def _roll(self, start: torch.Tensor, agents: torch.Tensor, plans: torch.Tensor) -> torch.Tensor:
+        """Returns ``[C]`` of C plans ``[C, H]`` or ``[C, H, A]``, each from its own state ``[C, S]``."""
+        hints, states, horizon = self._spec.planning, start.unsqueeze(0), plans.shape[1]
+        total = alive = best = None
+        for step in range(horizon):
+            actions = plans[:, step] if plans.is_floating_point() else plans[:, step].long()
+            following = self._dynamics(agents, states, actions)
+            reward = self._spec.reward(states, actions, following).double()
+            if total is None or alive is None:
+                total, alive = torch.zeros_like(reward), torch.ones_like(reward, dtype=torch.bool)
+                best = torch.full_like(reward, -torch.inf)
+            reward = reward + 0 * following.double().sum(-1)  # a state that is not finite spoils the plan
+            total = total + torch.where(alive, reward, 0.0)
+            if hints.progress is not None and best is not None:
+                best = torch.where(alive, torch.maximum(best, hints.progress(following).double()), best)
+            alive = alive & ~self._spec.terminated(following)
+            states = following
+        assert total is not None  # the horizon is at least 1
+        total = total if hints.progress is None or best is None else total + horizon * best
+        mean = total.mean(0)
+        return torch.where(mean.isfinite(), mean, -torch.inf)
