@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
-from sweeps.cells import FinishedCell
+from persim.cells import FinishedCell
 from sweeps.rank_choice import RankSummary
 
 _BLUE, _ORANGE, _GREY = "#1f6fb4", "#d9601a", "#888888"

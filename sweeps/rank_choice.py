@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from persim import store
+from persim.cells import FinishedCell, finite_or_none
 from persim.errors import InputError
-from sweeps.cells import FinishedCell, finite_or_none
 
 KIND = "rank-choice"
 

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from persim import console, store
+from persim.cells import CellStore, FinishedCell
 from persim.data import REGIMES, Trajectories, check_regime, collect_regime
 from persim.data.policies import has_test_policy, load_test_policy
 from persim.envs import get, names
 from persim.errors import InputError, check_at_least, check_between
 from persim.presets import EPOCHS, RANKS
-from sweeps.cells import CellStore, FinishedCell
 from sweeps.rank_choice import RankSummary, choose, summarise, write_choice
 from sweeps.rank_trial import SUITE, SweepSettings
 from sweeps.ray_session import check_address, ray_session

@@ -15,9 +15,9 @@ from ray import tune
 from ray.tune import Callback
 from ray.tune.search.optuna import OptunaSearch
 
+from persim.cells import Cell, CellStore, FinishedCell
 from persim.data import Trajectories
 from persim.training import EpochReport
-from sweeps.cells import Cell, CellStore, FinishedCell
 from sweeps.rank_trial import SweepSettings, run_trial
 
 REPORT_SECONDS = 1.0

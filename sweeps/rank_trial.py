@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from persim import seeding, store
+from persim.cells import Cell, CellStore, FinishedCell, code_version, row
 from persim.data import Trajectories
 from persim.data.policies import load_test_policy
 from persim.envs import get
@@ -17,7 +18,6 @@ from persim.evaluation.prediction import prediction_errors, true_rollouts
 from persim.model import LowRankDynamics, ModelSettings
 from persim.presets import preset
 from persim.training import EpochReport, TrainResult, TrainSettings, split, train
-from sweeps.cells import Cell, CellStore, FinishedCell, code_version, row
 
 SUITE = "rank_cv"
 # All that a result depends on; how often a checkpoint is written does not matter.

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from persim.cells import FinishedCell
 from persim.errors import InputError
-from sweeps.cells import FinishedCell
 
 _log = logging.getLogger(__name__)
 _CELL_TAG, _SWEEP_TAG, _PARENT_TAG = "persim.cell_id", "persim.sweep_id", "mlflow.parentRunId"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ def collect(
     *,
     horizon: int | None = None,
     regime: str = "",
+    progress: Callable[[int, int], None] | None = None,
 ) -> Trajectories:
     """One episode of every agent, all stepped together, fewer as they end.
 
@@ -35,6 +37,7 @@ def collect(
         rng: the source of initial states and of the policy's randomness.
         horizon: steps after which an episode is truncated; the environment's own by default.
         regime: a name for the record.
+        progress: called after every step with its number, from 1, and the number of episodes that go on.
 
     Returns:
         Trajectories of N agents.
@@ -63,6 +66,9 @@ def collect(
             }
         )
         active, states = active[~ended], following[~ended]
+        policy.keep(~ended)
+        if progress is not None:
+            progress(step + 1, len(active))
         if not len(active):
             break
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
@@ -85,6 +91,15 @@ def check_regime(regime: str) -> str:
     return regime
 
 
+def population(spec: EnvSpec, n_agents: int, seed: int) -> Array:
+    """Covariates ``[N, C]`` of the agents of a dataset; the test agents come first.
+
+    Raises:
+        InputError: fewer agents than test agents.
+    """
+    return spec.sample_agents(n_agents, generator(seed, "agents", spec.name, n_agents))
+
+
 def collect_regime(spec: EnvSpec, regime: str, n_agents: int, seed: int) -> Trajectories:
     """The offline dataset of a regime: one trajectory of each of N agents (Section 5.1).
 
@@ -98,6 +113,6 @@ def collect_regime(spec: EnvSpec, regime: str, n_agents: int, seed: int) -> Traj
         InputError: an unknown regime, one that needs behaviour policies, or too few agents.
     """
     check_regime(regime)
-    covariates = spec.sample_agents(n_agents, generator(seed, "agents", spec.name, n_agents))
+    covariates = population(spec, n_agents, seed)
     rng = generator(seed, "data", spec.name, regime, n_agents)
     return collect(spec, covariates, UniformPolicy(spec.action_space), rng, regime=regime)

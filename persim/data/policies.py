@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -15,15 +16,18 @@ WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 KIND = "policy"
 
 
-class BatchPolicy(Protocol):
+class BatchPolicy(ABC):
     """Anything that turns states ``[B, S]`` into actions ``[B]`` or ``[B, A]``."""
 
+    @abstractmethod
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Actions for these states; all randomness comes from ``rng``."""
-        ...
+
+    def keep(self, running: NDArray[np.bool_]) -> None:  # noqa: B027 (most policies remember nothing)
+        """Tells a policy with a memory which of the ``[B]`` episodes go on; the next states are theirs."""
 
 
-class UniformPolicy:
+class UniformPolicy(BatchPolicy):
     """Actions uniform in the action space, whatever the state (regime ``random``)."""
 
     def __init__(self, space: gym.spaces.Discrete | gym.spaces.Box) -> None:
@@ -37,7 +41,7 @@ class UniformPolicy:
         return rng.uniform(self._space.low, self._space.high, size=size).astype(np.float32)
 
 
-class EpsilonPolicy:
+class EpsilonPolicy(BatchPolicy):
     """Follows ``base``, but acts uniformly at random with probability ``epsilon`` at each step."""
 
     def __init__(self, base: BatchPolicy, epsilon: float, space: gym.spaces.Discrete | gym.spaces.Box) -> None:
@@ -49,8 +53,12 @@ class EpsilonPolicy:
         explore = rng.random(len(states)) < self._epsilon
         return np.where(explore.reshape(-1, *[1] * (chosen.ndim - 1)), random, chosen)
 
+    def keep(self, running: NDArray[np.bool_]) -> None:
+        """Tells the base policy."""
+        self._base.keep(running)
 
-class GreedyQPolicy:
+
+class GreedyQPolicy(BatchPolicy):
     """Argmax of a Q network, a ReLU MLP given by its layers, as stable-baselines3's DQN trains it.
 
     Args:

@@ -19,7 +19,7 @@ ResetFn = Callable[[np.random.Generator, Array], Array]
 StepFn = Callable[[Array, Actions, Array], Array]
 RewardFn = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 TerminatedFn = Callable[[torch.Tensor], torch.Tensor]
-ProgressFn = Callable[[torch.Tensor], torch.Tensor]
+StateFn = Callable[[torch.Tensor], torch.Tensor]
 FramesFn = Callable[[Array, Array], Iterator[NDArray[np.uint8]]]
 
 
@@ -43,11 +43,16 @@ class PlanningHints:
         progress: ``(next states) -> value``; torch, over any leading axes. The largest value on the way is
             added to a plan's return at every step, to tell apart plans that earn the same.
         best_progress: the most that ``progress`` can be.
+        safety: ``(next states) -> value``; torch, over any leading axes. Added to the reward of every step,
+            to keep plans away from where the episode would end; small against the reward.
+        best_safety: the most that ``safety`` can be.
     """
 
     best_reward: float = math.inf
-    progress: ProgressFn | None = None
+    progress: StateFn | None = None
     best_progress: float = math.inf
+    safety: StateFn | None = None
+    best_safety: float = math.inf
 
 
 @dataclass(frozen=True)

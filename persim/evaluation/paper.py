@@ -17,13 +17,30 @@ class PaperError:
     r2: float
 
 
+@dataclass(frozen=True)
+class PaperReward:
+    """Average reward in Tables 9 to 11, with its standard deviation over five trials."""
+
+    mean: float
+    std: float
+
+
+def _rows(table: str, env: str, regime: str, method: str) -> list[dict[str, str]]:
+    with (_FOLDER / table).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [row for row in rows if (row["env"], row["regime"], row["method"]) == (env, regime, method)]
+
+
 def prediction_error(env: str, regime: str, method: str = "PerSim") -> dict[int, PaperError]:
     """The paper's prediction error by agent id (from 0); empty where the paper has none."""
-    with (_FOLDER / "prediction_error.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file)]
-    wanted = {"env": env, "regime": regime, "method": method}
-    return {
-        int(row["agent"]) - 1: PaperError(float(row["rmse_mean"]), float(row["r2_median"]))
-        for row in rows
-        if all(row[key] == value for key, value in wanted.items())
-    }
+    rows = _rows("prediction_error.csv", env, regime, method)
+    return {int(row["agent"]) - 1: PaperError(float(row["rmse_mean"]), float(row["r2_median"])) for row in rows}
+
+
+def reward(env: str, regime: str, method: str = "PerSim") -> dict[int, PaperReward]:
+    """The paper's average reward by agent id (from 0); empty where the paper has none.
+
+    The rows of ``True env+MPC`` have an empty regime.
+    """
+    rows = _rows("reward.csv", env, regime, method)
+    return {int(row["agent"]) - 1: PaperReward(float(row["reward_mean"]), float(row["reward_std"])) for row in rows}

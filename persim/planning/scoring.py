@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -23,8 +24,7 @@ class Scorer(Protocol):
         """Mean return over the K members of each plan.
 
         Each member is rolled out on its own. The step that ends an episode still pays, later ones do not.
-        Where the environment names a measure of progress, its largest value on the way is added at every
-        step. A plan whose return or states are not finite scores minus infinity.
+        What helps a planner (``persim.envs.spec.PlanningHints``) is part of the return. A plan whose return or states are not finite scores minus infinity.
 
         Args:
             states: ``[B, S]``, where each episode stands.
@@ -40,6 +40,30 @@ class Scorer(Protocol):
             InputError: the model has not seen an agent.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a step of a plan is worth to a planner.
+
+    Attributes:
+        spec: gives reward, termination and what helps a planner.
+        safety: whether the environment's measure of safety is added to its reward.
+    """
+
+    spec: EnvSpec
+    safety: bool = True
+
+    def reward(self, states: torch.Tensor, actions: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
+        """Worth of each step; any leading axes."""
+        reward, safety = self.spec.reward(states, actions, following), self.spec.planning.safety
+        return reward if safety is None or not self.safety else reward + safety(following)
+
+    @property
+    def best_reward(self) -> float:
+        """The most that ``reward`` can be."""
+        hints = self.spec.planning
+        return hints.best_reward + (hints.best_safety if self.safety and hints.safety is not None else 0.0)
 
 
 class Dynamics(Protocol):
@@ -69,7 +93,7 @@ class PlainScorer:
 
     Args:
         dynamics: the model, or the true dynamics.
-        spec: gives reward, termination and progress.
+        objective: what a step is worth.
         device: where the dynamics are.
         dtype: of the states.
         known: agents that the dynamics know; any if None.
@@ -78,13 +102,13 @@ class PlainScorer:
     def __init__(
         self,
         dynamics: Dynamics,
-        spec: EnvSpec,
+        objective: Objective,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         known: int | None = None,
     ) -> None:
-        self._dynamics, self._spec, self._known = dynamics, spec, known
+        self._dynamics, self._objective, self._known = dynamics, objective, known
         self._device, self._dtype = device, dtype
 
     @torch.no_grad()
@@ -104,22 +128,23 @@ class PlainScorer:
 
     def _roll(self, start: torch.Tensor, agents: torch.Tensor, plans: torch.Tensor) -> torch.Tensor:
         """Returns ``[C]`` of C plans ``[C, H]`` or ``[C, H, A]``, each from its own state ``[C, S]``."""
-        hints, states, horizon = self._spec.planning, start.unsqueeze(0), plans.shape[1]
+        spec, states, horizon = self._objective.spec, start.unsqueeze(0), plans.shape[1]
+        progress = spec.planning.progress
         total = alive = best = None
         for step in range(horizon):
             actions = plans[:, step] if plans.is_floating_point() else plans[:, step].long()
             following = self._dynamics(agents, states, actions)
-            reward = self._spec.reward(states, actions, following).double()
+            reward = self._objective.reward(states, actions, following).double()
             if total is None or alive is None:
                 total, alive = torch.zeros_like(reward), torch.ones_like(reward, dtype=torch.bool)
                 best = torch.full_like(reward, -torch.inf)
             reward = reward + 0 * following.double().sum(-1)  # a state that is not finite spoils the plan
             total = total + torch.where(alive, reward, 0.0)
-            if hints.progress is not None and best is not None:
-                best = torch.where(alive, torch.maximum(best, hints.progress(following).double()), best)
-            alive = alive & ~self._spec.terminated(following)
+            if progress is not None and best is not None:
+                best = torch.where(alive, torch.maximum(best, progress(following).double()), best)
+            alive = alive & ~spec.terminated(following)
             states = following
         assert total is not None  # the horizon is at least 1
-        total = total if hints.progress is None or best is None else total + horizon * best
+        total = total if progress is None or best is None else total + horizon * best
         mean = total.mean(0)
         return torch.where(mean.isfinite(), mean, -torch.inf)

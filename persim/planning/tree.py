@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from persim.envs.spec import EnvSpec
+from persim.planning.scoring import Objective
 
 Floats = NDArray[Any]
 Index = NDArray[np.intp]
@@ -120,11 +120,12 @@ class TreeScorer:
 
     Args:
         dynamics: a folded ensemble or the true dynamics.
-        spec: gives reward, termination and what a planner may know.
+        objective: what a step is worth.
     """
 
-    def __init__(self, dynamics: TreeDynamics, spec: EnvSpec) -> None:
-        self._dynamics, self._spec, self._hints = dynamics, spec, spec.planning
+    def __init__(self, dynamics: TreeDynamics, objective: Objective) -> None:
+        self._dynamics, self._objective, self._spec = dynamics, objective, objective.spec
+        self._hints, self._best_reward = objective.spec.planning, objective.best_reward
 
     @torch.inference_mode()
     def __call__(
@@ -135,8 +136,8 @@ class TreeScorer:
         known, group = np.unique(agents, return_inverse=True)
         steps = self._dynamics.steps(known)
         ranking = _Ranking(episodes, n_plans, top)
-        actions = np.ascontiguousarray(plans.reshape(-1, horizon).T)
-        best = horizon * (self._hints.best_reward + self._bonus_bound())
+        actions = np.ascontiguousarray(np.moveaxis(plans, 2, 0)).reshape(horizon, -1)
+        best = horizon * (self._best_reward + self._bonus_bound())
         edges = self._stages(n_plans, ranking)
         with np.errstate(invalid="ignore", over="ignore"):
             for first, last in zip(edges, edges[1:], strict=False):
@@ -154,7 +155,7 @@ class TreeScorer:
 
     def _stages(self, n_plans: int, ranking: _Ranking) -> list[int]:
         """Where costs alone are paid, the plans that end first prune the rest: no need for stages."""
-        staged = ranking.top is not None and 0 < self._hints.best_reward < math.inf
+        staged = ranking.top is not None and 0 < self._best_reward < math.inf
         return [0, *(edge for edge in STAGES if staged and edge < n_plans), n_plans]
 
     def _roots(self, states: NDArray[np.float64], group: Index, steps: Steps) -> _Nodes:
@@ -236,10 +237,13 @@ class TreeScorer:
         before = np.concatenate([level.before[:, :-1] for level in levels], axis=2)
         after = np.concatenate([level.after[:, :-1] for level in levels], axis=2)
         action = np.concatenate(
-            [np.repeat(np.arange(len(edges) - 1) % n_actions, edges[1:] - edges[:-1]) for edges in (level.edges for level in levels)]
+            [
+                np.repeat(np.arange(len(edges) - 1) % n_actions, edges[1:] - edges[:-1])
+                for edges in (level.edges for level in levels)
+            ]
         )
         old, new = torch.from_numpy(before).mT, torch.from_numpy(after).mT
-        reward = self._spec.reward(old, torch.from_numpy(action), new).numpy()
+        reward = self._objective.reward(old, torch.from_numpy(action), new).numpy()
         reward = reward + 0 * after.sum(1)  # a state that is not finite spoils the plan
         progress = self._hints.progress
         return reward, self._spec.terminated(new).numpy(), None if progress is None else progress(new).numpy()
@@ -250,6 +254,6 @@ class TreeScorer:
 
     def _bound(self, nodes: _Nodes, horizon: int, left: int) -> Floats:
         """The most that a plan through each column can still score."""
-        rest = left * self._hints.best_reward if left else 0.0
+        rest = left * self._best_reward if left else 0.0
         total = nodes.total + (rest if nodes.alive is None else np.where(nodes.alive, rest, 0.0))
         return np.asarray((total + horizon * self._bonus_bound()).mean(0))

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
+from persim.cells import CellStore, FinishedCell, row
 from persim.errors import InputError
-from sweeps.cells import CellStore, FinishedCell, row
 from sweeps.rank_choice import choose, read_choice, summarise, write_choice
 from sweeps.rank_trial import SweepSettings
 

@@ -1,0 +1,32 @@
+"""The command line ``python -m persim``: train a simulator, see how well it predicts, plan with it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from persim import console
+from persim.cli import evaluate, policies, predict, render
+from persim.training import DivergenceError
+
+
+def parser() -> console.Parser:
+    """The command line."""
+    p = console.Parser(prog="persim", description=__doc__)
+    commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in (predict, evaluate, render, policies):
+        command.add(commands)
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status."""
+    args = parser().parse_args(argv)
+    torch.set_num_threads(1)  # these networks are too small for two; see docs/performance.md
+    try:
+        return int(args.run(args))
+    except DivergenceError as error:
+        print(f"error: {error}; try a lower learning rate or other data", file=sys.stderr)
+        return 1

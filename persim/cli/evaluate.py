@@ -1,0 +1,259 @@
+"""``python -m persim evaluate``: what planning earns, beside the paper and the optimum."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from persim import console, seeding, store
+from persim.cells import Cell, CellStore, FinishedCell, code_version, row
+from persim.cli.training import Commands, Training, add_options, covariate_text, read_model, resolve_device
+from persim.data import check_regime
+from persim.data.collect import population
+from persim.envs import EnvSpec, get
+from persim.envs.spec import Array
+from persim.errors import check_at_least, check_choice
+from persim.evaluation import oracle, paper
+from persim.evaluation.reward import EPISODES, RewardResult, average_rewards
+from persim.model import LowRankDynamics
+from persim.planning.planner import MPC, PlannerSettings
+from persim.planning.registry import PLANNERS, default_planner, make_planner, planner_settings
+from persim.planning.scorers import model_scorer, true_scorer
+from persim.planning.scoring import Objective, Scorer, check_agents
+
+SUITE = "evaluate"
+SCORERS = ("model", "true_env")
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    p = commands.add_parser(
+        "evaluate",
+        help="reward of planning on a trained ensemble, beside the paper's (Tables 9 to 11)",
+        description="Trains an ensemble for each seed (or reads one), plans with it for each test agent in the true\n"
+        "environment, and prints the mean reward beside the paper's PerSim, its True env+MPC, and the\n"
+        "optimum where it can be computed. Ensembles and rows are kept in --store: nothing is trained\n"
+        "or evaluated twice.",
+        epilog="examples:\n"
+        "  python -m persim evaluate --env cartpole\n"
+        "  python -m persim evaluate --env mountaincar --planner random_shooting    the paper's own planner\n"
+        "  python -m persim evaluate --env mountaincar --scorer true_env            the paper's True env+MPC",
+    )
+    add_options(p)
+    add_planner_options(p)
+    p.add_argument("--scorer", default="model", help="what plans are scored on: model, or true_env (model)")
+    p.add_argument("--episodes", type=int, default=EPISODES, metavar="M", help=f"per agent ({EPISODES})")
+    p.add_argument("--agents-to-test", type=console.numbers, metavar="LIST", help="1 to N (all test agents: 1,2,3,4,5)")
+    p.add_argument("--seeds", type=console.numbers, default=(0,), metavar="LIST",
+                   help="one ensemble and one evaluation each, such as 0,1,2 (0)")  # fmt: skip
+    p.add_argument("--store", type=Path, default=Path("runs"), help="folder of models and rows (runs)")
+    p.set_defaults(run=run)
+
+
+def add_planner_options(p: console.Parser) -> None:
+    """Options of the planner."""
+    p.add_argument("--planner", help=f"{', '.join(PLANNERS)} (persistent_shooting; icem for continuous actions)")
+    for name, text in (
+        ("plans", "candidates for each decision"),
+        ("horizon", "steps a plan looks ahead"),
+        ("elites", "of cem and icem: plans that the distribution is refitted to"),
+        ("iterations", "of cem and icem: rounds of refitting"),
+    ):
+        p.add_argument(f"--{name}", type=int, help=f"{text} (the planner's own)")
+
+
+def chosen_planner(args: argparse.Namespace, spec: EnvSpec) -> tuple[str, PlannerSettings]:
+    """Name and settings of the planner that was asked for; refuses one that does not fit.
+
+    Raises:
+        InputError: unknown, out of range, or not for these actions.
+    """
+    name = args.planner or default_planner(spec.action_space)
+    given = {key: getattr(args, key) for key in ("plans", "horizon", "elites", "iterations")}
+    settings = planner_settings(name, spec.name, **{key: value for key, value in given.items() if value is not None})
+    make_planner(name, _no_scorer, spec.action_space, settings)
+    return name, settings
+
+
+def _no_scorer(states: Array, agents: Any, plans: Any, top: int | None = None) -> Array:
+    raise NotImplementedError
+
+
+def objective(spec: EnvSpec, planner: str) -> Objective:
+    """Random shooting stands for the paper's procedure, without our measure of safety."""
+    return Objective(spec, safety=planner != "random_shooting")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What was asked for, checked."""
+
+    spec: EnvSpec
+    planner: str
+    settings: PlannerSettings
+    scorer: str
+    agents: tuple[int, ...]
+    episodes: int
+    training: Training
+    model: Path | None
+    device: str
+    cells: CellStore
+
+    def cell(self, seed: int, model: dict[str, Any]) -> Cell:
+        """The cell of one seed; ``model`` says which ensemble."""
+        settings = {
+            "planner": self.planner,
+            "planner_settings": asdict(self.settings),
+            "scorer": self.scorer,
+            "agents_to_test": [agent + 1 for agent in self.agents],
+            "episodes": self.episodes,
+            "model": model,
+        }
+        method = "PerSim" if self.scorer == "model" else "True env+MPC"
+        return Cell(SUITE, self.spec.name, self.training.regime, self.training.agents, method, seed, settings)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates every seed and prints the table."""
+    job = _job(args)
+    for seed in args.seeds:
+        check_at_least("seed", seed, 0)
+    results = [_evaluated(job, seed) for seed in args.seeds]
+    print(_table(job, args.seeds, results))
+    return 0
+
+
+def _job(args: argparse.Namespace) -> _Job:
+    spec = get(args.env)
+    check_regime(args.regime)
+    check_choice("scorer", args.scorer, SCORERS)
+    check_at_least("episodes", args.episodes, 1)
+    planner, settings = chosen_planner(args, spec)
+    numbers = args.agents_to_test or range(1, len(spec.test_agents) + 1)
+    device = resolve_device(args.device)
+    agents, training = tuple(number - 1 for number in numbers), Training.of(args, spec)
+    if args.model:
+        model, _ = read_model(args.model, spec, args.regime, device)
+        check_agents(np.array(agents), model.settings.n_agents)
+    else:
+        check_agents(np.array(agents), args.agents)
+    store.prepare_folder(args.store)
+    cells = CellStore(args.store)
+    return _Job(spec, planner, settings, args.scorer, agents, args.episodes, training, args.model, device, cells)
+
+
+def _evaluated(job: _Job, seed: int) -> FinishedCell:
+    """One finished cell, from the store if it is there."""
+    model, about, covariates = _ensemble(job, seed)
+    cell = job.cell(seed, about)
+    done = job.cells.finished(cell)
+    if done is not None:
+        print(f"seed {seed}: already evaluated, taken from {job.cells.record_path(cell)}")
+        return done
+    goal = objective(job.spec, job.planner)
+    scorer = true_scorer(goal, covariates) if model is None else model_scorer(model, goal)
+    started, clock = int(time.time() * 1e3), time.perf_counter()
+    result = _play(job, scorer, covariates, seed)
+    rows = [row("decision_ms", result.decision_ms)]
+    for earned in result.agents:
+        number = earned.agent + 1
+        rows += [row("reward", earned.mean, number), row("reward_std", earned.std, number)]
+        rows += [row("length", earned.length, number)]
+    seconds = {"evaluate": time.perf_counter() - clock}
+    ended = int(time.time() * 1e3)
+    done = FinishedCell(cell, rows, {}, seed, code_version(), seconds, started, ended)
+    job.cells.finish(done)
+    print(f"seed {seed}: {result.decision_ms:.1f} ms a decision; rows written to {job.cells.record_path(cell)}")
+    return done
+
+
+def _ensemble(job: _Job, seed: int) -> tuple[LowRankDynamics | None, dict[str, Any], Array]:
+    """The ensemble (None for the true environment), what names it, and the covariates of its agents."""
+    training = job.training
+    if job.scorer == "true_env":
+        return None, {}, population(job.spec, training.agents, seed)
+    if job.model is not None:
+        model, about = read_model(job.model, job.spec, training.regime, job.device)
+        arrays = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
+        covariates = population(job.spec, int(about["agents"]), int(about["seed"]))
+        return model, {**about, "sha256": store.content_hash(arrays, about)}, covariates
+    path, about = training.path(job.cells.root, seed), training.about(seed)
+    if path.exists():
+        model, _ = read_model(path, job.spec, training.regime, job.device)
+        print(f"seed {seed}: ensemble taken from {path}")
+    else:
+        model = training.run(job.spec, seed, job.device)
+        model.save(path, **about)
+        print(f"seed {seed}: ensemble saved to {path}")
+    return model, {"trained": path.stem}, population(job.spec, training.agents, seed)
+
+
+def _play(job: _Job, scorer: Scorer, covariates: Array, seed: int) -> RewardResult:
+    planner = make_planner(job.planner, scorer, job.spec.action_space, job.settings)
+    rng = seeding.generator(seed, "episodes", job.spec.name)
+    episodes = len(job.agents) * job.episodes
+    with tqdm(total=job.spec.horizon, desc=f"{episodes} episodes", unit="step", dynamic_ncols=True) as bar:
+
+        def show(step: int, running: int) -> None:
+            bar.set_postfix_str(f"{running} running", refresh=False)
+            bar.total = job.spec.horizon if running else step
+            bar.update(step - bar.n)
+
+        return average_rewards(
+            job.spec,
+            covariates,
+            lambda agents: MPC(planner, agents),
+            rng,
+            agents=job.agents,
+            episodes=job.episodes,
+            progress=show,
+        )
+
+
+def _table(job: _Job, seeds: Sequence[int], results: Sequence[FinishedCell]) -> str:
+    """Ours beside the paper's and the optimum, one line per agent."""
+    spec, regime = job.spec, job.training.regime
+    theirs, limit = paper.reward(spec.name, regime), paper.reward(spec.name, "", "True env+MPC")
+    covariates = population(spec, job.training.agents, seeds[0])
+    best = _optimum(job, covariates, seeds[0])
+    texts = [covariate_text(spec, covariates[agent]) for agent in job.agents]
+    width = max(map(len, texts))
+    planner = f"{job.planner} ({job.settings.plans} plans, horizon {job.settings.horizon})"
+    source = f"{regime} data" if job.scorer == "model" else "true environment"
+    lines = [
+        f"\n{spec.title}, {source}: mean reward of {job.episodes} episodes an agent, {planner}",
+        f"{'agent':>5}  {'covariates':<{width}}  {'ours':>15}  {'paper':>15}  {'True env+MPC':>15}"
+        + (f"  {'oracle':>8}" if best else ""),
+    ]
+    for agent, text in zip(job.agents, texts, strict=True):
+        values = [done.value("reward", agent + 1) for done in results]
+        ours = f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+        known, upper = (
+            (f"{row.mean:.1f} ± {row.std:.1f}" if row else "-") for row in (theirs.get(agent), limit.get(agent))
+        )
+        line = f"{agent + 1:>5}  {text:<{width}}  {ours:>15}  {known:>15}  {upper:>15}"
+        lines.append(line + (f"  {best[agent]:8.1f}" if best else ""))
+    note = "over training seeds" if len(seeds) > 1 else "of the paper: over five trials"
+    return "\n".join([*lines, f"± {note}; the paper's columns are its PerSim and its True env+MPC"])
+
+
+def _optimum(job: _Job, covariates: Array, seed: int) -> dict[int, float]:
+    """The best possible mean reward of each agent from the same initial states; empty if not known."""
+    spec, rows = job.spec, covariates[list(job.agents)]
+    if not oracle.has_oracle(spec):
+        return {}
+    values = []
+    for agent in tqdm(job.agents, desc="oracle", unit="agent", dynamic_ncols=True):
+        values.append(oracle.optimal_values(spec, covariates[agent]))
+    each = np.repeat(np.arange(len(rows)), job.episodes)
+    policy = oracle.OraclePolicy(spec, rows[each], values, each)
+    rng = seeding.generator(seed, "episodes", spec.name)
+    result = average_rewards(spec, covariates, lambda _: policy, rng, agents=job.agents, episodes=job.episodes)
+    return {earned.agent: earned.mean for earned in result.agents}

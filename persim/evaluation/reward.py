@@ -1,0 +1,101 @@
+"""Average reward: what a policy earns in the true environment of each agent (Section 5.3)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from persim.data.collect import collect
+from persim.data.policies import BatchPolicy
+from persim.envs.spec import Array, EnvSpec
+from persim.errors import check_at_least
+
+EPISODES = 20
+
+
+@dataclass(frozen=True)
+class AverageReward:
+    """What one agent earned.
+
+    Attributes:
+        agent: its id.
+        mean: of the return of an episode.
+        std: over episodes.
+        length: mean number of steps.
+    """
+
+    agent: int
+    mean: float
+    std: float
+    length: float
+
+
+@dataclass(frozen=True)
+class RewardResult:
+    """Rewards of all agents, and what a decision cost.
+
+    Attributes:
+        agents: one entry per agent, as asked for.
+        decision_ms: wall time of the policy for one decision of one episode, in milliseconds.
+    """
+
+    agents: tuple[AverageReward, ...]
+    decision_ms: float
+
+
+class _Stopwatch(BatchPolicy):
+    """Measures the time that a policy takes."""
+
+    def __init__(self, policy: BatchPolicy) -> None:
+        self._policy, self.seconds = policy, 0.0
+
+    def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+        start = time.perf_counter()
+        actions = self._policy.act(states, rng)
+        self.seconds += time.perf_counter() - start
+        return actions
+
+    def keep(self, running: NDArray[np.bool_]) -> None:
+        self._policy.keep(running)
+
+
+def average_rewards(
+    spec: EnvSpec,
+    covariates: Array,
+    policy: Callable[[NDArray[np.int64]], BatchPolicy],
+    rng: np.random.Generator,
+    *,
+    agents: Sequence[int],
+    episodes: int = EPISODES,
+    progress: Callable[[int, int], None] | None = None,
+) -> RewardResult:
+    """Plays episodes of several agents in the true environment, all stepped together, fewer as they end.
+
+    The initial states depend on ``rng`` alone, so they are the same for every policy.
+
+    Args:
+        spec: the environment.
+        covariates: ``[N, C]``, of all agents.
+        policy: makes the policy of a batch from the agent ``[B]`` of each episode.
+        rng: the source of all randomness.
+        agents: ids of the agents to test.
+        episodes: M, per agent.
+        progress: called after every step with its number and the number of episodes that go on.
+
+    Raises:
+        InputError: fewer than 1 episode.
+    """
+    check_at_least("episodes", episodes, 1)
+    ids = np.repeat(np.array(agents, dtype=np.int64), episodes)
+    acting = _Stopwatch(policy(ids))
+    data = collect(spec, covariates[ids], acting, rng, progress=progress)
+    returns, lengths = np.zeros(len(ids)), np.bincount(data.agent, minlength=len(ids))
+    np.add.at(returns, data.agent, data.reward.astype(np.float64))
+    each = zip(agents, returns.reshape(-1, episodes), lengths.reshape(-1, episodes), strict=True)
+    results = [AverageReward(int(a), float(r.mean()), float(r.std()), float(n.mean())) for a, r, n in each]
+    return RewardResult(tuple(results), acting.seconds / len(data) * 1e3)

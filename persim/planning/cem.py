@@ -1,0 +1,154 @@
+"""The cross-entropy method: refit a distribution of plans to its best samples, round by round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from persim.errors import InputError
+from persim.planning.planner import (
+    EliteSettings,
+    Memory,
+    Planner,
+    PlannerSettings,
+    Plans,
+    best_rows,
+    pick,
+    shifted,
+)
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CEMSettings(EliteSettings):
+    """Settings of ``CEM``; the defaults are the paper's in HalfCheetah (Appendix D.1) and its code's.
+
+    Attributes:
+        smoothing: share of the old mean and spread that a refit keeps.
+        spread: range from which the first standard deviation of each step is drawn, where the largest
+            action is 1.
+
+    Raises:
+        InputError: a share outside [0, 1), or a range that is not positive and ordered.
+    """
+
+    plans: int = 200
+    horizon: int = 30
+    smoothing: float = 0.1
+    spread: tuple[float, float] = (0.3, 0.6)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.smoothing < 1:
+            raise InputError(f"smoothing is {self.smoothing}, but it has to be at least 0 and below 1")
+        if not 0 < self.spread[0] <= self.spread[1]:
+            raise InputError(f"spread is {self.spread}, but it has to be a range of positive numbers")
+
+
+def truncated_normal(mean: Floats, spread: Floats, plans: int, rng: np.random.Generator) -> Floats:
+    """Samples ``[B, P, ...]`` of normal distributions ``[B, ...]`` restricted to [-1, 1].
+
+    By inversion; the distribution is that of drawing again whatever falls outside.
+    """
+    low, high = (torch.special.ndtr(torch.from_numpy((edge - mean) / spread)).numpy() for edge in (-1.0, 1.0))
+    uniform = rng.uniform(size=(len(mean), plans, *mean.shape[1:]))
+    ranks = torch.from_numpy(low[:, None] + uniform * (high - low)[:, None])
+    samples = mean[:, None] + spread[:, None] * torch.special.ndtri(ranks).numpy()
+    return np.asarray(samples.clip(-1, 1))
+
+
+def to_box(space: gym.spaces.Box, unit: Floats) -> NDArray[np.float32]:
+    """Actions in [-1, 1] as actions in the box."""
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    return ((low + high) / 2 + unit * (high - low) / 2).astype(np.float32)
+
+
+class CEM(Planner):
+    """The paper's planner of continuous actions, and its counterpart for discrete ones.
+
+    *Continuous* (with what the paper leaves open as its code does it): samples of a normal distribution
+    restricted to the box; one first round, whose best plans give mean and spread outright, then
+    ``iterations`` rounds that smooth both. Played is the mean of the last round's elites; the smoothed
+    mean, shifted by one and ended by 0, is where the next step starts.
+
+    *Discrete*: each step has a probability for every action, refitted and smoothed likewise. Played is the
+    best plan seen in any round; the next step starts half from that plan, shifted, half from uniform.
+    """
+
+    settings_type: ClassVar[type[PlannerSettings]] = CEMSettings
+
+    def search(
+        self, states: Floats, agents: NDArray[np.int64], memory: Memory | None, rng: np.random.Generator
+    ) -> tuple[Plans, Memory]:
+        """See ``Planner``."""
+        if isinstance(self._space, gym.spaces.Discrete):
+            return self._discrete(states, agents, memory, rng, int(self._space.n))
+        return self._continuous(states, agents, memory, rng, self._space)
+
+    def _continuous(
+        self,
+        states: Floats,
+        agents: NDArray[np.int64],
+        memory: Memory | None,
+        rng: np.random.Generator,
+        space: gym.spaces.Box,
+    ) -> tuple[Plans, Memory]:
+        s = self._settings
+        shape = (len(states), s.horizon, *space.shape)
+        mean = np.zeros(shape) if memory is None else memory[0]
+        spread = np.broadcast_to(rng.uniform(*s.spread, size=(len(states), *[1] * (len(shape) - 1))), shape)
+        for iteration in range(1 + s.iterations):
+            samples = truncated_normal(mean, spread, s.plans, rng)
+            scores = self._scorer(states, agents, to_box(space, samples), s.elites)
+            elites = pick(samples, best_rows(scores, s.elites))
+            kept = s.smoothing if iteration else 0.0
+            elite_mean = elites.mean(1)
+            mean = kept * mean + (1 - kept) * elite_mean
+            spread = np.maximum(kept * spread + (1 - kept) * elites.std(1, ddof=int(s.elites > 1)), 1e-6)
+        return to_box(space, elite_mean), (shifted(mean, np.zeros_like(mean[:, 0])),)
+
+    def _discrete(
+        self,
+        states: Floats,
+        agents: NDArray[np.int64],
+        memory: Memory | None,
+        rng: np.random.Generator,
+        n_actions: int,
+    ) -> tuple[Plans, Memory]:
+        s = self._settings
+        chances = np.full((len(states), s.horizon, n_actions), 1 / n_actions)
+        best, best_score = np.zeros((len(states), s.horizon), np.int64), np.full(len(states), -np.inf)
+        if memory is not None:
+            best = memory[0]
+            chances = (chances + one_hot(best, n_actions)) / 2
+        for iteration in range(1 + s.iterations):
+            plans = categorical(chances, s.plans, rng)
+            plans[:, 0] = best  # the best so far competes again; at the first step it is as good as any
+            scores = self._scorer(states, agents, plans, s.elites)
+            rows = best_rows(scores, s.elites)
+            first = np.take_along_axis(scores, rows[:, :1], 1)[:, 0]
+            better = first > best_score
+            best = np.where(better[:, None], pick(plans, rows[:, 0]), best)
+            best_score = np.maximum(best_score, first)
+            kept = s.smoothing if iteration else 0.0
+            chances = kept * chances + (1 - kept) * one_hot(pick(plans, rows), n_actions).mean(1)
+        last = rng.integers(n_actions, size=len(states))
+        return best, (shifted(best, last),)
+
+
+def one_hot(plans: NDArray[Any], n_actions: int) -> Floats:
+    """Plans ``[...]`` as ``[..., n_actions]`` of zeros and ones."""
+    return np.asarray(np.eye(n_actions)[plans])
+
+
+def categorical(chances: Floats, plans: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Plans ``[B, P, H]``, each step drawn from its own probabilities ``[B, H, n_actions]``."""
+    edges = chances.cumsum(-1)[:, None, :, :-1]
+    uniform = rng.uniform(size=(len(chances), plans, chances.shape[1], 1))
+    return np.asarray((uniform >= edges).sum(-1))

@@ -1,0 +1,69 @@
+"""MPPI: plans weighted by the exponential of their return (Williams et al. 2017)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from persim.errors import InputError
+from persim.planning.cem import to_box
+from persim.planning.planner import Memory, Planner, PlannerSettings, Plans, shifted
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class MPPISettings(PlannerSettings):
+    """Settings of ``MPPI``.
+
+    Attributes:
+        temperature: lambda, in units of the return; the smaller, the more the best plans count.
+        spread: standard deviation of the noise, where the largest action is 1.
+
+    Raises:
+        InputError: one of them is not positive.
+    """
+
+    plans: int = 200
+    horizon: int = 30
+    temperature: float = 1.0
+    spread: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("temperature", "spread"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)}, but it has to be positive")
+
+
+class MPPI(Planner):
+    """White noise around the plan of the step before; the new plan is the weighted mean. Continuous actions."""
+
+    settings_type: ClassVar[type[PlannerSettings]] = MPPISettings
+    spaces = (gym.spaces.Box,)
+
+    def search(
+        self, states: Floats, agents: NDArray[np.int64], memory: Memory | None, rng: np.random.Generator
+    ) -> tuple[Plans, Memory]:
+        """See ``Planner``."""
+        s, space = self._settings, self._space
+        mean = np.zeros((len(states), s.horizon, *space.shape)) if memory is None else memory[0]
+        noise = rng.normal(scale=s.spread, size=(len(states), s.plans, *mean.shape[1:]))
+        noise[:, 0] = 0  # the old plan itself
+        plans = (mean[:, None] + noise).clip(-1, 1)
+        weights = softmax(self._scorer(states, agents, to_box(space, plans)) / s.temperature)
+        mean = np.einsum("bp,bp...->b...", weights, plans)
+        return to_box(space, mean), (shifted(mean, np.zeros_like(mean[:, 0])),)
+
+
+def softmax(scores: Floats) -> Floats:
+    """Weights ``[B, P]`` that sum to 1; where every score is minus infinity, the first plan has all."""
+    lost = np.isneginf(scores).all(1)
+    scores = scores.copy()
+    scores[lost, 0] = 0
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    return np.asarray(weights / weights.sum(1, keepdims=True))

@@ -1,0 +1,58 @@
+"""Planners by name, with sensible settings for each environment."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import gymnasium as gym
+
+from persim.errors import InputError, check_choice, nearest
+from persim.planning.cem import CEM
+from persim.planning.icem import ICEM
+from persim.planning.mppi import MPPI
+from persim.planning.planner import Planner, PlannerSettings, Space
+from persim.planning.scoring import Scorer
+from persim.planning.shooting import PersistentShooting, RandomShooting
+
+PLANNERS: dict[str, type[Planner]] = {
+    "random_shooting": RandomShooting,
+    "persistent_shooting": PersistentShooting,
+    "cem": CEM,
+    "icem": ICEM,
+    "mppi": MPPI,
+}
+
+# Settings that differ from a planner's own defaults in one environment, found as docs/planning.md tells.
+_TUNED: dict[tuple[str, str], dict[str, Any]] = {
+    ("mountaincar", "persistent_shooting"): {"horizon": 150},
+    ("cartpole", "persistent_shooting"): {"horizon": 30},
+}
+
+
+def default_planner(space: Space) -> str:
+    """The planner that is taken if none is named."""
+    return "persistent_shooting" if isinstance(space, gym.spaces.Discrete) else "icem"
+
+
+def planner_settings(name: str, env: str = "", **options: Any) -> PlannerSettings:
+    """Settings of a planner: its defaults, those tuned for the environment, then ``options``.
+
+    Raises:
+        InputError: unknown planner, an option that it does not have, or a value out of range.
+    """
+    kind = PLANNERS[check_choice("planner", name, PLANNERS)].settings_type
+    known = [field.name for field in fields(kind)]
+    for option in options:
+        if option not in known:
+            raise InputError(f"{name} has no {option!r}{nearest(option, known)}; it has {', '.join(known)}")
+    return kind(**{**_TUNED.get((env, name), {}), **options})
+
+
+def make_planner(name: str, scorer: Scorer, space: Space, settings: PlannerSettings) -> Planner:
+    """The planner of that name.
+
+    Raises:
+        InputError: unknown planner, or one that does not fit the action space.
+    """
+    return PLANNERS[check_choice("planner", name, PLANNERS)](scorer, space, settings)

@@ -1,0 +1,81 @@
+"""Shooting: many plans at random, the best of them is taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from persim.errors import InputError
+from persim.planning.planner import Memory, Planner, PlannerSettings, Plans, Space, pick
+
+
+def uniform_actions(space: Space, shape: tuple[int, ...], rng: np.random.Generator) -> Plans:
+    """Actions ``shape`` (or ``[*shape, A]``), uniform in the space."""
+    if isinstance(space, gym.spaces.Discrete):
+        dtype = np.int8 if space.n < 128 else np.int64
+        return rng.integers(int(space.n), size=shape, dtype=dtype)
+    return rng.uniform(space.low, space.high, size=(*shape, *space.shape)).astype(np.float32)
+
+
+class RandomShooting(Planner):
+    """The paper's planner of discrete actions: every action of every plan is drawn on its own.
+
+    Candidate 0 is the plan of the step before, shifted by one (the paper does not mention it; its code
+    does it). Defaults are the paper's: 1000 plans, horizon 50 (Appendix D.1).
+    """
+
+    def search(
+        self, states: NDArray[np.float64], agents: NDArray[np.int64], memory: Memory | None, rng: np.random.Generator
+    ) -> tuple[Plans, Memory]:
+        """See ``Planner``."""
+        plans = self._candidates(len(states), rng)
+        if memory is not None:
+            plans[:, 0, :-1] = memory[0][:, 1:]
+        best = pick(plans, self._scorer(states, agents, plans, 1).argmax(axis=1))
+        return best, (best,)
+
+    def _candidates(self, episodes: int, rng: np.random.Generator) -> Plans:
+        """Plans ``[B, P, H]`` or ``[B, P, H, A]``; step by step in memory, as the scorer reads them."""
+        shape = (self._settings.horizon, episodes, self._settings.plans)
+        return np.moveaxis(uniform_actions(self._space, shape, rng), 0, 2)
+
+
+@dataclass(frozen=True)
+class PersistentSettings(PlannerSettings):
+    """Settings of ``PersistentShooting``.
+
+    Attributes:
+        hold: probabilities with which a step repeats the action before it; an equal share of the plans each.
+
+    Raises:
+        InputError: no probability, or one outside [0, 1).
+    """
+
+    hold: tuple[float, ...] = (0.0, 0.5, 0.8, 0.9, 0.95)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.hold or not all(0 <= p < 1 for p in self.hold):
+            raise InputError(f"hold is {self.hold}, but it has to be probabilities of at least 0 and below 1")
+
+
+class PersistentShooting(RandomShooting):
+    """Shooting with plans that hold their action for a while.
+
+    Fifty coin flips never push one way for long, and so miss what a swinging car needs. Here each step
+    repeats the action before it with a probability that differs between plans.
+    """
+
+    settings_type: ClassVar[type[PlannerSettings]] = PersistentSettings
+
+    def _candidates(self, episodes: int, rng: np.random.Generator) -> Plans:
+        plans = np.moveaxis(super()._candidates(episodes, rng), 2, 0)
+        hold = np.resize(np.array(self._settings.hold, dtype=np.float32), self._settings.plans)
+        held = rng.random(plans.shape[:3], dtype=np.float32) < hold
+        for step in range(1, len(plans)):
+            plans[step, held[step]] = plans[step - 1, held[step]]
+        return np.moveaxis(plans, 0, 2)
