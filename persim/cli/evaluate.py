@@ -235,13 +235,15 @@ def _table(job: _Job, seeds: Sequence[int], results: Sequence[FinishedCell]) -> 
     for agent, text in zip(job.agents, texts, strict=True):
         values = [done.value("reward", agent + 1) for done in results]
         ours = f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
-        known, upper = (
-            (f"{row.mean:.1f} ± {row.std:.1f}" if row else "-") for row in (theirs.get(agent), limit.get(agent))
-        )
+        known, upper = (_paper_text(table.get(agent)) for table in (theirs, limit))
         line = f"{agent + 1:>5}  {text:<{width}}  {ours:>15}  {known:>15}  {upper:>15}"
         lines.append(line + (f"  {best[agent]:8.1f}" if best else ""))
     note = "over training seeds" if len(seeds) > 1 else "of the paper: over five trials"
     return "\n".join([*lines, f"± {note}; the paper's columns are its PerSim and its True env+MPC"])
+
+
+def _paper_text(known: paper.PaperReward | None) -> str:
+    return f"{known.mean:.1f} ± {known.std:.1f}" if known else "-"
 
 
 def _optimum(job: _Job, covariates: Array, seed: int) -> dict[int, float]:

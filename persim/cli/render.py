@@ -1,5 +1,7 @@
-"""stub"""
+"""To come."""
+
+from persim.cli.training import Commands
 
 
-def add(commands):
-    pass
+def add(commands: Commands) -> None:
+    """Nothing yet."""

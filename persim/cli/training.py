@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from tqdm import tqdm
@@ -19,7 +19,7 @@ from persim.model import LowRankDynamics
 from persim.presets import EPOCHS, MEMBERS, preset
 from persim.training import EpochReport, TrainSettings
 
-Commands = argparse._SubParsersAction
+Commands: TypeAlias = "argparse._SubParsersAction[console.Parser]"
 
 
 def add_options(p: console.Parser) -> None:

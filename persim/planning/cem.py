@@ -82,6 +82,7 @@ class CEM(Planner):
     """
 
     settings_type: ClassVar[type[PlannerSettings]] = CEMSettings
+    _settings: CEMSettings
 
     def search(
         self, states: Floats, agents: NDArray[np.int64], memory: Memory | None, rng: np.random.Generator
@@ -102,7 +103,8 @@ class CEM(Planner):
         s = self._settings
         shape = (len(states), s.horizon, *space.shape)
         mean = np.zeros(shape) if memory is None else memory[0]
-        spread = np.broadcast_to(rng.uniform(*s.spread, size=(len(states), *[1] * (len(shape) - 1))), shape)
+        first = rng.uniform(*s.spread, size=len(states)).reshape(-1, *[1] * (len(shape) - 1))
+        spread = np.broadcast_to(first, shape)
         for iteration in range(1 + s.iterations):
             samples = truncated_normal(mean, spread, s.plans, rng)
             scores = self._scorer(states, agents, to_box(space, samples), s.elites)

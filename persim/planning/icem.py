@@ -89,6 +89,8 @@ class ICEM(Planner):
 
     settings_type: ClassVar[type[PlannerSettings]] = ICEMSettings
     spaces = (gym.spaces.Box,)
+    _settings: ICEMSettings
+    _space: gym.spaces.Box
 
     def search(
         self, states: Floats, agents: NDArray[np.int64], memory: Memory | None, rng: np.random.Generator

@@ -45,6 +45,8 @@ class MPPI(Planner):
 
     settings_type: ClassVar[type[PlannerSettings]] = MPPISettings
     spaces = (gym.spaces.Box,)
+    _settings: MPPISettings
+    _space: gym.spaces.Box
 
     def search(
         self, states: Floats, agents: NDArray[np.int64], memory: Memory | None, rng: np.random.Generator

@@ -24,7 +24,8 @@ class Scorer(Protocol):
         """Mean return over the K members of each plan.
 
         Each member is rolled out on its own. The step that ends an episode still pays, later ones do not.
-        What helps a planner (``persim.envs.spec.PlanningHints``) is part of the return. A plan whose return or states are not finite scores minus infinity.
+        What helps a planner (``persim.envs.spec.PlanningHints``) is part of the return.
+        A plan whose return or states are not finite scores minus infinity.
 
         Args:
             states: ``[B, S]``, where each episode stands.
@@ -122,7 +123,7 @@ class PlainScorer:
         flat = torch.from_numpy(plans).to(self._device).flatten(0, 1)
         start = torch.from_numpy(states).to(self._device, self._dtype).repeat_interleave(n_plans, 0)
         who = torch.from_numpy(agents).to(self._device).repeat_interleave(n_plans)
-        parts = zip(start.split(COLUMNS), who.split(COLUMNS), flat.split(COLUMNS), strict=True)
+        parts = zip(*(torch.split(tensor, COLUMNS) for tensor in (start, who, flat)), strict=True)
         scores = torch.cat([self._roll(*part) for part in parts])
         return scores.view(-1, n_plans).cpu().numpy()
 

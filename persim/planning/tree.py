@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,7 +27,6 @@ from persim.planning.scoring import Objective
 Floats = NDArray[Any]
 Index = NDArray[np.intp]
 
-STAGES = (1, 64)  # plans tried before all the others, where survival is what pays
 STRIDE = 4096  # plans times steps rolled out between two looks at who has ended; few plans, few looks
 
 
@@ -83,6 +83,10 @@ class _Level:
     before: Floats
     after: Floats
 
+    def actions(self, n_actions: int) -> Index:
+        """The action of each column."""
+        return np.repeat(np.arange(len(self.edges) - 1) % n_actions, self.edges[1:] - self.edges[:-1])
+
 
 class _Ranking:
     """Scores so far ``[B, P]``, and what a plan must reach to be among the best ``top``."""
@@ -112,7 +116,8 @@ class _Ranking:
         row, column = np.divmod(plan, self.scores.shape[1])
         limit = self.limit[row]
         # Written so that a bound which is NaN stays open: its plan is settled at its end.
-        return ~((bound < limit) | ((bound == limit) & (column > self.last[row])))
+        hopeless = (bound < limit) | ((bound == limit) & (column > self.last[row]))
+        return np.asarray(~hopeless)
 
 
 class TreeScorer:
@@ -140,7 +145,7 @@ class TreeScorer:
         best = horizon * (self._best_reward + self._bonus_bound())
         edges = self._stages(n_plans, ranking)
         with np.errstate(invalid="ignore", over="ignore"):
-            for first, last in zip(edges, edges[1:], strict=False):
+            for first, last in pairwise(edges):
                 firsts = np.arange(episodes) * n_plans + first
                 open_ = np.flatnonzero(ranking.open(firsts, np.full(episodes, best)))
                 plan = (open_[:, None] * n_plans + np.arange(first, last)).ravel()
@@ -156,7 +161,7 @@ class TreeScorer:
     def _stages(self, n_plans: int, ranking: _Ranking) -> list[int]:
         """Where costs alone are paid, the plans that end first prune the rest: no need for stages."""
         staged = ranking.top is not None and 0 < self._best_reward < math.inf
-        return [0, *(edge for edge in STAGES if staged and edge < n_plans), n_plans]
+        return [0, 1, n_plans] if staged and n_plans > 1 else [0, n_plans]
 
     def _roots(self, states: NDArray[np.float64], group: Index, steps: Steps) -> _Nodes:
         episodes, dims = states.shape
@@ -183,7 +188,7 @@ class TreeScorer:
 
     def _unfinished(self, nodes: _Nodes, node: Index, left: int) -> NDArray[np.bool_]:
         if left and nodes.alive is not None:
-            return np.asarray(nodes.alive.any(0)[node])
+            return np.asarray(nodes.alive.any(axis=0))[node]
         return np.full(len(node), left > 0)
 
     def _grow(self, nodes: _Nodes, node: Index, actions: NDArray[Any], steps: Steps) -> tuple[_Nodes, Index]:
@@ -233,15 +238,9 @@ class TreeScorer:
 
     def _outcomes(self, levels: list[_Level]) -> tuple[Floats, NDArray[np.bool_], Floats | None]:
         """Rewards, ends and progress ``[K, C]`` of the columns of all levels, one after the other."""
-        n_actions = self._spec.action_dim
         before = np.concatenate([level.before[:, :-1] for level in levels], axis=2)
         after = np.concatenate([level.after[:, :-1] for level in levels], axis=2)
-        action = np.concatenate(
-            [
-                np.repeat(np.arange(len(edges) - 1) % n_actions, edges[1:] - edges[:-1])
-                for edges in (level.edges for level in levels)
-            ]
-        )
+        action = np.concatenate([level.actions(self._spec.action_dim) for level in levels])
         old, new = torch.from_numpy(before).mT, torch.from_numpy(after).mT
         reward = self._objective.reward(old, torch.from_numpy(action), new).numpy()
         reward = reward + 0 * after.sum(1)  # a state that is not finite spoils the plan
