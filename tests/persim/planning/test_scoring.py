@@ -145,7 +145,9 @@ def test_a_plan_that_is_not_finite_never_wins(kind, top, env, rng):
     spec = get(env)
     model = random_model(spec, 0, scale=0.05)
     with torch.no_grad():
-        model.action_layers[-1][1:, :, 0] = torch.inf  # action 0 is fatal in all members but the first
+        model.agent_layer.mul_(1e3)
+        model.state_layers[-1].div_(1e3)
+        model.action_layers[-1][1:, :, 0] = 3e38  # action 0 overflows in all members but the first
     states, agents, plans = problem(spec, rng)
     plans[:, 0] = 0
     goal = Objective(spec)
