@@ -14,7 +14,16 @@ from tqdm import tqdm
 
 from persim import console, seeding, store
 from persim.cells import Cell, CellStore, FinishedCell, code_version, row
-from persim.cli.training import Commands, Training, add_options, covariate_text, read_model, resolve_device
+from persim.cli.planning import add_planner_options, chosen_planner, objective, oracle_policy
+from persim.cli.training import (
+    Commands,
+    Training,
+    add_options,
+    covariate_text,
+    ensemble,
+    read_model,
+    resolve_device,
+)
 from persim.data import check_regime
 from persim.data.collect import population
 from persim.envs import EnvSpec, get
@@ -24,9 +33,9 @@ from persim.evaluation import oracle, paper
 from persim.evaluation.reward import EPISODES, RewardResult, average_rewards
 from persim.model import LowRankDynamics
 from persim.planning.planner import MPC, PlannerSettings
-from persim.planning.registry import PLANNERS, default_planner, make_planner, planner_settings
+from persim.planning.registry import PLANNERS, default_planner, make_planner
 from persim.planning.scorers import model_scorer, true_scorer
-from persim.planning.scoring import Objective, Scorer, check_agents
+from persim.planning.scoring import Scorer, check_agents
 
 SUITE = "evaluate"
 SCORERS = ("model", "true_env")
@@ -47,6 +56,7 @@ def add(commands: Commands) -> None:
         "  python -m persim evaluate --env mountaincar --scorer true_env            the paper's True env+MPC",
     )
     add_options(p)
+    p.add_argument("--planner", help=f"{', '.join(PLANNERS)} (persistent_shooting; icem for continuous actions)")
     add_planner_options(p)
     p.add_argument("--scorer", default="model", help="what plans are scored on: model, or true_env (model)")
     p.add_argument("--episodes", type=int, default=EPISODES, metavar="M", help=f"per agent ({EPISODES})")
@@ -55,40 +65,6 @@ def add(commands: Commands) -> None:
                    help="one ensemble and one evaluation each, such as 0,1,2 (0)")  # fmt: skip
     p.add_argument("--store", type=Path, default=Path("runs"), help="folder of models and rows (runs)")
     p.set_defaults(run=run)
-
-
-def add_planner_options(p: console.Parser) -> None:
-    """Options of the planner."""
-    p.add_argument("--planner", help=f"{', '.join(PLANNERS)} (persistent_shooting; icem for continuous actions)")
-    for name, text in (
-        ("plans", "candidates for each decision"),
-        ("horizon", "steps a plan looks ahead"),
-        ("elites", "of cem and icem: plans that the distribution is refitted to"),
-        ("iterations", "of cem and icem: rounds of refitting"),
-    ):
-        p.add_argument(f"--{name}", type=int, help=f"{text} (the planner's own)")
-
-
-def chosen_planner(args: argparse.Namespace, spec: EnvSpec) -> tuple[str, PlannerSettings]:
-    """Name and settings of the planner that was asked for; refuses one that does not fit.
-
-    Raises:
-        InputError: unknown, out of range, or not for these actions.
-    """
-    name = args.planner or default_planner(spec.action_space)
-    given = {key: getattr(args, key) for key in ("plans", "horizon", "elites", "iterations")}
-    settings = planner_settings(name, spec.name, **{key: value for key, value in given.items() if value is not None})
-    make_planner(name, _no_scorer, spec.action_space, settings)
-    return name, settings
-
-
-def _no_scorer(states: Array, agents: Any, plans: Any, top: int | None = None) -> Array:
-    raise NotImplementedError
-
-
-def objective(spec: EnvSpec, planner: str) -> Objective:
-    """Random shooting stands for the paper's procedure, without our measure of safety."""
-    return Objective(spec, safety=planner != "random_shooting")
 
 
 @dataclass(frozen=True)
@@ -135,7 +111,8 @@ def _job(args: argparse.Namespace) -> _Job:
     check_regime(args.regime)
     check_choice("scorer", args.scorer, SCORERS)
     check_at_least("episodes", args.episodes, 1)
-    planner, settings = chosen_planner(args, spec)
+    planner = args.planner or default_planner(spec.action_space)
+    settings = chosen_planner(args, spec, planner)
     numbers = args.agents_to_test or range(1, len(spec.test_agents) + 1)
     device = resolve_device(args.device)
     agents, training = tuple(number - 1 for number in numbers), Training.of(args, spec)
@@ -176,23 +153,11 @@ def _evaluated(job: _Job, seed: int) -> FinishedCell:
 
 def _ensemble(job: _Job, seed: int) -> tuple[LowRankDynamics | None, dict[str, Any], Array]:
     """The ensemble (None for the true environment), what names it, and the covariates of its agents."""
-    training = job.training
     if job.scorer == "true_env":
-        return None, {}, population(job.spec, training.agents, seed)
-    if job.model is not None:
-        model, about = read_model(job.model, job.spec, training.regime, job.device)
-        arrays = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
-        covariates = population(job.spec, int(about["agents"]), int(about["seed"]))
-        return model, {**about, "sha256": store.content_hash(arrays, about)}, covariates
-    path, about = training.path(job.cells.root, seed), training.about(seed)
-    if path.exists():
-        model, _ = read_model(path, job.spec, training.regime, job.device)
-        print(f"seed {seed}: ensemble taken from {path}")
-    else:
-        model = training.run(job.spec, seed, job.device)
-        model.save(path, **about)
-        print(f"seed {seed}: ensemble saved to {path}")
-    return model, {"trained": path.stem}, population(job.spec, training.agents, seed)
+        return None, {}, population(job.spec, job.training.agents, seed)
+    model, about = ensemble(job.training, job.spec, seed, job.device, job.cells.root, job.model)
+    covariates = population(job.spec, int(about["agents"]), int(about["seed"]))
+    return model, {"sha256": about["sha256"]} if job.model else {"trained": asdict(job.training)}, covariates
 
 
 def _play(job: _Job, scorer: Scorer, covariates: Array, seed: int) -> RewardResult:
@@ -222,7 +187,7 @@ def _table(job: _Job, seeds: Sequence[int], results: Sequence[FinishedCell]) -> 
     spec, regime = job.spec, job.training.regime
     theirs, limit = paper.reward(spec.name, regime), paper.reward(spec.name, "", "True env+MPC")
     covariates = population(spec, job.training.agents, seeds[0])
-    best = _optimum(job, covariates, seeds[0])
+    best = _optimum(job, seeds)
     texts = [covariate_text(spec, covariates[agent]) for agent in job.agents]
     width = max(map(len, texts))
     planner = f"{job.planner} ({job.settings.plans} plans, horizon {job.settings.horizon})"
@@ -246,16 +211,15 @@ def _paper_text(known: paper.PaperReward | None) -> str:
     return f"{known.mean:.1f} ± {known.std:.1f}" if known else "-"
 
 
-def _optimum(job: _Job, covariates: Array, seed: int) -> dict[int, float]:
+def _optimum(job: _Job, seeds: Sequence[int]) -> dict[int, float]:
     """The best possible mean reward of each agent from the same initial states; empty if not known."""
-    spec, rows = job.spec, covariates[list(job.agents)]
-    if not oracle.has_oracle(spec):
+    if not oracle.has_oracle(job.spec):
         return {}
-    values = []
-    for agent in tqdm(job.agents, desc="oracle", unit="agent", dynamic_ncols=True):
-        values.append(oracle.optimal_values(spec, covariates[agent]))
-    each = np.repeat(np.arange(len(rows)), job.episodes)
-    policy = oracle.OraclePolicy(spec, rows[each], values, each)
-    rng = seeding.generator(seed, "episodes", spec.name)
-    result = average_rewards(spec, covariates, lambda _: policy, rng, agents=job.agents, episodes=job.episodes)
-    return {earned.agent: earned.mean for earned in result.agents}
+    rewards = []
+    for seed in seeds:
+        covariates = population(job.spec, job.training.agents, seed)
+        policy = oracle_policy(job.spec, covariates, job.cells.root)
+        rng = seeding.generator(seed, "episodes", job.spec.name)
+        result = average_rewards(job.spec, covariates, policy, rng, agents=job.agents, episodes=job.episodes)
+        rewards.append([earned.mean for earned in result.agents])
+    return dict(zip(job.agents, np.mean(rewards, axis=0).tolist(), strict=True))

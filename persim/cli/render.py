@@ -1,7 +1,116 @@
-"""To come."""
+"""``python -m persim render``: pictures of an episode and of predictions."""
 
-from persim.cli.training import Commands
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from persim import console, seeding, store
+from persim.cli.planning import add_planner_options, chosen_planner, objective, oracle_policy
+from persim.cli.training import Commands, Training, add_options, covariate_text, ensemble, resolve_device
+from persim.data import check_regime
+from persim.data.collect import population
+from persim.data.policies import BatchPolicy, UniformPolicy, load_test_policy
+from persim.envs import EnvSpec, get
+from persim.envs.spec import Array, pictures
+from persim.errors import InputError, check_at_least, check_choice
+from persim.evaluation import oracle
+from persim.evaluation.pictures import HORIZONS, episode_states, prediction_figure, save_gif
+from persim.evaluation.prediction import true_rollouts
+from persim.model import LowRankDynamics
+from persim.planning.planner import MPC
+from persim.planning.registry import PLANNERS, default_planner, make_planner
+from persim.planning.scorers import model_scorer
+
+OTHERS = ("test", "random", "oracle")
 
 
 def add(commands: Commands) -> None:
-    """Nothing yet."""
+    """Adds the command."""
+    p = commands.add_parser(
+        "render",
+        help="a GIF of an episode, and predicted over true states (Figures 2 and 4)",
+        description="Writes two kinds of pictures: ENV-agentI.gif, an episode of each agent under a policy, and\n"
+        "ENV-prediction.png, the true states (solid) under the predicted ones (blue, translucent) at\n"
+        "several horizons, both under the actions of the test policy.",
+        epilog="examples:\n"
+        "  python -m persim render --env cartpole --agents-to-test 1,5\n"
+        "  python -m persim render --env mountaincar --policy oracle",
+    )
+    add_options(p)
+    p.add_argument("--policy", help=f"{', '.join((*PLANNERS, *OTHERS))} (the planner for these actions)")
+    add_planner_options(p)
+    p.add_argument("--agents-to-test", type=console.numbers, metavar="LIST", help="test agents (1,2,3,4,5)")
+    p.add_argument("--seed", type=int, default=0, help="everything random follows from it (0)")
+    p.add_argument("--store", type=Path, default=Path("runs"), help="folder of models (runs)")
+    p.add_argument("--out", type=Path, default=Path("pictures"), help="folder to write to (pictures)")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draws everything."""
+    spec = get(args.env)
+    pictures(spec)
+    check_regime(args.regime)
+    check_at_least("seed", args.seed, 0)
+    agents = _agents(args, spec)
+    name = _policy_name(args, spec)
+    device, training = resolve_device(args.device), Training.of(args, spec)
+    store.prepare_folder(args.out, "folder --out")
+    store.prepare_folder(args.store)
+    model, about = ensemble(training, spec, args.seed, device, args.store, args.model)
+    covariates = population(spec, int(about["agents"]), int(about["seed"]))
+    for agent in agents:
+        policy = _policy(args, spec, name, model, covariates, agent)
+        rng = seeding.generator(args.seed, "render", agent)
+        states = episode_states(spec, covariates[agent], policy, rng)
+        path = args.out / f"{spec.name.replace(':', '.')}-agent{agent + 1}.gif"
+        count = save_gif(pictures(spec)(states, covariates[agent]), path)
+        print(f"{path}: {count - 1} steps of agent {agent + 1} under {name}")
+    _draw_prediction(args, spec, model, agents)
+    return 0
+
+
+def _agents(args: argparse.Namespace, spec: EnvSpec) -> list[int]:
+    n_test = len(spec.test_agents)
+    numbers = args.agents_to_test or range(1, n_test + 1)
+    for number in numbers:
+        if not 1 <= number <= n_test:
+            raise InputError(f"agent {number} is not a test agent of {spec.name}; give 1 to {n_test}")
+    return [number - 1 for number in numbers]
+
+
+def _policy_name(args: argparse.Namespace, spec: EnvSpec) -> str:
+    name = str(args.policy or default_planner(spec.action_space))
+    check_choice("policy", name, (*PLANNERS, *OTHERS))
+    if name in PLANNERS:
+        chosen_planner(args, spec, name)
+    if name == "oracle" and not oracle.has_oracle(spec):
+        raise InputError(f"{spec.name} has no oracle; use one of: {', '.join((*PLANNERS, 'test', 'random'))}")
+    return name
+
+
+def _policy(
+    args: argparse.Namespace, spec: EnvSpec, name: str, model: LowRankDynamics, covariates: Array, agent: int
+) -> BatchPolicy:
+    """The policy of one episode of an agent."""
+    each = np.array([agent])
+    if name == "oracle":
+        return oracle_policy(spec, covariates, args.store)(each)
+    if name in OTHERS:
+        return UniformPolicy(spec.action_space) if name == "random" else load_test_policy(spec.name, spec.action_space)
+    scorer = model_scorer(model, objective(spec, name))
+    return MPC(make_planner(name, scorer, spec.action_space, chosen_planner(args, spec, name)), each)
+
+
+def _draw_prediction(args: argparse.Namespace, spec: EnvSpec, model: LowRankDynamics, agents: list[int]) -> None:
+    rng = seeding.generator(args.seed, "render", "prediction")
+    rollouts = true_rollouts(spec, load_test_policy(spec.name, spec.action_space), rng, agents, episodes=1)
+    rows = np.array(spec.test_agents)[agents]
+    texts = [covariate_text(spec, row).replace(", ", "\n") for row in rows]
+    titles = [f"agent {agent + 1}\n{text}" for agent, text in zip(agents, texts, strict=True)]
+    path = args.out / f"{spec.name.replace(':', '.')}-prediction.png"
+    prediction_figure(spec, model, rollouts, rows, HORIZONS, path, titles)
+    print(f"{path}: predictions {HORIZONS[0]} to {HORIZONS[-1]} steps ahead")

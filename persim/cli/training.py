@@ -119,3 +119,25 @@ def read_model(path: Path, spec: EnvSpec, regime: str, device: str) -> tuple[Low
 def covariate_text(spec: EnvSpec, row: Any) -> str:
     """Such as ``force=2, pole_length=0.5``."""
     return ", ".join(f"{name}={value:g}" for name, value in zip(spec.covariate_names, row, strict=True))
+
+
+def ensemble(
+    training: Training, spec: EnvSpec, seed: int, device: str, root: Path, file: Path | None
+) -> tuple[LowRankDynamics, dict[str, Any]]:
+    """The ensemble in ``file``, or that of these settings: from the store, or trained and kept there.
+
+    Returns:
+        The model, and what it was trained on, with a hash of its weights.
+
+    Raises:
+        InputError: it cannot be read, or is for another environment or regime.
+    """
+    path = file or training.path(root, seed)
+    if file is None and not path.exists():
+        training.run(spec, seed, device).save(path, **training.about(seed))
+        print(f"seed {seed}: ensemble saved to {path}")
+    elif file is None:
+        print(f"seed {seed}: ensemble taken from {path}")
+    model, about = read_model(path, spec, training.regime, device)
+    arrays = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
+    return model, {**about, "sha256": store.content_hash(arrays, about)}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import gymnasium as gym
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from persim.envs.frames import gymnasium_frames
 from persim.envs.spec import Actions, Array, Covariate, EnvSpec, PlanningHints
 
 GRAVITY_M_S2 = 9.8
@@ -72,6 +75,11 @@ def safety(next_states: torch.Tensor) -> torch.Tensor:
     return SAFETY_WEIGHT * (1 - (position + angle) / 2)
 
 
+def frames(states: Array, covariates: Array) -> Iterator[NDArray[np.uint8]]:
+    """Gymnasium's pictures of these states, the pole as long as the agent's."""
+    return gymnasium_frames("CartPole-v1", states, length=float(covariates[1]))
+
+
 _LIMIT = np.array([MAX_POSITION_M * 2, np.inf, MAX_ANGLE_RAD * 2, np.inf], dtype=np.float32)
 
 SPEC = EnvSpec(
@@ -91,4 +99,5 @@ SPEC = EnvSpec(
     reward=reward,
     terminated=terminated,
     planning=PlanningHints(best_reward=1.0, safety=safety, best_safety=SAFETY_WEIGHT),
+    frames=frames,
 )

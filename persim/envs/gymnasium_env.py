@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from persim.envs.registry import get, names
-from persim.errors import InputError, nearest
+from persim.envs.spec import pictures
+from persim.errors import InputError, check_choice, nearest
 
 Observation = NDArray[np.float32]
 
@@ -20,16 +21,20 @@ class AgentEnv(gym.Env[Observation, Any]):
 
     Args:
         name: an environment that ``persim.envs.get`` knows.
+        render_mode: ``"rgb_array"`` for pictures from ``render``, or None.
         covariates: overrides of the default covariates, such as ``gravity=0.001``.
 
     Raises:
-        InputError: unknown environment or covariate.
+        InputError: unknown environment or covariate, or pictures of an environment that has none.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (gymnasium declares it so)
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012 (gymnasium declares it so)
 
-    def __init__(self, name: str, **covariates: float) -> None:
-        self.persim_spec = get(name)
+    def __init__(self, name: str, render_mode: str | None = None, **covariates: float) -> None:
+        self.persim_spec, self.render_mode = get(name), render_mode
+        if render_mode is not None:
+            check_choice("render_mode", render_mode, self.metadata["render_modes"])
+            self._frames = pictures(self.persim_spec)
         allowed = self.persim_spec.covariate_names
         for key in covariates:
             if key not in allowed:
@@ -69,6 +74,18 @@ class AgentEnv(gym.Env[Observation, Any]):
         reward = self.persim_spec.reward(torch.from_numpy(before), torch.from_numpy(actions), after)
         done = bool(self.persim_spec.terminated(after)[0])
         return self._state[0].astype(np.float32), float(reward[0]), done, False, {}
+
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]  # gymnasium's is unbound
+        """A picture ``[height, width, 3]`` of the state; None without ``render_mode``.
+
+        Raises:
+            InputError: ``reset`` was not called.
+        """
+        if self.render_mode is None:
+            return None
+        if self._state is None:
+            raise InputError("render was called before reset; call reset first")
+        return next(iter(self._frames(self._state, self._covariates[0])))
 
 
 def register_all() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import gymnasium as gym
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from persim.envs.frames import gymnasium_frames
 from persim.envs.spec import Actions, Array, Covariate, EnvSpec, PlanningHints
 
 MIN_POSITION, MAX_POSITION, GOAL_POSITION = -1.2, 0.6, 0.5
@@ -53,6 +57,11 @@ def progress(next_states: torch.Tensor) -> torch.Tensor:
     return PROGRESS_WEIGHT * next_states[..., 0].clamp(max=MAX_POSITION)
 
 
+def frames(states: Array, covariates: Array) -> Iterator[NDArray[np.uint8]]:
+    """Gymnasium's pictures of these states; all agents look alike."""
+    return gymnasium_frames("MountainCar-v0", states)
+
+
 SPEC = EnvSpec(
     name="mountaincar",
     title="MountainCar",
@@ -70,4 +79,5 @@ SPEC = EnvSpec(
     reward=reward,
     terminated=terminated,
     planning=PlanningHints(best_reward=0.0, progress=progress, best_progress=PROGRESS_WEIGHT * MAX_POSITION),
+    frames=frames,
 )

@@ -152,3 +152,14 @@ class EnvSpec:
         high = np.array([covariate.high for covariate in self.covariates])
         rest = rng.uniform(low, high, size=(n_agents - n_test, len(self.covariates)))
         return np.concatenate([np.array(self.test_agents, dtype=np.float64), rest])
+
+
+def pictures(spec: EnvSpec) -> FramesFn:
+    """What draws the states of an environment.
+
+    Raises:
+        InputError: it has no pictures.
+    """
+    if spec.frames is None:
+        raise InputError(f"{spec.name} has no pictures; give its EnvSpec a function frames (see cartpole.py)")
+    return spec.frames

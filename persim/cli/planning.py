@@ -1,0 +1,73 @@
+"""What the commands that plan share: the options of a planner, and the optimum."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from persim import console, store
+from persim.envs.spec import Array, EnvSpec
+from persim.evaluation import oracle
+from persim.planning.planner import PlannerSettings
+from persim.planning.registry import make_planner, planner_settings
+from persim.planning.scoring import Objective
+
+OPTIONS = {
+    "plans": "candidates for each decision",
+    "horizon": "steps a plan looks ahead",
+    "elites": "of cem and icem: plans that the distribution is refitted to",
+    "iterations": "of cem and icem: rounds of refitting",
+}
+
+
+def add_planner_options(p: console.Parser) -> None:
+    """Settings of the planner."""
+    for name, text in OPTIONS.items():
+        p.add_argument(f"--{name}", type=int, help=f"{text} (the planner's own)")
+
+
+def chosen_planner(args: argparse.Namespace, spec: EnvSpec, name: str) -> PlannerSettings:
+    """Settings of the planner of that name as asked for; refuses one that does not fit.
+
+    Raises:
+        InputError: unknown, out of range, or not for these actions.
+    """
+    given = {key: getattr(args, key) for key in OPTIONS if getattr(args, key) is not None}
+    settings = planner_settings(name, spec.name, **given)
+    make_planner(name, _no_scorer, spec.action_space, settings)
+    return settings
+
+
+def _no_scorer(states: Array, agents: Any, plans: Any, top: int | None = None) -> Array:
+    raise NotImplementedError
+
+
+def objective(spec: EnvSpec, planner: str) -> Objective:
+    """Random shooting stands for the paper's procedure, without our measure of safety."""
+    return Objective(spec, safety=planner != "random_shooting")
+
+
+def oracle_policy(spec: EnvSpec, covariates: Array, root: Path) -> Callable[[NDArray[np.int64]], oracle.OraclePolicy]:
+    """Makes the best policy of the agent ``[B]`` of each episode; values are kept in the store."""
+
+    def policy(agents: NDArray[np.int64]) -> oracle.OraclePolicy:
+        known, each = np.unique(agents, return_inverse=True)
+        bar = tqdm(known, desc="oracle", unit="agent", dynamic_ncols=True, leave=False)
+        values = [_values(spec, covariates[agent], root) for agent in bar]
+        return oracle.OraclePolicy(spec, covariates[agents], values, each)
+
+    return policy
+
+
+def _values(spec: EnvSpec, covariates: Array, root: Path) -> Array:
+    settings = {"env": spec.name, "covariates": covariates.tolist(), "shape": list(oracle.SHAPE)}
+    path = root / "oracle" / f"{store.settings_hash(settings)}.safetensors"
+    if not path.exists():
+        store.write_arrays(path, {"values": oracle.optimal_values(spec, covariates)}, "oracle", settings)
+    return np.asarray(store.read_arrays(path, "oracle")[0]["values"])
