@@ -33,7 +33,6 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from persim import console
 from persim.data import collect_regime
@@ -171,6 +170,8 @@ class Player:
         return not len(self.states) or self.steps >= self.spec.horizon
 
     def turn(self) -> None:
+        if self.over:
+            return
         start = time.perf_counter()
         actions = self.decide(self.states)
         self.seconds.append((time.perf_counter() - start) / len(self.states))
@@ -188,46 +189,50 @@ def bare(decide: Decide) -> float:
     return time.perf_counter() - start
 
 
+NAMES = ("ours", "batch", "plain", "floor", "authors")
+Times = dict[str, list[float]]
+
+
 def compare(env: str, args: Any, modules: tuple[ModuleType, ModuleType] | None) -> None:
     spec, model, settings = get(env), ensemble(env, args.models), PlannerSettings(args.plans, args.horizon)
     goal = Objective(spec, safety=False)
     tree, plain, least = model_scorer(model, goal), PlainScorer(model, goal), floor(model, settings)
-    times: dict[str, list[float]] = {name: [] for name in ("ours", "batch", "plain", "floor", "authors")}
+    times: Times = {name: [] for name in NAMES}
     print(f"\n{spec.title}: {args.plans} plans, horizon {args.horizon}, {model.settings.members} members")
-    print(
-        f"{'agent':>5} {'decisions':>9} "
-        + " ".join(f"{name:>8}" for name in times)
-        + f" {'of floor':>8} {'authors/ours':>12}"
-    )
+    columns = " ".join(f"{name:>8}" for name in NAMES)
+    print(f"{'agent':>5} {'decisions':>9} {columns} {'of floor':>8} {'authors/ours':>12}")
     for agent in range(len(spec.test_agents)):
-        mine: dict[str, list[float]] = {name: [] for name in times}
+        mine: Times = {name: [] for name in NAMES}
         for episode in range(args.episodes):
-            seed = 100 * agent + episode
+
+            def player(decide: Any, episodes: int = 1, agent: int = agent, seed: int = episode) -> Player:
+                return Player(spec, agent, decide, episodes, 100 * agent + seed)
+
             players = {
-                "ours": Player(spec, agent, Ours(spec, tree, agent, 1, settings), 1, seed),
-                "batch": Player(spec, agent, Ours(spec, tree, agent, BATCH, settings), BATCH, seed),
+                "ours": player(Ours(spec, tree, agent, 1, settings)),
+                "batch": player(Ours(spec, tree, agent, BATCH, settings), BATCH),
             }
             if modules is not None:
-                players["authors"] = Player(spec, agent, Authors(modules, spec, model, agent, settings), 1, seed)
-            slow = Player(spec, agent, Ours(spec, plain, agent, 1, settings), 1, seed)
-            with tqdm(total=spec.horizon, desc=f"agent {agent + 1}", leave=False, dynamic_ncols=True) as bar:
-                turn = 0
-                while not all(player.over for player in players.values()):
-                    for player in players.values():
-                        if not player.over:
-                            player.turn()
-                    if turn % 10 == 0:
-                        mine["floor"].append(bare(least))
-                        if not slow.over:
-                            slow.turn()
-                    turn += 1
-                    bar.update()
-            for name, player in (*players.items(), ("plain", slow)):
-                mine[name] += player.seconds
+                players["authors"] = player(Authors(modules, spec, model, agent, settings))
+            interleave(players, player(Ours(spec, plain, agent, 1, settings)), least, mine)
         for name, values in mine.items():
             times[name] += values
         line(str(agent + 1), mine)
     line("all", times)
+
+
+def interleave(players: dict[str, Player], slow: Player, least: Decide, times: Times) -> None:
+    """One decision each in turn, until all episodes are over; of the slow ones, every tenth turn."""
+    turn = 0
+    while not all(player.over for player in players.values()):
+        for player in players.values():
+            player.turn()
+        if turn % 10 == 0:
+            times["floor"].append(bare(least))
+            slow.turn()
+        turn += 1
+    for name, player in (*players.items(), ("plain", slow)):
+        times[name] += player.seconds
 
 
 def line(label: str, times: dict[str, list[float]]) -> None:
