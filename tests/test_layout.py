@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LAYERS = ["sweeps", "baselines", "persim.cli", "persim.evaluation", "persim.ensemble", "persim.training",
-          "persim.batches", "persim.gradients", "persim.model", "persim.data", "persim.envs"]  # fmt: skip
+LAYERS = ["sweeps", "baselines", "persim.cli", "persim.evaluation", "persim.planning", "persim.ensemble",
+          "persim.training", "persim.batches", "persim.gradients", "persim.model", "persim.data",
+          "persim.envs"]  # fmt: skip
 
 
 def layer(module):
@@ -41,8 +42,8 @@ def test_imports_point_down(path):
 
 
 def test_importing_persim_loads_nothing_heavy():
-    heavy = "ray optuna mlflow pandas matplotlib stable_baselines3 d3rlpy"
-    code = f"import sys, persim, persim.training; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    heavy = "ray optuna mlflow pandas matplotlib pygame stable_baselines3 d3rlpy"
+    code = f"import sys, persim, persim.cli; print([m for m in '{heavy}'.split() if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

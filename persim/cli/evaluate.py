@@ -99,8 +99,6 @@ class _Job:
 def run(args: argparse.Namespace) -> int:
     """Evaluates every seed and prints the table."""
     job = _job(args)
-    for seed in args.seeds:
-        check_at_least("seed", seed, 0)
     results = [_evaluated(job, seed) for seed in args.seeds]
     print(_table(job, args.seeds, results))
     return 0
@@ -111,6 +109,8 @@ def _job(args: argparse.Namespace) -> _Job:
     check_regime(args.regime)
     check_choice("scorer", args.scorer, SCORERS)
     check_at_least("episodes", args.episodes, 1)
+    for seed in args.seeds:
+        check_at_least("seed", seed, 0)
     planner = args.planner or default_planner(spec.action_space)
     settings = chosen_planner(args, spec, planner)
     numbers = args.agents_to_test or range(1, len(spec.test_agents) + 1)

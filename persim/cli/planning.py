@@ -69,5 +69,5 @@ def _values(spec: EnvSpec, covariates: Array, root: Path) -> Array:
     settings = {"env": spec.name, "covariates": covariates.tolist(), "shape": list(oracle.SHAPE)}
     path = root / "oracle" / f"{store.settings_hash(settings)}.safetensors"
     if not path.exists():
-        store.write_arrays(path, {"values": oracle.optimal_values(spec, covariates)}, "oracle", settings)
+        store.write_arrays(path, {"values": oracle.optimal_values(spec, covariates, oracle.SHAPE)}, "oracle", settings)
     return np.asarray(store.read_arrays(path, "oracle")[0]["values"])

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from persim import console
+from persim import console, store
+from persim.cells import KIND
 from persim.cli import main
 from persim.data.policies import GreedyQPolicy, weights_path
 from persim.data.train_policies import mean_reward
@@ -12,6 +13,8 @@ from persim.envs import get
 from persim.evaluation.paper import prediction_error
 
 SMALL = ["predict", "--env", "cartpole", "--agents", "8", "--epochs", "2", "--members", "2"]
+EVALUATE = ["evaluate", *SMALL[1:]]
+RENDER = ["render", *SMALL[1:]]
 
 
 def run(arguments, capsys):
@@ -54,6 +57,24 @@ def test_predict_prints_ours_beside_the_papers(capsys, tmp_path):
         ([*SMALL, "--model", "absent.safetensors"], "cannot be read"),
         ([*SMALL, "--model", str(weights_path("cartpole"))], "holds 'policy', but 'model' is wanted"),
         ([*SMALL, "--save-model", "/proc/x/model.safetensors"], "cannot be written"),
+        ([*EVALUATE, "--planner", "random_shoting"], "did you mean 'random_shooting'"),
+        ([*EVALUATE, "--planner", "icem"], "ICEM plans continuous actions, but these are Discrete(2)"),
+        ([*EVALUATE, "--planner", "cem", "--plans", "10"], "elites is 50, more than the 10 plans"),
+        ([*EVALUATE, "--elites", "5"], "persistent_shooting has no 'elites'"),
+        ([*EVALUATE, "--horizon", "0"], "horizon is 0"),
+        ([*EVALUATE, "--plans", "0"], "plans is 0"),
+        ([*EVALUATE, "--episodes", "0"], "episodes is 0"),
+        ([*EVALUATE, "--scorer", "truth"], "scorer 'truth' is unknown"),
+        ([*EVALUATE, "--agents-to-test", "9"], "agent 9 is not among the 8 agents that the model has seen"),
+        ([*EVALUATE, "--agents-to-test", "0"], "agent 0 is not among"),
+        ([*EVALUATE, "--agents-to-test", "1;2"], "no list of whole numbers"),
+        ([*EVALUATE, "--seeds", "-1"], "seed is -1"),
+        ([*EVALUATE, "--model", "absent.safetensors"], "cannot be read"),
+        ([*EVALUATE, "--store", "/proc/x"], "cannot be written"),
+        ([*RENDER, "--policy", "tset"], "did you mean 'test'"),
+        ([*RENDER, "--policy", "oracle"], "cartpole has no oracle"),
+        ([*RENDER, "--agents-to-test", "6"], "agent 6 is not a test agent"),
+        ([*RENDER, "--out", "/proc/x"], "cannot be written"),
         (["train-policies", "--env", "halfcheetah"], "use one of: mountaincar, cartpole"),
         ([], "required: COMMAND"),
     ],
@@ -75,9 +96,87 @@ def test_a_model_of_another_environment_is_refused(capsys, tmp_path):
     assert "is for 'cartpole', not 'mountaincar'" in errors
 
 
-@pytest.mark.parametrize("command", [["--help"], ["predict", "--help"], ["train-policies", "--help"]])
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    assert console.run(main, [*SMALL, "--save-model", str(path)]) == 0
+    return path
+
+
+def test_evaluate_prints_ours_beside_the_papers_and_writes_rows(capsys, tmp_path):
+    arguments = [*EVALUATE, "--store", str(tmp_path), "--episodes", "2", "--plans", "20", "--seeds", "0,1"]
+    code, output, _ = run(arguments, capsys)
+    assert code == 0
+    lines = table(output)
+    assert len(lines) == 5
+    assert "197.7 ± 7.8" in lines[0]
+    assert "200.0 ± 0.0" in lines[0]
+    cells = sorted(tmp_path.glob("cells/evaluate/*.json"))
+    assert len(cells) == 2
+    assert len(list(tmp_path.glob("models/*.safetensors"))) == 2
+    rows = store.read_record(cells[0], KIND)["rows"]
+    assert {(row["metric"], row["agent"]) for row in rows} == {("decision_ms", None)} | {
+        (metric, agent) for metric in ("reward", "reward_std", "length") for agent in range(1, 6)
+    }
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    code, again, _ = run(arguments, capsys)
+    assert (code, table(again)) == (0, lines)
+    assert "already evaluated" in again
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_evaluate_gives_the_same_rows_again(capsys, tmp_path, small_model):
+    rows = []
+    for name in ("a", "b"):
+        arguments = [*EVALUATE, "--model", str(small_model), "--store", str(tmp_path / name), "--episodes", "2"]
+        assert run([*arguments, "--plans", "20", "--agents-to-test", "2,5"], capsys)[0] == 0
+        (cell,) = (tmp_path / name).glob("cells/evaluate/*.json")
+        rows.append([row for row in store.read_record(cell, KIND)["rows"] if row["metric"] != "decision_ms"])
+    assert rows[0] == rows[1]
+    assert not list(tmp_path.glob("*/models/*"))
+
+
+def test_evaluate_in_mountaincar_prints_the_oracle(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("persim.evaluation.oracle.SHAPE", (91, 53))
+    arguments = ["evaluate", "--env", "mountaincar", "--scorer", "true_env", "--store", str(tmp_path)]
+    code, output, _ = run([*arguments, "--plans", "40", "--episodes", "2", "--agents-to-test", "1,6"], capsys)
+    assert code == 0
+    assert "oracle" in output
+    first, sixth = (line.split() for line in output.splitlines() if "gravity=" in line)
+    assert -60 < float(first[2]) <= float(first[-1]) + 2
+    assert sixth[0] == "6"
+    assert len(list(tmp_path.glob("oracle/*.safetensors"))) == 2
+
+
+def test_evaluate_refuses_a_model_of_another_environment_or_a_damaged_one(capsys, tmp_path, small_model):
+    arguments = ["evaluate", "--env", "mountaincar", "--store", str(tmp_path / "runs"), "--model"]
+    code, _, errors = run([*arguments, str(small_model)], capsys)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "is for 'cartpole', not 'mountaincar'" in errors
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(small_model.read_bytes()[:-100])
+    code, _, errors = run([*arguments, str(damaged)], capsys)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "damaged" in errors
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("policy", ["persistent_shooting", "test", "random"])
+def test_render_writes_pictures(policy, capsys, tmp_path, small_model):
+    arguments = [*RENDER, "--model", str(small_model), "--store", str(tmp_path / "runs"), "--out", str(tmp_path / "p")]
+    extra = ["--plans", "10"] if policy == "persistent_shooting" else []
+    code, output, _ = run([*arguments, "--policy", policy, "--agents-to-test", "2", *extra], capsys)
+    assert code == 0
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == [
+        "cartpole-agent2.gif",
+        "cartpole-prediction.png",
+    ]
+    assert f"of agent 2 under {policy}" in output
+
+
+@pytest.mark.parametrize("command", [[], ["evaluate"], ["render"], ["predict"], ["train-policies"]])
 def test_help_explains(command, capsys):
-    code, output, _ = run(command, capsys)
+    code, output, _ = run([*command, "--help"], capsys)
     assert code == 0
     assert "usage" in output
 
