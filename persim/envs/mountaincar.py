@@ -48,13 +48,15 @@ def reward(states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tenso
     return terminated(next_states).to(next_states.dtype) - 1
 
 
-def progress(next_states: torch.Tensor) -> torch.Tensor:
+def progress(states: torch.Tensor) -> torch.Tensor:
     """0.01 times the position: among plans that miss the goal, those that climb higher are better.
+
+    Plans that never climb above where they start tie, and then the plan of the step before goes on.
 
     The paper does not mention it, its code does it; without it nearly all plans tie. It never outweighs
     reaching the goal a step earlier: whoever reaches it has climbed as high.
     """
-    return PROGRESS_WEIGHT * next_states[..., 0].clamp(max=MAX_POSITION)
+    return PROGRESS_WEIGHT * states[..., 0].clamp(max=MAX_POSITION)
 
 
 def frames(states: Array, covariates: Array) -> Iterator[NDArray[np.uint8]]:

@@ -40,8 +40,8 @@ class PlanningHints:
 
     Attributes:
         best_reward: the most that one step can pay. A plan that cannot catch up any more is dropped.
-        progress: ``(next states) -> value``; torch, over any leading axes. The largest value on the way is
-            added to a plan's return at every step, to tell apart plans that earn the same.
+        progress: ``(states) -> value``; torch, over any leading axes. The largest value on the way, the start
+            included, is added to a plan's return at every step, to tell apart plans that earn the same.
         best_progress: the most that ``progress`` can be.
         safety: ``(next states) -> value``; torch, over any leading axes. Added to the reward of every step,
             to keep plans away from where the episode would end; small against the reward.

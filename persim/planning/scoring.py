@@ -131,21 +131,18 @@ class PlainScorer:
         """Returns ``[C]`` of C plans ``[C, H]`` or ``[C, H, A]``, each from its own state ``[C, S]``."""
         spec, states, horizon = self._objective.spec, start.unsqueeze(0), plans.shape[1]
         progress = spec.planning.progress
-        total = alive = best = None
+        total = torch.zeros((), dtype=torch.double, device=start.device)
+        alive = torch.ones((), dtype=torch.bool, device=start.device)
+        best = total if progress is None else progress(states).double()
         for step in range(horizon):
             actions = plans[:, step] if plans.is_floating_point() else plans[:, step].long()
             following = self._dynamics(agents, states, actions)
             reward = self._objective.reward(states, actions, following).double()
-            if total is None or alive is None:
-                total, alive = torch.zeros_like(reward), torch.ones_like(reward, dtype=torch.bool)
-                best = torch.full_like(reward, -torch.inf)
             reward = reward + 0 * following.double().sum(-1)  # a state that is not finite spoils the plan
             total = total + torch.where(alive, reward, 0.0)
-            if progress is not None and best is not None:
+            if progress is not None:
                 best = torch.where(alive, torch.maximum(best, progress(following).double()), best)
             alive = alive & ~spec.terminated(following)
             states = following
-        assert total is not None  # the horizon is at least 1
-        total = total if progress is None or best is None else total + horizon * best
-        mean = total.mean(0)
+        mean = (total + horizon * best).mean(0)
         return torch.where(mean.isfinite(), mean, -torch.inf)

@@ -168,7 +168,9 @@ class TreeScorer:
         columns = np.ones((steps.members, dims + 1, episodes), dtype=steps.dtype)
         columns[:, :dims] = states.T
         shape = (steps.members, episodes)
-        best = None if self._hints.progress is None else np.full(shape, -np.inf)
+        progress, best = self._hints.progress, None
+        if progress is not None:
+            best = progress(torch.from_numpy(columns[:, :dims]).mT).numpy().astype(np.float64)
         return _Nodes(columns, group, np.zeros(shape), best, None)
 
     def _roll(

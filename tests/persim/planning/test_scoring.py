@@ -42,8 +42,10 @@ def plain_loop(model, spec, state, agent, plan, safety):
     """The return of one plan in each member, one step at a time, then their mean."""
     returns = []
     for member in range(model.settings.members):
-        one, total, best = model.select([member]), 0.0, -np.inf
+        one, total, best, progress = model.select([member]), 0.0, 0.0, spec.planning.progress
         now = torch.from_numpy(state).float()[None]
+        if progress is not None:
+            best = float(progress(now)[0])
         for action in plan.tolist():
             after = one(torch.tensor([agent]), now, torch.tensor([action]))[0]
             if not bool(after.isfinite().all()):
@@ -51,12 +53,12 @@ def plain_loop(model, spec, state, agent, plan, safety):
             total += float(spec.reward(now, torch.tensor([action]), after)[0])
             if safety and spec.planning.safety is not None:
                 total += float(spec.planning.safety(after)[0])
-            if spec.planning.progress is not None:
-                best = max(best, float(spec.planning.progress(after)[0]))
+            if progress is not None:
+                best = max(best, float(progress(after)[0]))
             if bool(spec.terminated(after)[0]):
                 break
             now = after
-        returns.append(total + (len(plan) * best if np.isfinite(best) else 0.0))
+        returns.append(total + len(plan) * best)
     return float(np.mean(returns))
 
 
