@@ -1,4 +1,4 @@
-"""What the README shows runs."""
+"""What the README and the guides show runs."""
 
 import re
 from pathlib import Path
@@ -7,13 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+GUIDES = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
+SNIPPETS = [snippet for text in GUIDES for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
 def test_python_snippets_run(snippet):
     lines = [line.removeprefix("  ") for line in snippet.splitlines()]
-    exec(compile("\n".join(lines), "README.md", "exec"), {})
+    exec(compile("\n".join(lines), "guide", "exec"), {})
 
 
 def test_files_and_pictures_exist():

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from persim import console, seeding, store
 from persim.cli.planning import add_planner_options, chosen_planner, objective, oracle_policy
@@ -34,7 +35,7 @@ def add(commands: Commands) -> None:
         help="a GIF of an episode, and predicted over true states (Figures 2 and 4)",
         description="Writes two kinds of pictures: ENV-agentI.gif, an episode of each agent under a policy, and\n"
         "ENV-prediction.png, the true states (solid) under the predicted ones (blue, translucent) at\n"
-        "several horizons, both under the actions of the test policy.",
+        "several horizons, given only the actions.",
         epilog="examples:\n"
         "  python -m persim render --env cartpole --agents-to-test 1,5\n"
         "  python -m persim render --env mountaincar --policy oracle",
@@ -63,13 +64,20 @@ def run(args: argparse.Namespace) -> int:
     model, about = ensemble(training, spec, args.seed, device, args.store, args.model)
     covariates = population(spec, int(about["agents"]), int(about["seed"]))
     for agent in agents:
-        policy = _policy(args, spec, name, model, covariates, agent)
+        policy = _policy(args, spec, name, model, covariates, np.array([agent]))
         rng = seeding.generator(args.seed, "render", agent)
         states = episode_states(spec, covariates[agent], policy, rng)
         path = args.out / f"{spec.name.replace(':', '.')}-agent{agent + 1}.gif"
         count = save_gif(pictures(spec)(states, covariates[agent]), path)
         print(f"{path}: {count - 1} steps of agent {agent + 1} under {name}")
-    _draw_prediction(args, spec, model, agents)
+    each = np.array(agents)
+    policy = _policy(args, spec, name, model, covariates, each)
+    rollouts = true_rollouts(spec, policy, seeding.generator(args.seed, "render", "prediction"), agents, episodes=1)
+    path = args.out / f"{spec.name.replace(':', '.')}-prediction.png"
+    texts = [covariate_text(spec, row).replace(", ", "\n") for row in covariates[each]]
+    titles = [f"agent {agent + 1}\n{text}" for agent, text in zip(agents, texts, strict=True)]
+    prediction_figure(spec, model, rollouts, covariates[each], HORIZONS, path, titles)
+    print(f"{path}: predictions {HORIZONS[0]} to {HORIZONS[-1]} steps ahead under {name}")
     return 0
 
 
@@ -93,24 +101,17 @@ def _policy_name(args: argparse.Namespace, spec: EnvSpec) -> str:
 
 
 def _policy(
-    args: argparse.Namespace, spec: EnvSpec, name: str, model: LowRankDynamics, covariates: Array, agent: int
+    args: argparse.Namespace,
+    spec: EnvSpec,
+    name: str,
+    model: LowRankDynamics,
+    covariates: Array,
+    each: NDArray[np.int64],
 ) -> BatchPolicy:
-    """The policy of one episode of an agent."""
-    each = np.array([agent])
+    """The policy of one episode of each of these agents."""
     if name == "oracle":
         return oracle_policy(spec, covariates, args.store)(each)
     if name in OTHERS:
         return UniformPolicy(spec.action_space) if name == "random" else load_test_policy(spec.name, spec.action_space)
     scorer = model_scorer(model, objective(spec, name))
     return MPC(make_planner(name, scorer, spec.action_space, chosen_planner(args, spec, name)), each)
-
-
-def _draw_prediction(args: argparse.Namespace, spec: EnvSpec, model: LowRankDynamics, agents: list[int]) -> None:
-    rng = seeding.generator(args.seed, "render", "prediction")
-    rollouts = true_rollouts(spec, load_test_policy(spec.name, spec.action_space), rng, agents, episodes=1)
-    rows = np.array(spec.test_agents)[agents]
-    texts = [covariate_text(spec, row).replace(", ", "\n") for row in rows]
-    titles = [f"agent {agent + 1}\n{text}" for agent, text in zip(agents, texts, strict=True)]
-    path = args.out / f"{spec.name.replace(':', '.')}-prediction.png"
-    prediction_figure(spec, model, rollouts, rows, HORIZONS, path, titles)
-    print(f"{path}: predictions {HORIZONS[0]} to {HORIZONS[-1]} steps ahead")

@@ -85,8 +85,11 @@ class Training:
         name = store.settings_hash({**asdict(self), "seed": seed})
         return folder / "models" / f"{self.env.replace(':', '.')}-{self.regime}-{self.agents}-{name}.safetensors"
 
-    def run(self, spec: EnvSpec, seed: int, device: str) -> LowRankDynamics:
-        """Collects the data and trains, with a progress bar and a line of what came out."""
+    def run(self, spec: EnvSpec, seed: int, device: str, checkpoint: Path | None = None) -> LowRankDynamics:
+        """Collects the data and trains, with a progress bar and a line of what came out.
+
+        With a ``checkpoint``, an interrupted training goes on where it stopped.
+        """
         data = collect_regime(spec, self.regime, self.agents, seed)
         title = f"{spec.name}, {self.size.candidates} models"
         with tqdm(total=self.train.epochs, desc=title, unit="epoch", dynamic_ncols=True) as bar:
@@ -95,7 +98,9 @@ class Training:
                 bar.update(report.epoch - bar.n)
                 bar.set_postfix_str(f"loss {report.loss:.2e}")
 
-            model, result = train_ensemble(data, self.rank, self.size, self.train, seed, device=device, progress=show)
+            model, result = train_ensemble(
+                data, self.rank, self.size, self.train, seed, device=device, checkpoint=checkpoint, progress=show
+            )
         each = result.seconds / result.steps / self.size.candidates * 1e3
         print(f"trained {self.size.candidates} models of rank {self.rank} in {result.seconds:.0f} s", end=" ")
         print(f"({each:.3f} ms a model and step);\nkept the {self.size.members} of lowest training loss")
@@ -113,6 +118,10 @@ def read_model(path: Path, spec: EnvSpec, regime: str, device: str) -> tuple[Low
         raise InputError(f"model {str(path)!r} is for {about.get('env')!r}, not {spec.name!r}; give one for --env")
     if about.get("regime") != regime:
         raise InputError(f"model {str(path)!r} was trained on {about.get('regime')!r} data; give that --regime")
+    if not {"agents", "seed"} <= set(about):
+        raise InputError(
+            f"model {str(path)!r} does not say on which agents it was trained; save it with agents and seed"
+        )
     return model, about
 
 
@@ -134,7 +143,9 @@ def ensemble(
     """
     path = file or training.path(root, seed)
     if file is None and not path.exists():
-        training.run(spec, seed, device).save(path, **training.about(seed))
+        checkpoint = root / "checkpoints" / path.name
+        training.run(spec, seed, device, checkpoint).save(path, **training.about(seed))
+        checkpoint.unlink(missing_ok=True)
         print(f"seed {seed}: ensemble saved to {path}")
     elif file is None:
         print(f"seed {seed}: ensemble taken from {path}")
