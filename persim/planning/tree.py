@@ -27,7 +27,9 @@ from persim.planning.scoring import Objective
 Floats = NDArray[Any]
 Index = NDArray[np.intp]
 
-STRIDE = 4096  # plans times steps rolled out between two looks at who has ended; few plans, few looks
+# Steps rolled out between two looks at who has ended: looking costs about 0.1 ms, a dead plan 0.4 us a step,
+# and some plans in twenty end at each step, so the best stride falls with the root of their number.
+STRIDE = 12_000
 
 
 class Steps(Protocol):
@@ -179,7 +181,7 @@ class TreeScorer:
         """Rolls plans out together; ``node`` is the column of each."""
         horizon, step = len(actions), 0
         while len(plan):
-            stride = min(1 + STRIDE // len(plan), horizon - step)
+            stride = min(1 + math.isqrt(STRIDE // len(plan)), horizon - step)
             nodes, node = self._grow(nodes, node, actions[step : step + stride, plan], steps)
             step += stride
             keep = self._unfinished(nodes, node, horizon - step)
