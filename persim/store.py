@@ -75,6 +75,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, 0o644)  # mkstemp's 0600 would hide it from the others who share the store
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
