@@ -72,7 +72,7 @@ def checked_settings(args: argparse.Namespace) -> SweepSettings:
     load_test_policy(spec.name, spec.action_space)
     if not has_test_policy(spec.name):
         print(f"{spec.name} has no test policy: the prediction test plays random actions", file=sys.stderr)
-    check_regime(args.regime)
+    check_regime(args.regime, spec)
     check_at_least("agents", args.agents, len(spec.test_agents), f"{spec.name} has that many test agents")
     for rank in args.ranks:
         check_at_least("rank", rank, 1)

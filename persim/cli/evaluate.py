@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _job(args: argparse.Namespace) -> _Job:
     spec = get(args.env)
-    check_regime(args.regime)
+    check_regime(args.regime, spec)
     check_choice("scorer", args.scorer, SCORERS)
     check_at_least("episodes", args.episodes, 1)
     for seed in args.seeds:

@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the table."""
     spec = get(args.env)
-    check_regime(args.regime)
+    check_regime(args.regime, spec)
     policy = load_test_policy(spec.name, spec.action_space)
     check_at_least("seed", args.seed, 0)
     device = resolve_device(args.device)

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     """Draws everything."""
     spec = get(args.env)
     pictures(spec)
-    check_regime(args.regime)
+    check_regime(args.regime, spec)
     check_at_least("seed", args.seed, 0)
     agents = _agents(args, spec)
     name = _policy_name(args, spec)

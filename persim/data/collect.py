@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +10,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from persim.data.policies import BatchPolicy, UniformPolicy
+from persim.data.policies import (
+    BatchPolicy,
+    EpsilonPolicy,
+    NearestPolicy,
+    UniformPolicy,
+    load_behaviour_policies,
+)
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError, check_choice
 from persim.seeding import generator
+
+_Columns = dict[str, NDArray[Any]]
+_logger = logging.getLogger(__name__)
 
 REGIMES = ("pure", "random", "pure-eps-20", "pure-eps-40")
 
@@ -46,27 +56,22 @@ def collect(
     covariates = spec.covariate_rows(covariates)
     active = np.arange(len(covariates))
     states = spec.reset(rng, covariates)
-    blocks: list[dict[str, NDArray[Any]]] = []
+    blocks: list[_Columns] = []
     for step in range(limit):
-        observation = states.astype(np.float32)
-        actions = policy.act(observation, rng)
+        actions = policy.act(states.astype(np.float32), rng)
         following = spec.step(states, actions, covariates[active])
-        before, chosen, after = (torch.from_numpy(x) for x in (states, actions, following))
-        ended = spec.terminated(after).numpy()
-        blocks.append(
-            {
-                "agent": active,
-                "step": np.full(len(active), step),
-                "observation": observation,
-                "action": actions,
-                "next_observation": following.astype(np.float32),
-                "reward": spec.reward(before, chosen, after).numpy().astype(np.float32),
-                "terminated": ended,
-                "truncated": ~ended & (step == limit - 1),
-            }
-        )
-        active, states = active[~ended], following[~ended]
-        policy.keep(~ended)
+        usable: NDArray[np.bool_] = np.asarray(np.isfinite(following).all(1))
+        block = _transitions(spec, states[usable], actions[usable], following[usable])
+        running = usable.copy()
+        running[usable] = ~block["terminated"]
+        block |= {
+            "agent": active[usable],
+            "step": np.full(usable.sum(), step),
+            "truncated": ~block["terminated"] & (step == limit - 1),
+        }
+        blocks.append(block)
+        active, states = active[running], following[running]
+        policy.keep(running)
         if progress is not None:
             progress(step + 1, len(active))
         if not len(active):
@@ -74,21 +79,75 @@ def collect(
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     order = np.lexsort((columns["step"], columns["agent"]))
     columns = {name: column[order] for name, column in columns.items()}
+    _close(columns, spec, len(covariates))
     return Trajectories(spec.name, len(covariates), spec.action_space, **columns, covariates=covariates, regime=regime)
 
 
-def check_regime(regime: str) -> str:
+def _transitions(spec: EnvSpec, states: Array, actions: NDArray[Any], following: Array) -> _Columns:
+    """What one step of some agents gives."""
+    before, chosen, after = (torch.from_numpy(x) for x in (states, actions, following))
+    return {
+        "observation": states.astype(np.float32),
+        "action": actions,
+        "next_observation": following.astype(np.float32),
+        "reward": spec.reward(before, chosen, after).numpy().astype(np.float32),
+        "terminated": spec.terminated(after).numpy(),
+    }
+
+
+def _close(columns: _Columns, spec: EnvSpec, episodes: int) -> None:
+    """Truncates episodes that ran into a state that is not finite after their last good step, and says so."""
+    last = np.append(columns["agent"][1:] != columns["agent"][:-1], True)
+    broken = last & ~columns["terminated"] & ~columns["truncated"]
+    columns["truncated"] |= broken
+    lost = int(broken.sum()) + episodes - len(np.unique(columns["agent"]))
+    if lost:
+        _logger.warning(
+            "%d of %d episodes of %s ran into a state that is not finite; they are recorded up to there",
+            lost,
+            episodes,
+            spec.name,
+        )
+
+
+# Share of actions that are uniformly random instead of the behaviour policy's (Section 5.1).
+_EPSILON = {"pure": 0.0, "pure-eps-20": 0.2, "pure-eps-40": 0.4}
+
+
+def check_regime(regime: str, spec: EnvSpec) -> str:
     """Returns ``regime`` if data can be recorded under it.
 
     Raises:
-        InputError: it is unknown, or follows behaviour policies, which do not exist yet.
+        InputError: it is unknown, or needs behaviour policies that are not there.
     """
     check_choice("regime", regime, REGIMES)
     if regime != "random":
-        raise InputError(
-            f"regime {regime!r} follows behaviour policies, which this version does not have; use --regime random"
-        )
+        _behaviour_policies(spec, regime)
     return regime
+
+
+def _behaviour_policies(spec: EnvSpec, regime: str) -> list[BatchPolicy]:
+    if not spec.policy_agents:
+        raise InputError(
+            f"regime {regime!r} follows policies trained on a few agents, but {spec.name} names no policy_agents; "
+            "use --regime random"
+        )
+    return load_behaviour_policies(spec.name, len(spec.policy_agents))
+
+
+def behaviour_policy(spec: EnvSpec, regime: str, covariates: Array) -> BatchPolicy:
+    """The policy that records the data of agents with these covariates ``[B, C]`` (Section 5.1).
+
+    Raises:
+        InputError: as ``check_regime``.
+    """
+    check_choice("regime", regime, REGIMES)
+    if regime == "random":
+        return UniformPolicy(spec.action_space)
+    policies = _behaviour_policies(spec, regime)
+    scale = np.array([covariate.high - covariate.low for covariate in spec.covariates])
+    pure = NearestPolicy(policies, np.array(spec.policy_agents), scale, covariates)
+    return EpsilonPolicy(pure, _EPSILON[regime], spec.action_space)
 
 
 def population(spec: EnvSpec, n_agents: int, seed: int) -> Array:
@@ -100,7 +159,13 @@ def population(spec: EnvSpec, n_agents: int, seed: int) -> Array:
     return spec.sample_agents(n_agents, generator(seed, "agents", spec.name, n_agents))
 
 
-def collect_regime(spec: EnvSpec, regime: str, n_agents: int, seed: int) -> Trajectories:
+def collect_regime(
+    spec: EnvSpec,
+    regime: str,
+    n_agents: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Trajectories:
     """The offline dataset of a regime: one trajectory of each of N agents (Section 5.1).
 
     Args:
@@ -108,11 +173,12 @@ def collect_regime(spec: EnvSpec, regime: str, n_agents: int, seed: int) -> Traj
         regime: one of ``REGIMES``.
         n_agents: N, at least the number of test agents.
         seed: gives the covariates (``agents``) and the episodes (``data``).
+        progress: as of ``collect``.
 
     Raises:
         InputError: an unknown regime, one that needs behaviour policies, or too few agents.
     """
-    check_regime(regime)
     covariates = population(spec, n_agents, seed)
+    policy = behaviour_policy(spec, regime, covariates)
     rng = generator(seed, "data", spec.name, regime, n_agents)
-    return collect(spec, covariates, UniformPolicy(spec.action_space), rng, regime=regime)
+    return collect(spec, covariates, policy, rng, regime=regime, progress=progress)

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persim import store
+from persim.errors import InputError, check_choice
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 KIND = "policy"
+HEADS = ("argmax", "tanh")
 
 
 class BatchPolicy(ABC):
@@ -58,34 +60,38 @@ class EpsilonPolicy(BatchPolicy):
         self._base.keep(running)
 
 
-class GreedyQPolicy(BatchPolicy):
-    """Argmax of a Q network, a ReLU MLP given by its layers, as stable-baselines3's DQN trains it.
+class NetworkPolicy(BatchPolicy):
+    """A ReLU MLP given by its layers, as stable-baselines3 trains it.
 
     Args:
         layers: pairs of weight ``[out, in]`` and bias ``[out]``, first layer first.
+        head: ``"argmax"`` for the action of highest value (DQN), ``"tanh"`` for actions in [-1, 1] (TD3).
+
+    Raises:
+        InputError: another head.
     """
 
-    def __init__(self, layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> None:
-        self._layers = layers
+    def __init__(self, layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]], head: str = "argmax") -> None:
+        self._layers, self._head = layers, check_choice("head", head, HEADS)
 
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """The action of highest value for each state."""
+        """Actions ``[B]`` or ``[B, A]``."""
         hidden = np.asarray(states, dtype=np.float32)
         for weight, bias in self._layers[:-1]:
             hidden = np.maximum(hidden @ weight.T + bias, 0)
         weight, bias = self._layers[-1]
         values: NDArray[np.float32] = hidden @ weight.T + bias
-        return np.asarray(values.argmax(axis=1), dtype=np.int64)
+        return np.asarray(values.argmax(axis=1), dtype=np.int64) if self._head == "argmax" else np.tanh(values)
 
     def save(self, path: Path, settings: dict[str, object]) -> None:
         """Writes the weights, with how they were made."""
         arrays: store.Arrays = {}
         for index, (weight, bias) in enumerate(self._layers):
             arrays |= {f"{index}.weight": weight, f"{index}.bias": bias}
-        store.write_arrays(path, arrays, KIND, settings)
+        store.write_arrays(path, arrays, KIND, {**settings, "head": self._head})
 
     @classmethod
-    def load(cls, path: Path) -> tuple[GreedyQPolicy, dict[str, Any]]:
+    def load(cls, path: Path) -> tuple[NetworkPolicy, dict[str, Any]]:
         """Reads what ``save`` wrote; returns the policy and how it was made.
 
         Raises:
@@ -93,12 +99,12 @@ class GreedyQPolicy(BatchPolicy):
         """
         arrays, settings = store.read_arrays(path, KIND)
         layers = [(arrays[f"{i}.weight"], arrays[f"{i}.bias"]) for i in range(len(arrays) // 2)]
-        return cls(layers), settings
+        return cls(layers, settings.get("head", "argmax")), settings
 
 
-def weights_path(env: str) -> Path:
-    """Where the package keeps the test policy of an environment."""
-    return WEIGHTS_FOLDER / f"{env}_test.safetensors"
+def weights_path(env: str, which: str | int = "test") -> Path:
+    """Where the package keeps a policy: ``test``, or the number of a policy-training agent, from 1."""
+    return WEIGHTS_FOLDER / f"{env}_{which}.safetensors"
 
 
 def has_test_policy(env: str) -> bool:
@@ -114,4 +120,65 @@ def load_test_policy(env: str, space: gym.spaces.Discrete | gym.spaces.Box) -> B
     Raises:
         InputError: the shipped file is damaged.
     """
-    return GreedyQPolicy.load(weights_path(env))[0] if has_test_policy(env) else UniformPolicy(space)
+    return NetworkPolicy.load(weights_path(env))[0] if has_test_policy(env) else UniformPolicy(space)
+
+
+def missing_policies(env: str, count: int) -> list[int]:
+    """Numbers, from 1, of the policy-training agents whose policy the package does not have."""
+    return [which for which in range(1, count + 1) if not weights_path(env, which).exists()]
+
+
+def load_behaviour_policies(env: str, count: int) -> list[BatchPolicy]:
+    """The policies that recorded the data, one per policy-training agent (Section 5.1, Table 4).
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    missing = missing_policies(env, count)
+    if missing:
+        numbers = ",".join(map(str, missing))
+        raise InputError(
+            f"{env} has no behaviour policy {numbers}, which this regime follows; train it with "
+            f"python -m persim train-policies --env {env} --policies {numbers}, or use --regime random"
+        )
+    return [NetworkPolicy.load(weights_path(env, which))[0] for which in range(1, count + 1)]
+
+
+class NearestPolicy(BatchPolicy):
+    """Each agent follows the policy of the training agent nearest to it (Appendix E.2, regime ``pure``).
+
+    Near is the Euclidean distance of covariates, each scaled by its range, so that none counts more
+    because of its unit; of equally near ones the first.
+
+    Args:
+        policies: one per training agent.
+        training: their covariates ``[M, C]``.
+        scale: the width of each covariate's range ``[C]``.
+        covariates: ``[B, C]``, of the agent of each episode.
+    """
+
+    def __init__(
+        self,
+        policies: list[BatchPolicy],
+        training: NDArray[np.float64],
+        scale: NDArray[np.float64],
+        covariates: NDArray[np.float64],
+    ) -> None:
+        distance = np.square((covariates[:, None] - training) / scale).sum(2)
+        self._policies, self.nearest = policies, distance.argmin(axis=1)
+
+    def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+        """Each agent's action by its own policy."""
+        actions: NDArray[Any] | None = None
+        for index in np.unique(self.nearest):
+            rows = self.nearest == index
+            chosen = self._policies[index].act(states[rows], rng)
+            if actions is None:
+                actions = np.empty((len(states), *chosen.shape[1:]), dtype=chosen.dtype)
+            actions[rows] = chosen
+        assert actions is not None  # there is at least one episode
+        return actions
+
+    def keep(self, running: NDArray[np.bool_]) -> None:
+        """Forgets the episodes that have ended."""
+        self.nearest = self.nearest[running]

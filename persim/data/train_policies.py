@@ -1,47 +1,68 @@
-"""Training the DQN policies that act in the paper's experiments (Section 5.2), with stable-baselines3."""
+"""Training the policies that act in the paper's experiments (Sections 5.1 and 5.2), with stable-baselines3."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from persim import seeding
+from persim import seeding, store
 from persim.data.collect import collect
-from persim.data.policies import GreedyQPolicy
+from persim.data.policies import KIND, WEIGHTS_FOLDER, NetworkPolicy
 from persim.envs.spec import EnvSpec
 from persim.errors import InputError, check_choice
 
-EVALUATION_EPISODES = 100
-EVALUATE_EVERY = 500
 TOLERANCE = 0.03
+MANIFEST = "manifest.json"
+
+Progress = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True)
 class PolicyRecipe:
-    """How to train a policy, and the reward at which to stop.
+    """How to train the policies of an environment, and the rewards at which to stop.
 
     Attributes:
-        target: mean reward on the default agent (Section 5.2 and E.2: "approximately").
+        test_target: mean reward of the test policy on the default agent (Section 5.2: "approximately").
+        target: mean reward of a training episode at which a behaviour policy is good enough (Section 5.1).
         steps: the most environment steps to spend.
-        dqn: settings of stable-baselines3's DQN.
+        window: training episodes over which that mean is taken.
+        episodes: to measure a policy.
+        every: steps between two looks at it.
+        algorithm: of stable-baselines3.
+        layers: hidden layers of its networks.
+        settings: of the algorithm.
     """
 
+    test_target: float
     target: float
     steps: int
-    dqn: dict[str, Any]
+    window: int
+    episodes: int
+    every: int
+    algorithm: str
+    layers: tuple[int, ...]
+    settings: dict[str, Any]
 
 
-# Settings after rl-baselines3-zoo; 64 x 64 nets are enough and keep the weights at 20 KB.
-TEST_RECIPES = {
+# Settings after rl-baselines3-zoo; 64 x 64 nets are enough for DQN and keep the weights at 20 KB.
+RECIPES = {
     "mountaincar": PolicyRecipe(
-        target=-150.0,
+        test_target=-150.0,
+        target=-200.0,
         steps=300_000,
-        dqn={
+        window=20,
+        episodes=100,
+        every=500,
+        algorithm="DQN",
+        layers=(64, 64),
+        settings={
             "learning_rate": 4e-3,
             "batch_size": 128,
             "buffer_size": 10_000,
@@ -55,9 +76,15 @@ TEST_RECIPES = {
         },
     ),
     "cartpole": PolicyRecipe(
-        target=150.0,
+        test_target=150.0,
+        target=120.0,
         steps=100_000,
-        dqn={
+        window=20,
+        episodes=100,
+        every=500,
+        algorithm="DQN",
+        layers=(64, 64),
+        settings={
             "learning_rate": 1e-3,
             "batch_size": 64,
             "buffer_size": 100_000,
@@ -70,84 +97,200 @@ TEST_RECIPES = {
             "exploration_final_eps": 0.04,
         },
     ),
+    "halfcheetah": PolicyRecipe(
+        test_target=4000.0,
+        target=3000.0,
+        steps=1_000_000,
+        window=5,
+        episodes=10,
+        every=10_000,
+        algorithm="TD3",
+        layers=(256, 256),
+        settings={"learning_rate": 1e-3, "batch_size": 256, "learning_starts": 10_000, "gamma": 0.99},
+    ),
 }
 
 
-def mean_reward(spec: EnvSpec, policy: GreedyQPolicy, covariates: NDArray[np.float64], seed: int) -> float:
-    """Mean reward over 100 episodes with one agent's covariates ``[C]``."""
-    agents = np.tile(covariates, (EVALUATION_EPISODES, 1))
-    episodes = collect(spec, agents, policy, seeding.generator(seed, "policy-evaluation"))
-    return float(episodes.reward.sum()) / EVALUATION_EPISODES
+def mean_reward(
+    spec: EnvSpec, policy: NetworkPolicy, covariates: NDArray[np.float64], seed: int, episodes: int = 100
+) -> float:
+    """Mean reward over some episodes with one agent's covariates ``[C]``."""
+    agents = np.tile(covariates, (episodes, 1))
+    data = collect(spec, agents, policy, seeding.generator(seed, "policy-evaluation"))
+    return float(data.reward.sum()) / episodes
 
 
-def _greedy(model: Any) -> GreedyQPolicy:
-    """A copy of the online Q network of a stable-baselines3 DQN."""
-    linear = [layer for layer in model.policy.q_net.q_net if hasattr(layer, "weight")]
-    return GreedyQPolicy([(_copy(layer.weight), _copy(layer.bias)) for layer in linear])
+def policy_names(spec: EnvSpec) -> tuple[str, ...]:
+    """``test``, and the numbers of the policy-training agents, from 1."""
+    return ("test", *(str(number + 1) for number in range(len(spec.policy_agents))))
+
+
+def policy_target(spec: EnvSpec, which: str) -> float:
+    """The reward at which training of this policy stops."""
+    recipe = RECIPES[check_choice("environment", spec.name, RECIPES)]
+    return recipe.test_target if which == "test" else recipe.target
+
+
+def _weights(model: Any) -> NetworkPolicy:
+    """A copy of the network that acts: DQN's online Q network, or TD3's actor."""
+    network, head = (model.policy.q_net.q_net, "argmax") if hasattr(model.policy, "q_net") else (model.actor.mu, "tanh")
+    linear = [layer for layer in network if hasattr(layer, "weight")]
+    return NetworkPolicy([(_copy(layer.weight), _copy(layer.bias)) for layer in linear], head)
 
 
 def _copy(parameter: Any) -> NDArray[np.float32]:
     return np.array(parameter.detach().numpy(), dtype=np.float32)
 
 
-def train_test_policy(
-    spec: EnvSpec, seed: int, progress: Callable[[int, int, float], None] | None = None
-) -> tuple[GreedyQPolicy, dict[str, object]]:
-    """Trains the test policy on the default agent until its mean reward is near the target.
+class _NearTarget:
+    """Stops the test policy: DQN's reward jumps, so the policy measured nearest to the target is kept."""
 
-    DQN's reward jumps between evaluations, so the policy of the evaluation nearest to the target is
-    kept, and training stops as soon as one is within 3 % of it.
+    def __init__(self, measure: Callable[[NetworkPolicy], float], recipe: PolicyRecipe) -> None:
+        self._measure, self._recipe = measure, recipe
+        self.gap, self.steps = np.inf, 0
+        self.policy: NetworkPolicy | None = None
+        self.latest = float("nan")
+
+    def stop(self, model: Any, step: int, infos: list[dict[str, Any]]) -> bool:
+        """Whether the policy is within 3 % of the target."""
+        if step % self._recipe.every:
+            return False
+        policy = _weights(model)
+        self.latest = self._measure(policy)
+        gap = abs(self.latest - self._recipe.test_target)
+        if gap < self.gap:
+            self.gap, self.policy, self.steps = gap, policy, step
+        return self.gap <= TOLERANCE * abs(self._recipe.test_target)
+
+    @property
+    def reached(self) -> bool:
+        """Whether the policy kept is near enough to be used."""
+        return self.gap <= 5 * TOLERANCE * abs(self._recipe.test_target)
+
+
+class _GoodEnough:
+    """Stops a behaviour policy once its training episodes, exploration included, earn the target on average.
+
+    Exploration alone can earn it where gravity is low, so the policy itself has to earn it too.
+    """
+
+    def __init__(self, measure: Callable[[NetworkPolicy], float], recipe: PolicyRecipe) -> None:
+        self._measure, self._recipe, self._rewards = measure, recipe, deque[float](maxlen=recipe.window)
+        self.steps, self.reached = 0, False
+        self.policy: NetworkPolicy | None = None
+        self.latest = float("nan")
+
+    def stop(self, model: Any, step: int, infos: list[dict[str, Any]]) -> bool:
+        """Whether both have reached the target."""
+        self._rewards.extend(info["episode"]["r"] for info in infos if "episode" in info)
+        if step % self._recipe.every or len(self._rewards) < self._recipe.window:
+            return False
+        self.latest = float(np.mean(self._rewards))
+        if self.latest >= self._recipe.target:
+            policy = _weights(model)
+            self.latest = min(self.latest, self._measure(policy))
+            self.reached = self.latest >= self._recipe.target
+            self.policy, self.steps = policy, step
+        return self.reached
+
+
+def train_policy(
+    spec: EnvSpec, which: str, seed: int, progress: Progress | None = None
+) -> tuple[NetworkPolicy, dict[str, object]]:
+    """Trains the test policy on the default agent, or a behaviour policy on its training agent (Table 4).
 
     Args:
         spec: the environment.
+        which: one of ``policy_names``.
         seed: of everything random.
-        progress: called with steps done, the most steps, and the latest mean reward.
+        progress: called with steps done, the most steps, and the latest reward, now and then.
 
     Returns:
         The policy, and how it was made, with its measured reward.
 
     Raises:
-        InputError: no recipe for this environment, or stable-baselines3 is missing.
+        InputError: no recipe for this environment, no such policy, stable-baselines3 is missing, or the
+            reward was not reached.
     """
-    recipe = TEST_RECIPES[check_choice("environment", spec.name, TEST_RECIPES)]
+    recipe = RECIPES[check_choice("environment", spec.name, RECIPES)]
+    check_choice("policy", which, policy_names(spec))
+    covariates = spec.default_agent if which == "test" else np.array(spec.policy_agents[int(which) - 1])
+
+    def measure(policy: NetworkPolicy) -> float:
+        return mean_reward(spec, policy, covariates, seed, recipe.episodes)
+
+    rule = _NearTarget(measure, recipe) if which == "test" else _GoodEnough(measure, recipe)
+    steps = _learn(spec, covariates, recipe, seeding.integer(seed, *_seed_path(spec, which)), rule, progress)
+    if rule.policy is None or not rule.reached:
+        raise InputError(
+            f"policy {which} of {spec.name} did not reach about {policy_target(spec, which):.0f} in {steps} steps "
+            f"(the latest reward was {rule.latest:.0f}); try another --seed"
+        )
+    return rule.policy, {
+        "env": spec.name,
+        "policy": which,
+        "covariates": dict(zip(spec.covariate_names, covariates.tolist(), strict=True)),
+        "seed": seed,
+        "steps": rule.steps,
+        "mean_reward": measure(rule.policy),
+        "recipe": asdict(recipe),
+        "command": f"train-policies --env {spec.name} --policies {which} --seed {seed}",
+    }
+
+
+def _seed_path(spec: EnvSpec, which: str) -> tuple[str, ...]:
+    return ("policy", spec.name) if which == "test" else ("policy", spec.name, which)
+
+
+def _learn(
+    spec: EnvSpec,
+    covariates: NDArray[np.float64],
+    recipe: PolicyRecipe,
+    seed: int,
+    rule: _NearTarget | _GoodEnough,
+    progress: Progress | None,
+) -> int:
+    """Trains until the rule says stop; returns the steps taken."""
     try:
-        from stable_baselines3 import DQN
+        import stable_baselines3 as sb3
         from stable_baselines3.common.callbacks import BaseCallback
+        from stable_baselines3.common.logger import Logger
     except ImportError as error:
         raise InputError("stable-baselines3 is missing; install it with: pip install 'persim[policies]'") from error
 
-    best: list[tuple[float, float, GreedyQPolicy, int]] = []
-
-    class _StopNearTarget(BaseCallback):  # type: ignore[misc]  # imported late, untyped
+    class _Stop(BaseCallback):  # type: ignore[misc]  # imported late, untyped
         def _on_step(self) -> bool:
-            if self.num_timesteps % EVALUATE_EVERY:
-                return True
-            policy = _greedy(self.model)
-            reward = mean_reward(spec, policy, spec.default_agent, seed)
-            gap = abs(reward - recipe.target)
-            if not best or gap < best[0][0]:
-                best[:] = [(gap, reward, policy, self.num_timesteps)]
-            if progress is not None:
-                progress(self.num_timesteps, recipe.steps, reward)
-            return gap > TOLERANCE * abs(recipe.target)
+            stop = rule.stop(self.model, self.num_timesteps, self.locals["infos"])
+            if progress is not None and (stop or self.num_timesteps % 500 == 0):
+                progress(self.num_timesteps, recipe.steps, rule.latest)
+            return not stop
 
-    env = gym.make(f"PerSim/{spec.title}-v0")
-    dqn = DQN(
+    named = dict(zip(spec.covariate_names, covariates.tolist(), strict=True))
+    settings = dict(recipe.settings)
+    if recipe.algorithm == "TD3":
+        still, noise = np.zeros(spec.action_dim), np.full(spec.action_dim, 0.1)
+        settings["action_noise"] = sb3.common.noise.NormalActionNoise(still, noise)
+    model = getattr(sb3, recipe.algorithm)(
         "MlpPolicy",
-        env,
-        policy_kwargs={"net_arch": [64, 64]},
-        seed=seeding.integer(seed, "policy", spec.name),
+        gym.make(f"PerSim/{spec.title}-v0", **named),
+        policy_kwargs={"net_arch": list(recipe.layers)},
+        seed=seed,
         device="cpu",
-        **recipe.dqn,
+        **settings,
     )
-    dqn.learn(recipe.steps, callback=_StopNearTarget())
-    gap, reward, policy, steps = best[0]
-    if gap > 5 * TOLERANCE * abs(recipe.target):
-        raise InputError(
-            f"the nearest reward reached was {reward:.0f}, but about {recipe.target:.0f} is wanted; try another --seed"
-        )
-    made: dict[str, object] = {"env": spec.name, "seed": seed, "steps": steps, "mean_reward": reward}
-    return policy, made | {
-        "recipe": asdict(recipe),
-        "command": f"train-policies --env {spec.name} --seed {seed}",
-    }
+    model.set_logger(Logger(None, []))  # its own would leave a folder in /tmp
+    model.learn(recipe.steps, callback=_Stop())
+    return int(model.num_timesteps)
+
+
+def write_manifest(folder: Path = WEIGHTS_FOLDER) -> None:
+    """Lists the policies of a folder with how they were made and their measured rewards."""
+    entries = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        arrays, made = store.read_arrays(path, KIND)
+        keys = ("env", "policy", "covariates", "mean_reward", "steps", "seed", "command")
+        entries[path.name] = {key: made[key] for key in keys if key in made} | {
+            "parameters": int(sum(array.size for array in arrays.values())),
+            "sha256": store.content_hash(arrays, made),
+        }
+    store.write_record(folder / MANIFEST, "policies", entries)

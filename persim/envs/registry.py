@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 
-from persim.envs import cartpole, mountaincar
+from persim.envs import cartpole, halfcheetah, mountaincar
 from persim.envs.spec import EnvSpec
 from persim.errors import InputError, check_choice
 
-_SPECS: dict[str, EnvSpec] = {spec.name: spec for spec in (mountaincar.SPEC, cartpole.SPEC)}
+_SPECS: dict[str, EnvSpec] = {spec.name: spec for spec in (mountaincar.SPEC, cartpole.SPEC, halfcheetah.SPEC)}
 
 
 def names() -> tuple[str, ...]:
