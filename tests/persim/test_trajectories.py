@@ -107,10 +107,10 @@ def test_damaged_files_are_refused_in_one_line(tmp_path, cartpole_data):
         Trajectories.load(tmp_path / "absent.safetensors")
 
 
-@pytest.mark.parametrize("regime", ["pure", "pure-eps-20"])
-def test_regimes_without_policies_say_so(regime):
-    with pytest.raises(InputError, match="behaviour policies"):
-        collect_regime(get("cartpole"), regime, 5, 0)
+def test_regimes_without_policies_say_how_to_train_them(monkeypatch, tmp_path):
+    monkeypatch.setattr("persim.data.policies.WEIGHTS_FOLDER", tmp_path)
+    with pytest.raises(InputError, match="train-policies --env cartpole --policies 1,2,3,4,5"):
+        collect_regime(get("cartpole"), "pure-eps-20", 5, 0)
 
 
 def test_unknown_regime_names_the_nearest():
