@@ -51,7 +51,6 @@ def test_predict_prints_ours_beside_the_papers(capsys, tmp_path):
         ([*SMALL, "--candidates", "1"], "fewer than the 2 members"),
         ([*SMALL, "--rank", "0"], "rank is 0"),
         ([*SMALL, "--agents", "4"], "5 test agents"),
-        ([*SMALL, "--regime", "pure"], "behaviour policies"),
         ([*SMALL, "--device", "gpu"], "use one of: cpu, cuda"),
         ([*SMALL, "--average-last", "-1"], "average_last is -1"),
         ([*SMALL, "--model", "absent.safetensors"], "cannot be read"),

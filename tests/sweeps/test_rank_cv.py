@@ -162,7 +162,6 @@ def workers_of(driver):
 BAD = [
     (["--env", "cartpol"], "environment 'cartpol' is unknown (did you mean 'cartpole'?)"),
     (["--env", "cartpole", "--regime", "rnadom"], "did you mean 'random'"),
-    (["--env", "cartpole", "--regime", "pure"], "behaviour policies"),
     (["--env", "cartpole", "--ranks", "3,0"], "rank is 0"),
     (["--env", "cartpole", "--ranks", "3,x"], "no list of whole numbers"),
     (["--env", "cartpole", "--ranks", "3,3"], "name one twice"),
