@@ -29,12 +29,12 @@ class TrainingRows:
 
     def __init__(self, model: LowRankDynamics, data: Trajectories, rows: NDArray[np.int64]) -> None:
         device = model.device
-        state = torch.from_numpy(data.observation[rows])
-        delta = torch.from_numpy(data.delta[rows])
-        action = model.encode_actions(torch.from_numpy(data.action[rows])).mT
-        one = torch.ones(len(rows), 1)
+        state = model.scaled(torch.from_numpy(data.observation[rows]).to(device).mT).mT
+        delta = model.scaled_deltas(torch.from_numpy(data.delta[rows]).to(device).mT).mT
+        action = model.encode_actions(torch.from_numpy(data.action[rows]).to(device)).mT
+        one = torch.ones(len(rows), 1, device=device)
         self._rank = model.settings.rank
-        self._packed = torch.cat([state, one, action, one, delta], dim=1).to(device)
+        self._packed = torch.cat([state, one, action, one, delta], dim=1)
         self._agents = torch.from_numpy(data.agent[rows]).to(device)
         widths = (data.state_dim + 1, data.action_dim + 1, data.state_dim)
         self._splits = list(np.cumsum((0, *widths)).tolist())

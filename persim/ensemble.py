@@ -12,7 +12,8 @@ from persim import seeding
 from persim.batches import TrainingRows
 from persim.data.trajectories import Trajectories
 from persim.errors import InputError, check_at_least
-from persim.model import LowRankDynamics, ModelSettings
+from persim.model import LowRankDynamics
+from persim.presets import Preset, preset
 from persim.training import EpochReport, TrainResult, TrainSettings, holdout_errors, train
 
 SPARE_MEMBERS = 2
@@ -53,6 +54,7 @@ def train_ensemble(
     settings: TrainSettings,
     seed: int,
     *,
+    nets: Preset | None = None,
     device: str = "cpu",
     checkpoint: Path | None = None,
     progress: Callable[[EpochReport], None] | None = None,
@@ -65,6 +67,7 @@ def train_ensemble(
         size: members to keep and candidates to train.
         settings: of Algorithm 1.
         seed: gives every member's initial weights (``init``) and order of transitions (``batches``).
+        nets: widths of the encoders, and whether the data are normalised; the environment's own by default.
         device: of the model.
         checkpoint: see ``persim.training.train``.
         progress: called after every epoch.
@@ -72,7 +75,8 @@ def train_ensemble(
     Returns:
         The kept members as one model, and the curves (means over all candidates).
     """
-    shape = ModelSettings(data.n_agents, data.state_dim, data.action_dim, data.discrete, rank, size.candidates)
+    nets = nets or preset(data.env, discrete=data.discrete)
+    shape = nets.shape(data, rank, size.candidates)
     members = range(size.candidates)
     model = LowRankDynamics(shape, [seeding.sequence(seed, "init", k) for k in members]).to(device)
     orders = [seeding.sequence(seed, "batches", k) for k in members]

@@ -31,6 +31,7 @@ class ModelSettings:
         members: K, ensemble members.
         state_widths: hidden layers of the state encoder.
         action_widths: hidden layers of the action encoder; none for discrete actions.
+        normalised: whether states and state differences are z-scored inside the model.
 
     Raises:
         InputError: a number below 1.
@@ -44,6 +45,7 @@ class ModelSettings:
     members: int = 1
     state_widths: tuple[int, ...] = (256,)
     action_widths: tuple[int, ...] = ()
+    normalised: bool = False
 
     def __post_init__(self) -> None:
         for field in ("n_agents", "state_dim", "action_dim", "rank", "members"):
@@ -92,6 +94,10 @@ class LowRankDynamics(nn.Module):
         self.agent_layer = nn.Parameter(stacked[0])
         self.state_layers = nn.ParameterList(stacked[1 : 1 + n_state])
         self.action_layers = nn.ParameterList(stacked[1 + n_state :])
+        if settings.normalised:  # rows: mean, standard deviation
+            unscaled = torch.stack([torch.zeros(settings.state_dim), torch.ones(settings.state_dim)])
+            self.register_buffer("state_scale", unscaled)
+            self.register_buffer("delta_scale", unscaled.clone())
 
     @staticmethod
     def _initial(settings: ModelSettings, rng: np.random.Generator) -> list[Tensor]:
@@ -104,10 +110,32 @@ class LowRankDynamics(nn.Module):
             shapes += list(pairwise(sizes))
         return [_uniform((fan_out, fan_in + 1), fan_in, rng) for fan_in, fan_out in shapes]
 
+    state_scale: Tensor
+    delta_scale: Tensor
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.agent_layer.device
+
+    def fit_scales(self, states: Tensor, deltas: Tensor) -> None:
+        """Takes means and standard deviations (unbiased) from data ``[M, S]``; a constant dimension keeps its unit."""
+        for scale, rows in ((self.state_scale, states), (self.delta_scale, deltas)):
+            deviation = rows.double().std(0)
+            deviation[deviation == 0] = 1
+            scale.copy_(torch.stack([rows.double().mean(0), deviation]))
+
+    def scaled(self, states: Tensor) -> Tensor:
+        """Feature-major states ``[..., S, B]`` as the state encoder sees them."""
+        if not self.settings.normalised:
+            return states
+        return _z_scores(states, self.state_scale)
+
+    def scaled_deltas(self, deltas: Tensor) -> Tensor:
+        """Feature-major state differences ``[..., S, B]`` as ``delta`` predicts them."""
+        if not self.settings.normalised:
+            return deltas
+        return _z_scores(deltas, self.delta_scale)
 
     def encode_actions(self, actions: Tensor) -> Tensor:
         """Actions as features ``[..., A, B]``: one-hot of ``[..., B]``, or ``[..., B, A]`` transposed."""
@@ -131,7 +159,7 @@ class LowRankDynamics(nn.Module):
         return _perceptron(self.action_layers, actions)
 
     def delta(self, agents: Tensor, states: Tensor, actions: Tensor) -> Tensor:
-        """State differences ``[K, S, B]`` of feature-major ``[K, B]``, ``[K, S, B]`` and ``[K, A, B]``."""
+        """Scaled state differences ``[K, S, B]`` of feature-major ``[K, B]``, scaled ``[K, S, B]``, ``[K, A, B]``."""
         weights = self.agent_factors(agents) * self.action_factors(actions)
         return (self.state_factors(states) * weights.unsqueeze(1)).sum(2)
 
@@ -150,14 +178,18 @@ class LowRankDynamics(nn.Module):
         agents, states, actions = (tensor.to(self.device) for tensor in (agents, states, actions))
         states = states.expand(members, *states.shape[-2:])
         encoded = self.encode_actions(actions).expand(members, -1, -1)
-        return states + self.delta(agents.expand(members, -1), states.mT, encoded).mT
+        delta = self.delta(agents.expand(members, -1), self.scaled(states.mT), encoded)
+        if self.settings.normalised:
+            delta = delta * self.delta_scale[1, :, None] + self.delta_scale[0, :, None]
+        return states + delta.mT
 
     def select(self, members: Sequence[int]) -> LowRankDynamics:
         """A new model of these members, in this order."""
         settings = replace(self.settings, members=len(members))
         chosen = LowRankDynamics(settings, [np.random.SeedSequence(0)] * len(members))
-        index = list(members)
-        chosen.load_state_dict({name: value[index] for name, value in self.state_dict().items()})
+        index, shared = list(members), dict(self.named_buffers())
+        state = {name: value if name in shared else value[index] for name, value in self.state_dict().items()}
+        chosen.load_state_dict(state)
         return chosen.to(self.device)
 
     def save(self, path: Path, **about: object) -> None:
@@ -177,6 +209,11 @@ class LowRankDynamics(nn.Module):
         model = cls(settings, [np.random.SeedSequence(0)] * settings.members)
         model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
         return model.to(device), saved["about"]
+
+
+def _z_scores(rows: Tensor, scale: Tensor) -> Tensor:
+    """Feature-major rows ``[..., F, B]`` less mean, over deviation."""
+    return (rows - scale[0, :, None]) / scale[1, :, None]
 
 
 def _perceptron(layers: nn.ParameterList, rows: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ def split(n_rows: int, holdout: float, rng: np.random.Generator) -> tuple[NDArra
 
 
 def holdout_errors(model: LowRankDynamics, rows: TrainingRows) -> NDArray[np.float64]:
-    """Mean squared error of state differences ``[K, S]`` on ``rows``."""
+    """Mean squared error of (scaled) state differences ``[K, S]`` on ``rows``."""
     settings = model.settings
     total = torch.zeros(settings.members, settings.state_dim, dtype=torch.float64, device=model.device)
     with torch.no_grad():
@@ -262,6 +262,8 @@ def train(
         DivergenceError: the loss became non-finite.
     """
     chosen = np.arange(len(data)) if rows is None else rows
+    if model.settings.normalised:
+        model.fit_scales(torch.from_numpy(data.observation[chosen]), torch.from_numpy(data.delta[chosen]))
     training = TrainingRows(model, data, chosen)
     held_out = None if holdout is None else TrainingRows(model, data, holdout)
     identity: dict[str, object] = {

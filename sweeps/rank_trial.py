@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from persim import seeding, store
 from persim.cells import Cell, CellStore, FinishedCell, code_version, row
@@ -15,7 +16,7 @@ from persim.data import Trajectories
 from persim.data.policies import load_test_policy
 from persim.envs import get
 from persim.evaluation.prediction import prediction_errors, true_rollouts
-from persim.model import LowRankDynamics, ModelSettings
+from persim.model import LowRankDynamics
 from persim.presets import preset
 from persim.training import EpochReport, TrainResult, TrainSettings, split, train
 
@@ -73,7 +74,7 @@ def run_trial(
         return done
     started = time.time()
     seed, rank, repeat = cell.settings["seed"], cell.settings["rank"], cell.trial
-    shape = ModelSettings(cell.agents, data.state_dim, data.action_dim, data.discrete, rank)
+    shape = preset(cell.env, discrete=data.discrete).shape(data, rank, 1)
     model = LowRankDynamics(shape, [seeding.sequence(seed, SUITE, "init", rank, repeat)])
     rng = seeding.generator(seed, SUITE, "holdout", repeat)
     rows, holdout = split(len(data), cell.settings["holdout"], rng)
@@ -111,7 +112,8 @@ def _measure(
     """The rows of a trial: hold-out error, and prediction error on the test agents."""
     assert result.holdout_mse is not None  # train was given a hold-out
     mse = result.holdout_mse[0]
-    variance = data.delta[holdout].astype(np.float64).var(axis=0)
+    targets = model.scaled_deltas(torch.from_numpy(data.delta[holdout].astype(np.float64)).mT)
+    variance = targets.var(dim=1, correction=0).numpy()
     rows = [
         row("train_mse", result.losses[-1]),
         row("holdout_mse", float(mse.mean())),

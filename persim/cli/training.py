@@ -16,7 +16,7 @@ from persim.ensemble import SPARE_MEMBERS, EnsembleSettings, train_ensemble
 from persim.envs import EnvSpec, names
 from persim.errors import InputError, check_at_least, check_choice
 from persim.model import LowRankDynamics
-from persim.presets import EPOCHS, MEMBERS, preset
+from persim.presets import EPOCHS, MEMBERS, VARIANTS, Preset, preset
 from persim.training import EpochReport, TrainSettings
 
 Commands: TypeAlias = "argparse._SubParsersAction[console.Parser]"
@@ -28,6 +28,7 @@ def add_options(p: console.Parser) -> None:
     p.add_argument("--regime", default="random", help=f"how the data were recorded: {', '.join(REGIMES)} (random)")
     p.add_argument("--agents", type=int, default=500, metavar="N", help="one trajectory each (500)")
     p.add_argument("--rank", type=int, help="terms of the product (the paper's choice for --env)")
+    p.add_argument("--nets", default="paper", help="halfcheetah also has wide, those of the authors' code (paper)")
     p.add_argument("--members", type=int, default=MEMBERS, help=f"models in the ensemble ({MEMBERS})")
     p.add_argument("--candidates", type=int, help=f"models to train, of which the best are kept (+{SPARE_MEMBERS})")
     p.add_argument("--epochs", type=int, default=EPOCHS, help=f"passes over the transitions ({EPOCHS})")
@@ -59,6 +60,7 @@ class Training:
     regime: str
     agents: int
     rank: int
+    nets: Preset
     size: EnsembleSettings
     train: TrainSettings
 
@@ -69,12 +71,13 @@ class Training:
         Raises:
             InputError: a number out of range.
         """
-        rank = preset(spec.name).rank if args.rank is None else args.rank
+        nets = preset(spec.name, discrete=spec.discrete, variant=check_choice("nets", args.nets, VARIANTS))
+        rank = nets.rank if args.rank is None else args.rank
         check_at_least("rank", rank, 1)
         candidates = args.members + SPARE_MEMBERS if args.candidates is None else args.candidates
         size = EnsembleSettings(args.members, candidates)
-        train = TrainSettings(args.epochs, preset(spec.name).batch_size, average_last=args.average_last)
-        return cls(spec.name, args.regime, args.agents, rank, size, train)
+        train = TrainSettings(args.epochs, nets.batch_size, average_last=args.average_last)
+        return cls(spec.name, args.regime, args.agents, rank, nets, size, train)
 
     def about(self, seed: int) -> dict[str, Any]:
         """What is written into the model file."""
@@ -99,7 +102,15 @@ class Training:
                 bar.set_postfix_str(f"loss {report.loss:.2e}")
 
             model, result = train_ensemble(
-                data, self.rank, self.size, self.train, seed, device=device, checkpoint=checkpoint, progress=show
+                data,
+                self.rank,
+                self.size,
+                self.train,
+                seed,
+                nets=self.nets,
+                device=device,
+                checkpoint=checkpoint,
+                progress=show,
             )
         each = result.seconds / result.steps / self.size.candidates * 1e3
         print(f"trained {self.size.candidates} models of rank {self.rank} in {result.seconds:.0f} s", end=" ")

@@ -113,6 +113,10 @@ class Trajectories:
         """Number of the episode of each row ``[M]``, from 0."""
         return np.cumsum(self.step == 0) - 1
 
+    def returns(self) -> NDArray[np.float64]:
+        """Total reward of each agent ``[N]``, over all its episodes."""
+        return np.asarray(np.bincount(self.agent, self.reward, self.n_agents), dtype=np.float64)
+
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 of everything in it; equal data, equal hash."""

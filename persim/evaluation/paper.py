@@ -31,6 +31,15 @@ def _rows(table: str, env: str, regime: str, method: str) -> list[dict[str, str]
     return [row for row in rows if (row["env"], row["regime"], row["method"]) == (env, regime, method)]
 
 
+def observed_data(env: str, regime: str) -> list[float]:
+    """Table 5: reward of the five test agents, average reward and average length; empty where there is none."""
+    with (_FOLDER / "observed_data.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if (row["env"], row["regime"]) == (env, regime):
+                return [float(value) for name, value in row.items() if name.startswith(("reward_", "average_"))]
+    return []
+
+
 def prediction_error(env: str, regime: str, method: str = "PerSim") -> dict[int, PaperError]:
     """The paper's prediction error by agent id (from 0); empty where the paper has none."""
     rows = _rows("prediction_error.csv", env, regime, method)

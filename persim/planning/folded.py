@@ -35,7 +35,7 @@ class FoldedEnsemble:
         if not model.settings.discrete:
             raise InputError("this model has continuous actions, which cannot be folded; score it with PlainScorer")
         self._model = model
-        layers = [layer.detach().cpu().numpy() for layer in model.state_layers]
+        layers = _physical_layers(model)
         self._inner, self._last = [_passing_ones(layer) for layer in layers[:-1]], layers[-1]
         self._folded: dict[int, NDArray[np.float32]] = {}
 
@@ -54,8 +54,24 @@ class FoldedEnsemble:
             one_hot = torch.eye(shape.action_dim, device=model.device).expand(shape.members, -1, -1)
             weights = (model.agent_factors(ids) * model.action_factors(one_hot)).cpu().numpy()  # [K, R, actions]
             layer = self._last.reshape(shape.members, shape.state_dim, shape.rank, -1)
-            self._folded[agent] = np.einsum("kra,ksrh->aksh", weights, layer)
+            folded = np.einsum("kra,ksrh->aksh", weights, layer)
+            if shape.normalised:
+                mean, deviation = model.delta_scale.cpu().numpy()
+                folded *= deviation[:, None]
+                folded[..., -1] += mean
+            self._folded[agent] = folded
         return self._folded[agent]
+
+
+def _physical_layers(model: LowRankDynamics) -> list[NDArray[np.float32]]:
+    """The state encoder's layers; the first takes states in their own units, also in a normalised model."""
+    layers = [layer.detach().cpu().numpy() for layer in model.state_layers]
+    if model.settings.normalised:
+        mean, deviation = model.state_scale.cpu().numpy()
+        weights = layers[0][..., :-1] / deviation
+        bias = layers[0][..., -1] - weights @ mean
+        layers[0] = np.concatenate([weights, bias[..., None]], axis=-1)
+    return layers
 
 
 def _passing_ones(layer: NDArray[np.float32]) -> NDArray[np.float32]:
