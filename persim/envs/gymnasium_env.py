@@ -22,15 +22,19 @@ class AgentEnv(gym.Env[Observation, Any]):
     Args:
         name: an environment that ``persim.envs.get`` knows.
         render_mode: ``"rgb_array"`` for pictures from ``render``, or None.
+        any_covariates: whether values outside the ranges of Table 4 are allowed.
         covariates: overrides of the default covariates, such as ``gravity=0.001``.
 
     Raises:
-        InputError: unknown environment or covariate, or pictures of an environment that has none.
+        InputError: unknown environment or covariate, a value outside its range, or pictures of an
+            environment that has none.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012 (gymnasium declares it so)
 
-    def __init__(self, name: str, render_mode: str | None = None, **covariates: float) -> None:
+    def __init__(
+        self, name: str, render_mode: str | None = None, any_covariates: bool = False, **covariates: float
+    ) -> None:
         self.persim_spec, self.render_mode = get(name), render_mode
         if render_mode is not None:
             check_choice("render_mode", render_mode, self.metadata["render_modes"])
@@ -43,6 +47,8 @@ class AgentEnv(gym.Env[Observation, Any]):
                 )
         row = [covariates.get(cov.name, cov.default) for cov in self.persim_spec.covariates]
         self._covariates = self.persim_spec.covariate_rows([row])
+        if not any_covariates:
+            self.persim_spec.check_ranges(self._covariates)
         self.observation_space = self.persim_spec.observation_space
         self.action_space = self.persim_spec.action_space
         self._state: NDArray[np.float64] | None = None

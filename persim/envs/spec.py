@@ -136,6 +136,20 @@ class EnvSpec:
             raise InputError(f"covariates of {self.name} hold a non-finite value; give finite numbers")
         return table
 
+    def check_ranges(self, covariates: Array) -> None:
+        """Refuses agents ``[B, C]`` outside the ranges that agents are drawn from.
+
+        Raises:
+            InputError: a value lies outside; the message names it.
+        """
+        for covariate, values in zip(self.covariates, covariates.T, strict=True):
+            outside = values[(values < covariate.low) | (values > covariate.high)]
+            if len(outside):
+                raise InputError(
+                    f"{covariate.name} is {outside[0]:g}, outside {covariate.low:g} to {covariate.high:g} of "
+                    f"{self.name}; give a value in that range, or allow others with any_covariates=True"
+                )
+
     def sample_agents(self, n_agents: int, rng: np.random.Generator) -> Array:
         """Covariates ``[N, C]``: the test agents first, the rest uniform in the ranges (Section 5.1).
 

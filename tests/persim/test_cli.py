@@ -7,6 +7,7 @@ import pytest
 from persim import console, store
 from persim.cells import KIND
 from persim.cli import main
+from persim.data import Trajectories, collect_regime
 from persim.data.policies import NetworkPolicy, weights_path
 from persim.data.train_policies import mean_reward
 from persim.envs import get
@@ -74,6 +75,12 @@ def test_predict_prints_ours_beside_the_papers(capsys, tmp_path):
         ([*RENDER, "--policy", "oracle"], "cartpole has no oracle"),
         ([*RENDER, "--agents-to-test", "6"], "agent 6 is not a test agent"),
         ([*RENDER, "--out", "/proc/x"], "cannot be written"),
+        (["collect", "--env", "cartpole", "--out", "x", "--regime", "prue"], "did you mean 'pure'"),
+        (["collect", "--env", "cartpole", "--out", "x", "--agents", "3"], "5 test agents"),
+        (["collect", "--env", "cartpole", "--out", "/proc/x/y"], "cannot be written"),
+        (["train-policies", "--env", "cartpole", "--policies", "6"], "policy '6' is unknown"),
+        (["train-policies", "--env", "cartpole", "--jobs", "0"], "jobs is 0"),
+        ([*SMALL, "--nets", "wide"], "cartpole has no nets 'wide'"),
         (["train-policies", "--env", "halfcheeta"], "did you mean 'halfcheetah'"),
         ([], "required: COMMAND"),
     ],
@@ -178,6 +185,17 @@ def test_help_explains(command, capsys):
     code, output, _ = run([*command, "--help"], capsys)
     assert code == 0
     assert "usage" in output
+
+
+def test_collect_saves_the_data_and_prints_table_5(capsys, tmp_path):
+    path = tmp_path / "data.safetensors"
+    arguments = ["collect", "--env", "cartpole", "--regime", "pure-eps-20", "--agents", "30", "--out", str(path)]
+    code, output, _ = run(arguments, capsys)
+    assert code == 0
+    assert "157.9" in output
+    data = Trajectories.load(path)
+    assert data.content_hash == collect_regime(get("cartpole"), "pure-eps-20", 30, 0).content_hash
+    assert f"{data.returns().mean():.1f}" in output
 
 
 @pytest.mark.slow

@@ -139,3 +139,9 @@ def test_unusable_values_are_refused(rng):
     env.reset(seed=0)
     with pytest.raises(InputError, match="is not in Discrete"):
         env.step(3)
+
+
+def test_covariates_outside_their_range_are_refused_unless_asked_for():
+    with pytest.raises(InputError, match=r"gravity is 0.01, outside 0.0001 to 0.0035 .* any_covariates=True"):
+        gym.make("PerSim/MountainCar-v0", gravity=0.01)
+    gym.make("PerSim/MountainCar-v0", gravity=0.01, any_covariates=True).reset(seed=0)

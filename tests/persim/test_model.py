@@ -184,3 +184,34 @@ def test_impossible_shapes_are_refused(change, expected):
 def test_seeds_have_to_match_members():
     with pytest.raises(InputError, match="1 seeds were given for 2 members"):
         LowRankDynamics(DISCRETE, [seeding.sequence(0)])
+
+
+NORMALISED = dataclasses.replace(CONTINUOUS, normalised=True)
+
+
+def test_normalised_model_works_in_physical_units(rng):
+    """s' = s + mean + deviation * network((s - mean) / deviation)."""
+    model, plain = build(NORMALISED), build(CONTINUOUS)
+    data_states, data_deltas = rng.normal(3, 5, (400, 4)), rng.normal(-1, 0.1, (400, 4))
+    data_deltas[:, 2] = 0.7  # a constant dimension has no deviation to divide by
+    model.fit_scales(torch.from_numpy(data_states), torch.from_numpy(data_deltas))
+    agents, states, actions = inputs(NORMALISED, rng)
+    with torch.no_grad():
+        scaled = (states - torch.from_numpy(data_states.mean(0)).float()) / torch.from_numpy(
+            data_states.std(0, ddof=1)
+        ).float()
+        network = plain(agents, scaled, actions) - scaled
+        deviation = torch.tensor([data_deltas[:, d].std(ddof=1) if d != 2 else 1.0 for d in range(4)]).float()
+        wanted = states + torch.from_numpy(data_deltas.mean(0)).float() + deviation * network
+        torch.testing.assert_close(model(agents, states, actions), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_scales_are_saved_and_selected(tmp_path, rng):
+    model = build(NORMALISED)
+    model.fit_scales(torch.from_numpy(rng.normal(3, 5, (400, 4))), torch.from_numpy(rng.normal(-1, 0.1, (400, 4))))
+    model.save(tmp_path / "m.safetensors", env="x")
+    loaded, _ = LowRankDynamics.load(tmp_path / "m.safetensors")
+    case = inputs(NORMALISED, rng)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(*case), model(*case), rtol=0, atol=0)
+        torch.testing.assert_close(loaded.select([1])(*case)[0], model(*case)[1])

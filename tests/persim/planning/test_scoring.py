@@ -104,6 +104,16 @@ def test_the_same_plan_wins_on_many_random_models(env, safety):
     assert ties > 20
 
 
+def test_a_normalised_model_is_folded_in_its_own_units(rng):
+    spec, goal = get("cartpole"), Objective(get("cartpole"))
+    shape = ModelSettings(AGENTS, 4, 2, True, 3, 2, state_widths=(16,), normalised=True)
+    model = LowRankDynamics(shape, [seeding.sequence(0, k) for k in range(2)])
+    model.fit_scales(torch.from_numpy(rng.normal(0.1, 0.5, (99, 4))), torch.from_numpy(rng.normal(0, 0.05, (99, 4))))
+    states, agents, plans = problem(spec, rng)
+    fast, plain = TreeScorer(FoldedEnsemble(model), goal), PlainScorer(model, goal)
+    np.testing.assert_allclose(fast(states, agents, plans), plain(states, agents, plans), atol=1e-4)
+
+
 @pytest.mark.parametrize("env", ["mountaincar", "cartpole"])
 @pytest.mark.parametrize("top", [1, 7, 70])
 def test_the_best_plans_are_scored_exactly(env, top, rng):
