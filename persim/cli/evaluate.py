@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from persim.data import check_regime
 from persim.data.collect import population
 from persim.envs import EnvSpec, get
 from persim.envs.spec import Array
-from persim.errors import check_at_least, check_choice
+from persim.errors import InputError, check_at_least, check_choice
 from persim.evaluation import oracle, paper
 from persim.evaluation.reward import EPISODES, RewardResult, average_rewards
 from persim.model import LowRankDynamics
@@ -79,8 +79,13 @@ class _Job:
     episodes: int
     training: Training
     model: Path | None
+    model_seed: int | None
     device: str
     cells: CellStore
+
+    def covariates(self, seed: int) -> Array:
+        """Covariates ``[N, C]`` of the agents of the data: those of ``--model``, or of this seed."""
+        return population(self.spec, self.training.agents, seed if self.model_seed is None else self.model_seed)
 
     def cell(self, seed: int, model: dict[str, Any]) -> Cell:
         """The cell of one seed; ``model`` says which ensemble."""
@@ -111,19 +116,37 @@ def _job(args: argparse.Namespace) -> _Job:
     check_at_least("episodes", args.episodes, 1)
     for seed in args.seeds:
         check_at_least("seed", seed, 0)
+    numbers = args.agents_to_test or tuple(range(1, len(spec.test_agents) + 1))
+    _check_once("--seeds", args.seeds)
+    _check_once("--agents-to-test", numbers)
     planner = args.planner or default_planner(spec.action_space)
     settings = chosen_planner(args, spec, planner)
-    numbers = args.agents_to_test or range(1, len(spec.test_agents) + 1)
-    device = resolve_device(args.device)
-    agents, training = tuple(number - 1 for number in numbers), Training.of(args, spec)
+    device, training, model_seed = resolve_device(args.device), Training.of(args, spec), None
     if args.model:
-        model, _ = read_model(args.model, spec, args.regime, device)
-        check_agents(np.array(agents), model.settings.n_agents)
-    else:
-        check_agents(np.array(agents), args.agents)
+        _, about = read_model(args.model, spec, args.regime, device)
+        training, model_seed = replace(training, agents=int(about["agents"])), int(about["seed"])
+    agents = tuple(number - 1 for number in numbers)
+    check_agents(np.array(agents), training.agents)
     store.prepare_folder(args.store)
     cells = CellStore(args.store)
-    return _Job(spec, planner, settings, args.scorer, agents, args.episodes, training, args.model, device, cells)
+    return _Job(
+        spec,
+        planner,
+        settings,
+        args.scorer,
+        agents,
+        args.episodes,
+        training,
+        args.model,
+        model_seed,
+        device,
+        cells,
+    )
+
+
+def _check_once(option: str, values: Sequence[int]) -> None:
+    if len(set(values)) < len(values):
+        raise InputError(f"{option} {','.join(map(str, values))} names one twice; give each once")
 
 
 def _evaluated(job: _Job, seed: int) -> FinishedCell:
@@ -154,10 +177,10 @@ def _evaluated(job: _Job, seed: int) -> FinishedCell:
 def _ensemble(job: _Job, seed: int) -> tuple[LowRankDynamics | None, dict[str, Any], Array]:
     """The ensemble (None for the true environment), what names it, and the covariates of its agents."""
     if job.scorer == "true_env":
-        return None, {}, population(job.spec, job.training.agents, seed)
+        return None, {}, job.covariates(seed)
     model, about = ensemble(job.training, job.spec, seed, job.device, job.cells.root, job.model)
-    covariates = population(job.spec, int(about["agents"]), int(about["seed"]))
-    return model, {"sha256": about["sha256"]} if job.model else {"trained": asdict(job.training)}, covariates
+    named = {"sha256": about["sha256"]} if job.model else {"trained": asdict(job.training)}
+    return model, named, job.covariates(seed)
 
 
 def _play(job: _Job, scorer: Scorer, covariates: Array, seed: int) -> RewardResult:
@@ -186,7 +209,7 @@ def _table(job: _Job, seeds: Sequence[int], results: Sequence[FinishedCell]) -> 
     """Ours beside the paper's and the optimum, one line per agent."""
     spec, regime = job.spec, job.training.regime
     theirs, limit = paper.reward(spec.name, regime), paper.reward(spec.name, "", "True env+MPC")
-    covariates = population(spec, job.training.agents, seeds[0])
+    covariates = job.covariates(seeds[0])
     best = _optimum(job, seeds)
     texts = [covariate_text(spec, covariates[agent]) for agent in job.agents]
     width = max(map(len, texts))
@@ -217,7 +240,7 @@ def _optimum(job: _Job, seeds: Sequence[int]) -> dict[int, float]:
         return {}
     rewards = []
     for seed in seeds:
-        covariates = population(job.spec, job.training.agents, seed)
+        covariates = job.covariates(seed)
         policy = oracle_policy(job.spec, covariates, job.cells.root)
         rng = seeding.generator(seed, "episodes", job.spec.name)
         result = average_rewards(job.spec, covariates, policy, rng, agents=job.agents, episodes=job.episodes)

@@ -8,6 +8,7 @@ from persim import console, store
 from persim.cells import KIND
 from persim.cli import main
 from persim.data import Trajectories, collect_regime
+from persim.data.collect import population
 from persim.data.policies import NetworkPolicy, weights_path
 from persim.data.train_policies import mean_reward
 from persim.envs import get
@@ -69,6 +70,8 @@ def test_predict_prints_ours_beside_the_papers(capsys, tmp_path):
         ([*EVALUATE, "--agents-to-test", "0"], "agent 0 is not among"),
         ([*EVALUATE, "--agents-to-test", "1;2"], "no list of whole numbers"),
         ([*EVALUATE, "--seeds", "-1"], "seed is -1"),
+        ([*EVALUATE, "--seeds", "1,1"], "names one twice"),
+        ([*EVALUATE, "--agents-to-test", "2,2"], "names one twice"),
         ([*EVALUATE, "--model", "absent.safetensors"], "cannot be read"),
         ([*EVALUATE, "--store", "/proc/x"], "cannot be written"),
         ([*RENDER, "--policy", "tset"], "did you mean 'test'"),
@@ -165,6 +168,18 @@ def test_evaluate_refuses_a_model_of_another_environment_or_a_damaged_one(capsys
     assert (code, errors.count("\n")) == (2, 1)
     assert "damaged" in errors
     assert not (tmp_path / "runs").exists()
+
+
+def test_evaluate_tests_any_agent_of_the_model(capsys, tmp_path, small_model):
+    """Agent 8 of the model's 8, whatever --agents says; its covariates are those it was trained with."""
+    arguments = ["evaluate", "--env", "cartpole", "--model", str(small_model), "--store", str(tmp_path), "--plans", "9"]
+    code, output, _ = run([*arguments, "--episodes", "1", "--agents-to-test", "8"], capsys)
+    assert code == 0
+    force, length = population(get("cartpole"), 8, 0)[7]
+    assert f"force={force:g}, pole_length={length:g}" in output
+    code, _, errors = run([*arguments, "--agents-to-test", "9"], capsys)
+    assert code == 2
+    assert "agent 9 is not among the 8 agents" in errors
 
 
 @pytest.mark.parametrize("policy", ["persistent_shooting", "test", "random"])
