@@ -64,7 +64,8 @@ class Objective:
     def best_reward(self) -> float:
         """The most that ``reward`` can be."""
         hints = self.spec.planning
-        return hints.best_reward + (hints.best_safety if self.safety and hints.safety is not None else 0.0)
+        best = hints.best_reward + (hints.best_safety if self.safety and hints.safety is not None else 0.0)
+        return max(best, float(np.float32(best)))  # rewards are float32, and may be rounded up
 
 
 class Dynamics(Protocol):
