@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, lru_cache
@@ -18,7 +18,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from persim.envs.frames import mujoco_frames
 from persim.envs.spec import Actions, Array, Covariate, EnvSpec
 from persim.errors import InputError
 
@@ -72,6 +74,10 @@ _quiet = _Quiet()
 _local = threading.local()
 
 
+def _file() -> str:
+    return str(Path(gym.__file__).parent / "envs" / "mujoco" / "assets" / "half_cheetah.xml")
+
+
 @cache
 def _original() -> Any:
     """Gymnasium's model, compiled once a process (importing this module compiles nothing).
@@ -82,7 +88,7 @@ def _original() -> Any:
 
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # settotalmass once more, from MjSpec
-        spec = mujoco.MjSpec.from_file(str(Path(gym.__file__).parent / "envs/mujoco/assets/half_cheetah.xml"))
+        spec = mujoco.MjSpec.from_file(_file())
         for geom in spec.geoms:
             geom.material = ""
         for unused in [*spec.materials, *spec.textures]:
@@ -184,6 +190,16 @@ def terminated(next_states: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(next_states[..., 0], dtype=torch.bool)
 
 
+def frames(states: Array, covariates: Array) -> Iterator[NDArray[np.uint8]]:
+    """MuJoCo's pictures of these states, the root's x added up from its velocities (mass and damping do not show)."""
+    import mujoco
+
+    with _quiet:
+        model = mujoco.MjModel.from_xml_path(_file())
+    x = np.cumsum(states[:, 0] * STEP_S)
+    return mujoco_frames(model, np.column_stack([x, states[:, POSITIONS]]), "track")
+
+
 def with_control_cost(cost: float) -> EnvSpec:
     """HalfCheetah with another control cost, such as the 0.05 of Appendix E.1 (the tables were made with 0.1).
 
@@ -216,6 +232,7 @@ _BASE = EnvSpec(
     step=step,
     reward=lambda states, actions, next_states: next_states[..., 0],
     terminated=terminated,
+    frames=frames,
 )
 
 SPEC = with_control_cost(CONTROL_COST)
