@@ -1,4 +1,4 @@
-"""Pictures of states by gymnasium's own environments."""
+"""Pictures of states by gymnasium's own environments, and by MuJoCo."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persim.envs.spec import Array
+from persim.errors import InputError
+
+WIDTH, HEIGHT = 480, 320
 
 
 def gymnasium_frames(env_id: str, states: Array, **attributes: float) -> Iterator[NDArray[np.uint8]]:
@@ -26,3 +29,46 @@ def gymnasium_frames(env_id: str, states: Array, **attributes: float) -> Iterato
             yield np.asarray(picture.render())
     finally:
         picture.close()
+
+
+def mujoco_frames(model: Any, positions: Array, camera_name: str) -> Iterator[NDArray[np.uint8]]:
+    """Draws each row of joint positions ``[T, nq]`` of a MuJoCo model, without a screen (EGL).
+
+    EGL is asked for directly: MUJOCO_GL counts only before mujoco is first imported, and stepping does that.
+
+    Raises:
+        InputError: this machine has no EGL.
+    """
+    import mujoco
+
+    try:
+        from mujoco.egl import GLContext
+
+        screen = GLContext(WIDTH, HEIGHT)
+    except Exception as error:  # what comes depends on what is missing: ImportError, AttributeError, RuntimeError
+        raise InputError(f"pictures of MuJoCo need EGL ({error}); install libegl1, or take another machine") from error
+    try:
+        screen.make_current()
+        yield from _drawn(mujoco, model, positions, camera_name)
+    finally:
+        screen.free()
+
+
+def _drawn(mujoco: Any, model: Any, positions: Array, camera_name: str) -> Iterator[NDArray[np.uint8]]:
+    model.vis.global_.offwidth, model.vis.global_.offheight = WIDTH, HEIGHT
+    data, scene = mujoco.MjData(model), mujoco.MjvScene(model, maxgeom=1000)
+    context, window = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100), mujoco.MjrRect(0, 0, WIDTH, HEIGHT)
+    mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
+    camera, options = mujoco.MjvCamera(), mujoco.MjvOption()
+    camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, model.camera(camera_name).id
+    try:
+        for row in positions:
+            data.qpos[:] = row
+            mujoco.mj_forward(model, data)
+            mujoco.mjv_updateScene(model, data, options, None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene)
+            mujoco.mjr_render(window, scene, context)
+            picture = np.empty((HEIGHT, WIDTH, 3), dtype=np.uint8)
+            mujoco.mjr_readPixels(picture, None, window, context)
+            yield picture[::-1].copy()  # OpenGL counts rows from the bottom
+    finally:
+        context.free()

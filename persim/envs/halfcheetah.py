@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
-from collections import OrderedDict
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from persim.envs.frames import mujoco_frames
 from persim.envs.spec import Actions, Array, Covariate, EnvSpec
+from persim.errors import InputError
 
 STEP_S = 0.05
 FRAMES = 5
@@ -22,60 +30,122 @@ POSITIONS, VELOCITIES = slice(1, 9), slice(9, 18)  # of the 18 state dimensions;
 RESET_NOISE = 0.001
 CONTROL_COST = 0.1
 CACHED_MODELS = 4096
+MIN_ROWS_PER_TASK, TASKS_PER_THREAD = 8, 4  # small enough to even out cores that others use too
 MAX_STATE = 1e10  # MuJoCo's own limit (mjMAXVAL), beyond which it calls a state unstable
+
+
+class _Quiet:
+    """While entered, by any number of threads, MuJoCo's warnings go nowhere; then to whom they went before.
+
+    MuJoCo prints that gymnasium's file uses settotalmass, and every instability, and writes both into
+    MUJOCO_LOG.TXT in the working folder. The first is harmless; the second comes back from ``step`` as NaN.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._users = threading.Lock(), 0
+        self._before: Callable[[str], None] | None = None
+
+    def __enter__(self) -> None:
+        import mujoco
+
+        with self._lock:
+            if not self._users:
+                self._before = mujoco.get_mju_user_warning()
+                mujoco.set_mju_user_warning(lambda message: None)
+            self._users += 1
+
+    def __exit__(self, *error: object) -> None:
+        import mujoco
+
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                mujoco.set_mju_user_warning(self._before)
+
+    def after_fork(self) -> None:
+        """A child has none of the threads that may have been inside."""
+        self._lock = threading.Lock()
+        if self._users:
+            self._users = 1
+            self.__exit__()
+
+
+_quiet = _Quiet()
+_local = threading.local()
+
+
+def _file() -> str:
+    return str(Path(gym.__file__).parent / "envs" / "mujoco" / "assets" / "half_cheetah.xml")
 
 
 @cache
 def _original() -> Any:
-    """Gymnasium's model, compiled once a process (importing this module compiles nothing)."""
+    """Gymnasium's model, compiled once a process (importing this module compiles nothing).
+
+    Without its textures, which are 97 % of the 500 kB that each agent's copy would take.
+    """
     import mujoco
 
-    path = Path(gym.__file__).parent / "envs" / "mujoco" / "assets" / "half_cheetah.xml"
-    # MuJoCo prints that this file uses settotalmass, and any instability, and writes both into MUJOCO_LOG.TXT
-    # in the working folder. The first is harmless; the second comes back from ``step`` as NaN.
-    mujoco.set_mju_user_warning(lambda message: None)
-    model = mujoco.MjModel.from_xml_path(str(path))
+    with _quiet, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # settotalmass once more, from MjSpec
+        spec = mujoco.MjSpec.from_file(_file())
+        for geom in spec.geoms:
+            geom.material = ""
+        for unused in [*spec.materials, *spec.textures]:
+            spec.delete(unused)
+        model = spec.compile()
     # An unstable state has to come back as it is; MuJoCo would silently start the episode anew.
     model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
     return model
 
 
-_models: OrderedDict[tuple[float, float], Any] = OrderedDict()
-
-
+@lru_cache(maxsize=CACHED_MODELS)
 def agent_model(mass: float, damping: float) -> Any:
-    """The MuJoCo model of an agent: body masses and joint dampings scaled, inertias as they are."""
-    key = (mass, damping)
-    if key not in _models:
-        model = copy.copy(_original())
-        model.body_mass[:] *= mass
-        model.dof_damping[:] *= damping
-        _models[key] = model
-        if len(_models) > CACHED_MODELS:
-            _models.popitem(last=False)
-    return _models[key]
+    """The MuJoCo model of an agent: body masses and joint dampings scaled, inertias as they are.
+
+    What MuJoCo derives from the masses when it compiles (``body_invweight0``, which sets how soft contacts are)
+    stays that of the default agent, as it does where only ``body_mass`` is written; no ``mj_setConst``.
+    """
+    model = copy.copy(_original())
+    model.body_mass[:] *= mass
+    model.dof_damping[:] *= damping
+    return model
 
 
-class _Pool:
-    """MuJoCo's threads, one per core, made at the first step of this process."""
-
-    def __init__(self) -> None:
-        import mujoco
-        from mujoco import rollout
-
-        self.process = os.getpid()
-        self.threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.rollout = rollout.Rollout(nthread=self.threads)
-        self.data = [mujoco.MjData(_original()) for _ in range(self.threads)]
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_pool: list[_Pool] = []
+@cache
+def _executor() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_cores(), thread_name_prefix="halfcheetah")
 
 
-def _threads() -> _Pool:
-    if not _pool or _pool[0].process != os.getpid():  # threads do not survive a fork
-        _pool[:] = [_Pool()]
-    return _pool[0]
+def _after_fork() -> None:
+    _executor.cache_clear()  # its threads live in the parent only
+    _quiet.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _frames_of(models: list[Any], start: Array, control: Array, after: Array) -> None:
+    """Writes into ``after [B, FRAMES, 19]`` what follows ``start [B, 19]``, on this thread, which keeps its own data.
+
+    MuJoCo releases the interpreter lock meanwhile. Its own pool of threads is not used: it hangs in a forked
+    child, and crashes when two threads call it at once.
+    """
+    import mujoco
+    from mujoco import rollout
+
+    if not hasattr(_local, "data"):
+        _local.rollout, _local.data = rollout.Rollout(nthread=0), mujoco.MjData(_original())
+    # The shapes are right here, and MuJoCo's checks of each model would take longer than the rest of our Python.
+    _local.rollout.rollout(
+        models, [_local.data], start, control, skip_checks=True, nstep=FRAMES, state=after, initial_warmstart=None
+    )
 
 
 def reset(rng: np.random.Generator, covariates: Array) -> Array:
@@ -93,17 +163,24 @@ def step(states: Array, actions: Actions, covariates: Array) -> Array:
     step depends on nothing else, and a batch steps bit for bit as its rows do.
 
     Returns:
-        Next states ``[B, 18]``; NaN where MuJoCo's state was or became unusable.
+        Next states ``[B, 18]``; NaN where the state was or became unusable, or the action was not finite.
     """
-    pool = _threads()
-    good = np.asarray((np.abs(states) < MAX_STATE).all(1))  # false for NaN, too
+    control = np.clip(np.asarray(actions, dtype=np.float64), -1, 1)
+    # False for NaN, too; MuJoCo would quietly take another action for one that is not a number.
+    good = np.asarray((np.abs(states) < MAX_STATE).all(1) & np.isfinite(control).all(1))
+    control = np.where(good[:, None], control, 0)[:, None].repeat(FRAMES, axis=1)
     start = np.zeros((len(states), 19))  # time, x, positions, velocities
     start[:, 2:] = np.where(good[:, None], states[:, 1:], 0)
-    control = np.clip(np.asarray(actions, dtype=np.float64), -1, 1)[:, None].repeat(FRAMES, axis=1)
+    after = np.empty((len(states), FRAMES, 19))
     models = [agent_model(mass, damping) for mass, damping in covariates.tolist()]
-    after, _ = pool.rollout.rollout(models, pool.data, start, control)
-    after = after[:, -1]
-    following = np.concatenate([after[:, 1:2] / STEP_S, after[:, 2:]], axis=1)
+    tasks = max(1, min(_cores() * TASKS_PER_THREAD, len(states) // MIN_ROWS_PER_TASK))
+    edges = np.linspace(0, len(states), tasks + 1).astype(int)
+    rows = [slice(first, last) for first, last in pairwise(edges.tolist())]
+    with _quiet:
+        run = map if tasks == 1 else _executor().map
+        list(run(lambda part: _frames_of(models[part], start[part], control[part], after[part]), rows))
+    end = after[:, -1]
+    following = np.concatenate([end[:, 1:2] / STEP_S, end[:, 2:]], axis=1)
     following[~(good & (np.abs(following) < MAX_STATE).all(1))] = np.nan
     return following
 
@@ -113,14 +190,33 @@ def terminated(next_states: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(next_states[..., 0], dtype=torch.bool)
 
 
+def frames(states: Array, covariates: Array) -> Iterator[NDArray[np.uint8]]:
+    """MuJoCo's pictures of these states, the root's x added up from its velocities (mass and damping do not show)."""
+    import mujoco
+
+    with _quiet:
+        model = mujoco.MjModel.from_xml_path(_file())
+    x = np.cumsum(states[:, 0] * STEP_S)
+    return mujoco_frames(model, np.column_stack([x, states[:, POSITIONS]]), "track")
+
+
 def with_control_cost(cost: float) -> EnvSpec:
-    """HalfCheetah with another control cost, such as the 0.05 of Appendix E.1 (the tables were made with 0.1)."""
+    """HalfCheetah with another control cost, such as the 0.05 of Appendix E.1 (the tables were made with 0.1).
+
+    Its name tells the cost, so that its data and models are not taken for those of another.
+
+    Raises:
+        InputError: the cost is negative or not finite.
+    """
+    if not (math.isfinite(cost) and cost >= 0):
+        raise InputError(f"control cost is {cost:g}; give a finite number, 0 or more")
 
     def reward(states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor) -> torch.Tensor:
         """Root velocity of the step, less the control cost."""
         return next_states[..., 0] - cost * actions.square().sum(-1)
 
-    return replace(_BASE, reward=reward)
+    name = _BASE.name if cost == CONTROL_COST else f"{_BASE.name}-cost-{cost:g}"
+    return replace(_BASE, name=name, reward=reward)
 
 
 _BASE = EnvSpec(
@@ -136,7 +232,8 @@ _BASE = EnvSpec(
     step=step,
     reward=lambda states, actions, next_states: next_states[..., 0],
     terminated=terminated,
+    frames=frames,
 )
 
 SPEC = with_control_cost(CONTROL_COST)
-SPEC_COST_005 = replace(with_control_cost(0.05), name="halfcheetah-cost-0.05")
+SPEC_COST_005 = with_control_cost(0.05)

@@ -1,7 +1,10 @@
 """HalfCheetah: MuJoCo's physics in batches, with mass and damping as covariates."""
 
+import importlib.util
+import os
 import subprocess
 import sys
+import types
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +16,7 @@ import persim  # noqa: F401 (registers the environments)
 from persim.data import collect
 from persim.data.policies import UniformPolicy
 from persim.envs import get, halfcheetah
+from persim.errors import InputError
 
 SPEC = get("halfcheetah")
 
@@ -40,6 +44,33 @@ def test_a_step_is_five_frames_of_mujoco(rng):
             mujoco.mj_step(model, data)
         assert data.time == pytest.approx(halfcheetah.STEP_S)
         np.testing.assert_array_equal(after, [data.qpos[0] / halfcheetah.STEP_S, *data.qpos[1:], *data.qvel])
+
+
+def test_a_step_is_that_of_gymnasium(rng, monkeypatch):
+    """From the same state with the same masses and dampings.
+
+    Not to the last bit: gymnasium's solver starts from the last step's solution, ours cold, and gymnasium's root
+    is not at x = 0. Both iterate until the solver has converged; the largest difference seen is 1e-12.
+    """
+    if importlib.util.find_spec("imageio") is None:  # gymnasium imports it here, and uses it to save pictures only
+        monkeypatch.setitem(sys.modules, "imageio", types.ModuleType("imageio"))
+    with halfcheetah._quiet:
+        reference = gym.make("HalfCheetah-v5").unwrapped
+    mass, damping = 0.3, 1.7
+    reference.model.body_mass[:] *= mass
+    reference.model.dof_damping[:] *= damping
+    row = np.array([[mass, damping]])
+    for episode in range(3):
+        reference.reset(seed=episode)
+        for _ in range(60):
+            state = np.concatenate([[0], reference.data.qpos[1:], reference.data.qvel])[None]
+            x, action = reference.data.qpos[0], rng.uniform(-1, 1, (1, 6)).astype(np.float32)
+            after = SPEC.step(state, action, row)[0]
+            observation, reward, *_ = reference.step(action[0])
+            np.testing.assert_allclose(after[1:], observation, rtol=0, atol=1e-9)
+            assert after[0] == pytest.approx((reference.data.qpos[0] - x) / 0.05, abs=1e-9)
+            ours = SPEC.reward(*(torch.from_numpy(a) for a in (state, action, after[None])))
+            assert float(ours[0]) == pytest.approx(reward, abs=1e-6)  # the actions are float32
 
 
 def test_a_batch_steps_bit_for_bit_as_its_rows_do(rng):
@@ -93,6 +124,91 @@ def test_a_state_out_of_bounds_comes_back_as_nan(rng):
     np.testing.assert_array_equal(after[0], wanted[0])
     assert np.isnan(after[1:3]).all()
     np.testing.assert_array_equal(after[3], wanted[3])
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4, 1e6, 1e8, 9e9])
+def test_a_state_that_blows_up_does_not_touch_the_others(rng, size):
+    states, actions, covariates = batch(rng, 12)
+    wanted = SPEC.step(states, actions, covariates)
+    wild = np.array([1, 5, 6])
+    states[wild] = rng.normal(scale=size, size=(3, 18))
+    after = SPEC.step(states, actions, covariates)
+    others = np.setdiff1d(np.arange(12), wild)
+    np.testing.assert_array_equal(after[others], wanted[others])
+    np.testing.assert_array_equal(after[wild], SPEC.step(states[wild], actions[wild], covariates[wild]))
+    assert np.isnan(after[wild]).all() or size < 1e8
+
+
+def test_an_action_that_is_not_a_number_gives_nan(rng):
+    states, actions, covariates = batch(rng, 3)
+    actions[1, 4] = np.nan
+    assert np.isnan(SPEC.step(states, actions, covariates)).all(1).tolist() == [False, True, False]
+
+
+def test_threads_may_step_at_the_same_time(rng):
+    from concurrent.futures import ThreadPoolExecutor
+
+    states, actions, covariates = batch(rng, 60)
+    wanted = SPEC.step(states, actions, covariates)
+    with ThreadPoolExecutor(4) as callers:
+        for after in callers.map(lambda _: SPEC.step(states, actions, covariates), range(40)):
+            np.testing.assert_array_equal(after, wanted)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_steps_and_ends():
+    code = (
+        "import os, numpy as np; from persim.envs import get; s = get('halfcheetah'); "
+        "a = [np.zeros((40, 18)), np.zeros((40, 6)), np.ones((40, 2))]; wanted = s.step(*a); child = os.fork(); "
+        "np.testing.assert_array_equal(s.step(*a), wanted); "
+        "assert not child or os.waitpid(child, 0)[1] == 0"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
+
+
+def test_warnings_of_others_are_left_alone(rng):
+    import mujoco
+
+    before, heard = mujoco.get_mju_user_warning(), []
+    try:
+        mujoco.set_mju_user_warning(heard.append)
+        states, actions, covariates = batch(rng, 3)
+        states[:] = 9e9
+        SPEC.step(states, actions, covariates)
+        assert heard == []
+        data = mujoco.MjData(halfcheetah.agent_model(1.0, 1.0))
+        data.qvel[:] = np.inf
+        mujoco.mj_step(halfcheetah.agent_model(1.0, 1.0), data)
+        assert "QVEL" in heard[0]
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
+def test_copies_of_the_model_are_small():
+    import mujoco
+
+    assert mujoco.mj_sizeModel(halfcheetah.agent_model(0.5, 0.5)) < 30_000  # 500 kB with textures, 500 agents
+
+
+def test_each_control_cost_has_its_name():
+    assert halfcheetah.with_control_cost(0.1).name == SPEC.name
+    assert halfcheetah.SPEC_COST_005.name == halfcheetah.with_control_cost(0.05).name == "halfcheetah-cost-0.05"
+    for cost in (-0.1, float("nan")):
+        with pytest.raises(InputError, match=r"control cost is .* 0 or more"):
+            halfcheetah.with_control_cost(cost)
+
+
+def test_pictures_show_the_state():
+    states = np.zeros((3, 18))
+    states[1:, 0] = 10.0  # half a metre further
+    states[2, 2] = 1.0  # upright
+    try:
+        pictures = list(SPEC.frames(states, SPEC.default_agent))
+    except InputError as error:
+        pytest.skip(str(error))
+    assert [picture.shape for picture in pictures] == [(320, 480, 3)] * 3
+    assert len({picture.tobytes() for picture in pictures}) == 3
+    np.testing.assert_array_equal(next(iter(SPEC.frames(states, SPEC.default_agent))), pictures[0])
 
 
 def test_an_episode_that_breaks_is_recorded_up_to_there_and_reported(rng, caplog):
