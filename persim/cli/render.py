@@ -18,7 +18,7 @@ from persim.envs import EnvSpec, get
 from persim.envs.spec import Array, pictures
 from persim.errors import InputError, check_at_least, check_choice
 from persim.evaluation import oracle
-from persim.evaluation.pictures import HORIZONS, episode_states, prediction_figure, save_gif
+from persim.evaluation.pictures import HORIZONS, episode_states, prediction_figure, save_gif, thinned
 from persim.evaluation.prediction import true_rollouts
 from persim.model import LowRankDynamics
 from persim.planning.planner import MPC
@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
         rng = seeding.generator(args.seed, "render", agent)
         states = episode_states(spec, covariates[agent], policy, rng)
         path = args.out / f"{spec.name.replace(':', '.')}-agent{agent + 1}.gif"
-        count = save_gif(pictures(spec)(states, covariates[agent]), path)
-        print(f"{path}: {count - 1} steps of agent {agent + 1} under {name}")
+        save_gif(pictures(spec)(thinned(states), covariates[agent]), path)
+        print(f"{path}: {len(states) - 1} steps of agent {agent + 1} under {name}")
     each = np.array(agents)
     policy = _policy(args, spec, name, model, covariates, each)
     rollouts = true_rollouts(spec, policy, seeding.generator(args.seed, "render", "prediction"), agents, episodes=1)

@@ -20,6 +20,7 @@ Frame = NDArray[np.uint8]
 
 FRAME_MS = 40
 WIDTH = 400
+MAX_FRAMES = 250  # of a GIF: long episodes show every few steps
 HORIZONS = tuple(range(10, HORIZON + 1, 10))
 TINT = np.array([31, 90, 220])  # of predictions: blue
 OPACITY = 0.55
@@ -29,6 +30,12 @@ def episode_states(spec: EnvSpec, covariates: Array, policy: BatchPolicy, rng: n
     """States ``[T + 1, S]`` of one episode of an agent with these covariates ``[C]``."""
     data = collect(spec, covariates[None], policy, rng)
     return np.concatenate([data.observation, data.next_observation[-1:]]).astype(np.float64)
+
+
+def thinned(states: Array) -> Array:
+    """At most ``MAX_FRAMES`` states, evenly spaced, the last one included."""
+    stride = -(-len(states) // MAX_FRAMES)
+    return states[(len(states) - 1) % stride :: stride]
 
 
 def save_gif(frames: Iterable[Frame], path: Path) -> int:

@@ -11,7 +11,7 @@ from persim.data.policies import load_test_policy
 from persim.envs import get
 from persim.envs.spec import pictures
 from persim.errors import InputError
-from persim.evaluation.pictures import WIDTH, episode_states, overlay, prediction_figure, save_gif
+from persim.evaluation.pictures import WIDTH, episode_states, overlay, prediction_figure, save_gif, thinned
 from persim.evaluation.prediction import true_rollouts
 from persim.planning.folded import TrueDynamics
 
@@ -55,6 +55,14 @@ def test_gif_of_an_episode(tmp_path):
     assert image.size == (WIDTH, round(400 * WIDTH / 600))
     assert 2 <= image.n_frames <= 12  # Pillow merges equal frames
     assert image.info["loop"] == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 250, 251, 999, 1001])
+def test_long_episodes_are_thinned(count):
+    kept = thinned(np.arange(count)[:, None])[:, 0]
+    assert 1 <= len(kept) <= 250
+    assert kept[-1] == count - 1
+    assert len(set(np.diff(kept))) <= 1
 
 
 def test_overlay_keeps_the_truth_solid():
