@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from persim import console, store
 from persim.envs.spec import Array, EnvSpec
 from persim.evaluation import oracle
 from persim.planning.planner import PlannerSettings
-from persim.planning.registry import make_planner, planner_settings
+from persim.planning.registry import PLANNERS, planner_settings
 from persim.planning.scoring import Objective
 
 OPTIONS = {
@@ -40,12 +39,8 @@ def chosen_planner(args: argparse.Namespace, spec: EnvSpec, name: str) -> Planne
     """
     given = {key: getattr(args, key) for key in OPTIONS if getattr(args, key) is not None}
     settings = planner_settings(name, spec.name, **given)
-    make_planner(name, _no_scorer, spec.action_space, settings)
+    PLANNERS[name].check_space(spec.action_space)
     return settings
-
-
-def _no_scorer(states: Array, agents: Any, plans: Any, top: int | None = None) -> Array:
-    raise NotImplementedError
 
 
 def objective(spec: EnvSpec, planner: str) -> Objective:

@@ -78,15 +78,24 @@ class Planner(ABC):
     spaces: ClassVar[tuple[type[gym.Space[Any]], ...]] = (gym.spaces.Discrete, gym.spaces.Box)
 
     def __init__(self, scorer: Scorer, space: Space, settings: Any) -> None:
-        if not isinstance(space, self.spaces):
-            wanted = " or ".join("discrete" if kind is gym.spaces.Discrete else "continuous" for kind in self.spaces)
+        self.check_space(space)
+        self._scorer, self._space, self._settings = scorer, space, settings
+
+    @classmethod
+    def check_space(cls, space: Space) -> None:
+        """Refuses an action space that the planner does not fit.
+
+        Raises:
+            InputError: it plans other actions, or the space has no bounds.
+        """
+        if not isinstance(space, cls.spaces):
+            wanted = " or ".join("discrete" if kind is gym.spaces.Discrete else "continuous" for kind in cls.spaces)
             raise InputError(
-                f"{type(self).__name__} plans {wanted} actions, but these are {space}; "
+                f"{cls.__name__} plans {wanted} actions, but these are {space}; "
                 "use persistent_shooting for discrete actions and icem for continuous ones"
             )
         if isinstance(space, gym.spaces.Box) and not space.is_bounded():
             raise InputError(f"planning needs bounds of every action, but the space is {space}; give a bounded Box")
-        self._scorer, self._space, self._settings = scorer, space, settings
 
     @abstractmethod
     def search(
