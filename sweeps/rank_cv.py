@@ -11,26 +11,24 @@ command, given again, goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import math
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from persim import console, store
 from persim.cells import CellStore, FinishedCell
-from persim.data import REGIMES, Trajectories, check_regime, collect_regime
+from persim.data import Trajectories
 from persim.data.policies import has_test_policy, load_test_policy
-from persim.envs import get, names
-from persim.errors import InputError, check_at_least, check_between
+from persim.envs import get
+from persim.errors import InputError, check_at_least
 from persim.presets import EPOCHS, RANKS
+from sweeps.common import add_data_options, add_run_options, check_options, dataset, only_driver
 from sweeps.rank_choice import RankSummary, choose, summarise, write_choice
 from sweeps.rank_trial import SUITE, SweepSettings
-from sweeps.ray_session import check_address, ray_session
+from sweeps.ray_session import ray_session
 
 MANIFEST = "sweep"
 
@@ -38,22 +36,11 @@ MANIFEST = "sweep"
 def parser() -> console.Parser:
     """The command line."""
     p = console.Parser(prog="rank_cv.py", description=__doc__)
-    p.add_argument("--env", required=True, help=f"{', '.join(names())}, or module:ATTRIBUTE of an EnvSpec of yours")
-    p.add_argument("--regime", default="random", help=f"how the data were recorded: {', '.join(REGIMES)} (random)")
-    p.add_argument("--agents", type=int, default=500, metavar="N", help="one trajectory each (500)")
+    add_data_options(p)
     p.add_argument("--ranks", type=console.numbers, default=RANKS, help=f"candidates ({','.join(map(str, RANKS))})")
     p.add_argument("--repeats", type=int, default=3, help="trials per rank, each with its own hold-out split (3)")
     p.add_argument("--epochs", type=int, default=EPOCHS, help=f"passes over the training transitions ({EPOCHS})")
-    p.add_argument("--holdout", type=float, default=0.2, help="share of transitions held out (0.2)")
-    p.add_argument("--seed", type=int, default=0, help="everything random follows from it (0)")
-    p.add_argument("--store", type=Path, default=Path("runs"), help="folder for data, models and results (runs)")
-    p.add_argument(
-        "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI"),
-        help="MLflow server or database ($MLFLOW_TRACKING_URI, else mlflow.db in the store)",
-    )
-    p.add_argument("--address", help="Ray cluster to run on: auto or host:port (a local Ray)")
-    p.add_argument("--cpus", type=int, help="CPUs of the local Ray, one trial on each (all)")
+    add_run_options(p)
     p.add_argument(
         "--resume",
         action="store_true",
@@ -68,24 +55,16 @@ def checked_settings(args: argparse.Namespace) -> SweepSettings:
     Raises:
         InputError: one of them is out of range.
     """
-    spec = get(args.env)
+    spec = check_options(args)
     load_test_policy(spec.name, spec.action_space)
     if not has_test_policy(spec.name):
         print(f"{spec.name} has no test policy: the prediction test plays random actions", file=sys.stderr)
-    check_regime(args.regime, spec)
-    check_at_least("agents", args.agents, len(spec.test_agents), f"{spec.name} has that many test agents")
     for rank in args.ranks:
         check_at_least("rank", rank, 1)
     if len(set(args.ranks)) < len(args.ranks):
         raise InputError(f"ranks {','.join(map(str, args.ranks))} name one twice; give each once")
     check_at_least("repeats", args.repeats, 1)
     check_at_least("epochs", args.epochs, 1)
-    check_at_least("seed", args.seed, 0)
-    check_between("hold-out share", args.holdout, 0, 1)
-    if args.cpus is not None:
-        check_at_least("cpus", args.cpus, 1)
-    if args.address is not None:
-        check_address(args.address)
     return SweepSettings(
         args.env, args.regime, args.agents, args.ranks, args.repeats, args.epochs, args.holdout, args.seed
     )
@@ -123,37 +102,8 @@ def _refuse_other_options(args: argparse.Namespace, given: Sequence[str], saved:
             )
 
 
-@contextmanager
-def _only_driver(root: Path, settings: SweepSettings) -> Iterator[None]:
-    """Refuses a second driver of the same sweep on the same store."""
-    path = root / "locks" / f"{settings.id}.lock"
-    path.parent.mkdir(exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(
-                f"another process is running this sweep in store {str(root)!r}; wait for it, or give another --store"
-            ) from error
-        yield
-
-
-def dataset(settings: SweepSettings, cells: CellStore) -> Trajectories:
-    """The dataset of the sweep, from the store if it is there, else recorded and saved.
-
-    Raises:
-        InputError: the stored file is damaged or holds something else.
-    """
-    path = cells.dataset_path(settings.env, settings.regime, settings.agents, settings.seed)
-    spec = get(settings.env)
-    if not path.exists():
-        data = collect_regime(spec, settings.regime, settings.agents, settings.seed)
-        data.save(path)
-        return data
-    data = Trajectories.load(path)
-    if (data.env, data.regime, data.n_agents) != (spec.name, settings.regime, settings.agents):
-        raise InputError(f"{str(path)!r} holds other data than its name says; delete it, then run again")
-    return data
+def _data(settings: SweepSettings, cells: CellStore) -> Trajectories:
+    return dataset(settings.env, settings.regime, settings.agents, settings.seed, cells)
 
 
 def check_files(settings: SweepSettings, cells: CellStore) -> None:
@@ -163,7 +113,7 @@ def check_files(settings: SweepSettings, cells: CellStore) -> None:
         InputError: a dataset, record or checkpoint of this sweep is damaged.
     """
     if cells.dataset_path(settings.env, settings.regime, settings.agents, settings.seed).exists():
-        dataset(settings, cells)
+        _data(settings, cells)
     for cell in settings.cells():
         path = cells.checkpoint_path(cell)
         if cells.finished(cell) is None and path.exists():
@@ -220,7 +170,7 @@ def _open_tracker(args: argparse.Namespace, settings: SweepSettings) -> Any:
 
 def _run(args: argparse.Namespace, settings: SweepSettings, cells: CellStore, tracker: Any) -> dict[str, str]:
     """Computes the cells that are missing; returns the errors of those that failed."""
-    data = dataset(settings, cells)
+    data = _data(settings, cells)
     done = {cell.id: cells.finished(cell) for cell in settings.cells()}
     for finished in done.values():
         if finished is not None:
@@ -270,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cells = CellStore(args.store)
     check_files(settings, cells)
     tracker = _open_tracker(args, settings)
-    with _only_driver(args.store, settings):
+    with only_driver(args.store, settings.id):
         manifest = _manifest_path(args.store, settings)
         if not manifest.exists():
             store.write_record(manifest, MANIFEST, {"settings": asdict(settings), "finished": False})

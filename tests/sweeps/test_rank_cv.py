@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from persim import console
-from sweeps import rank_cv
+from sweeps import common, rank_cv
 from sweeps.rank_choice import read_choice
 
 SCRIPT = Path(rank_cv.__file__)
@@ -222,7 +222,7 @@ def test_a_second_driver_of_the_same_sweep_is_refused(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     settings = rank_cv.checked_settings(rank_cv.parser().parse_args(SMALL))
     (tmp_path / "runs").mkdir()
-    with rank_cv._only_driver(tmp_path / "runs", settings):
+    with common.only_driver(tmp_path / "runs", settings.id):
         assert console.run(rank_cv.main, SMALL) == 2
     assert "another process is running this sweep" in capsys.readouterr().err
 
