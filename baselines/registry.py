@@ -55,7 +55,7 @@ PRESETS = {
     "paper": Budget("paper", epochs=300, average_last=50, members=5, spare=2, episodes=20),
     "quick": Budget("quick", epochs=30, average_last=10, members=3, spare=0, episodes=5),
     "smoke": Budget(
-        "smoke", epochs=3, average_last=1, members=2, spare=0, episodes=2, planning={"plans": 40, "horizon": 15}
+        "smoke", epochs=2, average_last=1, members=2, spare=0, episodes=1, planning={"plans": 20, "horizon": 8}
     ),
 }
 

@@ -1,0 +1,89 @@
+"""What a benchmark prints at its end: a table for each metric, environment and regime, the paper's beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from baselines.registry import METHODS
+from persim.cells import FinishedCell
+from persim.envs import get
+from persim.evaluation import paper
+from sweeps.suites import TRUE_ENV_REGIME, Grid
+
+_METRICS = {"prediction_rmse": "50-step prediction RMSE", "reward": "mean reward of an episode"}
+_WIDTH = 17
+
+
+def tables(grid: Grid, results: Sequence[FinishedCell]) -> str:
+    """All tables; the smoke suite has no paper to stand beside."""
+    blocks = [
+        _table(grid, env, regime, count, metric, results)
+        for env, regime in grid.data
+        for count in grid.agents
+        for metric in _METRICS
+    ]
+    return "\n".join(block for block in blocks if block)
+
+
+def _table(grid: Grid, env: str, regime: str, count: int, metric: str, results: Sequence[FinishedCell]) -> str:
+    """One table, a line per method; empty if nothing measured that."""
+    agents = range(1, len(get(env).test_agents) + 1)
+    lines = []
+    for method in grid.existing:
+        own = [done for done in results if _belongs(done, env, regime, count, method)]
+        ours = {agent: _values(own, metric, agent) for agent in agents}
+        if not any(ours.values()):
+            continue
+        trials = max(len(values) for values in ours.values())
+        lines.append(_line(f"{METHODS[method].title} ({trials})", (_text(ours[agent]) for agent in agents)))
+        theirs = _paper(env, regime, count, metric, METHODS[method].title) if grid.suite.name != "smoke" else {}
+        if theirs:
+            lines.append(_line("  the paper's", (theirs.get(agent, "-") for agent in agents)))
+    if not lines:
+        return ""
+    title = f"{get(env).title}, {regime} data, N = {count}: {_METRICS[metric]} ({grid.budget.name} budget)"
+    head = _line("method (trials)", (f"agent {agent}" for agent in agents))
+    return "\n".join(["", title, head, *lines])
+
+
+def _belongs(done: FinishedCell, env: str, regime: str, count: int, method: str) -> bool:
+    cell = done.cell
+    if (cell.env, cell.method) != (env, method):
+        return False
+    return cell.regime == TRUE_ENV_REGIME or (cell.regime, cell.agents) == (regime, count)
+
+
+def _values(own: Sequence[FinishedCell], metric: str, agent: int) -> list[float]:
+    found = []
+    for done in own:
+        try:
+            found.append(done.value(metric, agent))
+        except KeyError:
+            continue
+    return found
+
+
+def _text(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    mean = np.mean(values)
+    digits = 1 if abs(mean) >= 10 else 4
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean:.{digits}f}{spread}" if abs(mean) < 1e6 else f"{mean:.1e}"
+
+
+def _paper(env: str, regime: str, count: int, metric: str, title: str) -> dict[int, str]:
+    """The paper's cells by number of the agent; it has N = 500 here."""
+    if count != 500 and title != METHODS["true-env"].title:
+        return {}
+    if metric == "prediction_rmse":
+        errors = paper.prediction_error(env, regime, title)
+        return {agent + 1: f"{error.rmse:.3f}" for agent, error in errors.items()}
+    rewards = paper.reward(env, "" if title == METHODS["true-env"].title else regime, title)
+    return {agent + 1: f"{known.mean:.1f} ± {known.std:.1f}" for agent, known in rewards.items()}
+
+
+def _line(name: str, columns: Iterable[str]) -> str:
+    return f"{name:<22}" + "".join(f"{text:>{_WIDTH}}" for text in columns)

@@ -1,0 +1,85 @@
+"""A benchmark in MLflow: an experiment per suite, a parent run per environment and regime, a run per cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from baselines.registry import METHODS
+from persim import store
+from persim.cells import Cell, CellStore, FinishedCell
+from persim.data import Trajectories
+from sweeps.bench_plot import plot_methods
+from sweeps.suites import TRUE_ENV_REGIME, Grid
+from sweeps.tasks import dataset_path, model_output
+from sweeps.tracking import DatasetNote, Extras, Group, Tracker, default_uri
+
+
+class Tracking:
+    """Sends finished cells, and what sums them up.
+
+    Args:
+        tracker: of the suite's experiment.
+        cells: the store.
+        grid: what is run.
+    """
+
+    def __init__(self, tracker: Tracker, cells: CellStore, grid: Grid) -> None:
+        self._tracker, self._cells, self._grid = tracker, cells, grid
+        self._notes: dict[Path, DatasetNote] = {}
+
+    @classmethod
+    def open(cls, uri: str | None, root: Path, grid: Grid) -> Tracking:
+        """Connects, and makes the store if all is well.
+
+        Raises:
+            InputError: MLflow does not answer, or the store cannot be written.
+        """
+        if uri is None or not uri.startswith("http"):
+            store.prepare_folder(root)
+        tracker = Tracker(uri or default_uri(root), grid.suite.name, root)
+        store.prepare_folder(root)  # after a server has answered: a dead one leaves nothing behind
+        return cls(tracker, CellStore(root), grid)
+
+    def group(self, env: str, regime: str) -> Group:
+        """The parent run."""
+        name = "true environment" if regime == TRUE_ENV_REGIME else regime
+        params = {"suite": self._grid.suite.name, "env": env, "regime": regime}
+        return Group(f"{self._grid.suite.name}-{env}-{regime}", f"{env} {name}", params)
+
+    def send(self, done: FinishedCell) -> None:
+        """Queues a finished cell."""
+        cell = done.cell
+        name = f"{METHODS[cell.method].title}, N={cell.agents}, trial {cell.trial + 1}"
+        learns = METHODS[cell.method].learns
+        extras = self._extras(cell) if learns else Extras()
+        self._tracker.send(done, self.group(cell.env, cell.regime), name, extras)
+
+    def _extras(self, cell: Cell) -> Extras:
+        model = self._cells.root / model_output(cell)
+        simulator = cell.method == "persim" and model.exists()
+        return Extras(dataset=self._note(cell), model=model if simulator else None)
+
+    def _note(self, cell: Cell) -> DatasetNote | None:
+        path = dataset_path(self._cells, cell)
+        if path not in self._notes:
+            if not path.exists():
+                return None
+            data = Trajectories.load(path)
+            profile = {"agents": data.n_agents, "transitions": len(data), "seed": cell.settings["seed"]}
+            name = f"{cell.env} {cell.regime} N={cell.agents}"
+            self._notes[path] = DatasetNote(name, data.content_hash, str(path.resolve()), profile)
+        return self._notes[path]
+
+    def close(self, grid: Grid, results: Sequence[FinishedCell], status: str) -> str:
+        """Ends the parent runs, with a plot each; returns where to look."""
+        for env, regime in dict.fromkeys((done.cell.env, done.cell.regime) for done in results):
+            own = [done for done in results if (done.cell.env, done.cell.regime) == (env, regime)]
+            name = f"{grid.suite.name}-{env.replace(':', '.')}-{regime}.png"
+            plot = plot_methods(self._cells.root / "plots" / name, own)
+            budget = {f"budget.{key}": str(value) for key, value in asdict(grid.budget).items()}
+            self._tracker.close_group(self.group(env, regime), {}, budget, [plot], status)
+        if self._tracker.close():
+            return f"MLflow: {self._tracker.how_to_look()}"
+        return f"MLflow at {self._tracker.uri} lacks some runs; the same command sends them when it answers again"

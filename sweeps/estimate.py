@@ -1,0 +1,71 @@
+"""How long tasks take, roughly, before anything has run: for ``--dry-run`` and the bar's time left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from persim.envs import get
+from persim.evaluation import paper
+from persim.presets import preset
+from sweeps.tasks import REWARD, Task, measurements
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Measured on one core of the two-core machine of docs/performance.md.
+
+    Attributes:
+        step_ms: one optimiser step of one member at the paper's nets and batch.
+        decision_ms: one decision at the default planner's settings, five members.
+        steps: of an episode under that planner.
+        collect_s: recording 500 trajectories.
+    """
+
+    step_ms: float
+    decision_ms: float
+    steps: int
+    collect_s: float
+
+
+_COSTS = {
+    "mountaincar": _Cost(step_ms=0.35, decision_ms=30.0, steps=80, collect_s=0.2),
+    "cartpole": _Cost(step_ms=0.13, decision_ms=4.0, steps=200, collect_s=0.1),
+    "halfcheetah": _Cost(step_ms=13.0, decision_ms=300.0, steps=1000, collect_s=25.0),
+}
+_OTHER = _Cost(step_ms=1.0, decision_ms=50.0, steps=200, collect_s=1.0)
+_PREDICTION_S, _ASSEMBLE_S = 2.0, 0.1
+
+
+def seconds(task: Task) -> float:
+    """What a task takes on one core."""
+    cell, cost = task.cell, _COSTS.get(task.cell.env, _OTHER)
+    if task.kind == "data":
+        return cost.collect_s * cell.agents / 500
+    if task.kind == "model":
+        return _ASSEMBLE_S
+    if task.kind == "part":
+        return _updates(task) * cost.step_ms / 1e3
+    if measurements(cell)[task.number].what != REWARD:
+        return _PREDICTION_S
+    budget = cell.settings["budget"]
+    share = _planning_share(task)
+    return float(budget["episodes"]) * cost.steps * cost.decision_ms / 1e3 * share
+
+
+def _updates(task: Task) -> float:
+    """Optimiser steps of one part: epochs times transitions over the batch."""
+    cell, spec = task.cell, get(task.cell.env)
+    known = paper.observed_data(cell.env, cell.regime)
+    length = known[-1] if known else spec.horizon
+    batch = preset(cell.env, discrete=spec.discrete).batch_size
+    return float(cell.settings["budget"]["epochs"]) * cell.agents * length / batch
+
+
+def _planning_share(task: Task) -> float:
+    """Size of the plans against the default's; a model of fewer members is cheaper, too."""
+    settings = task.cell.settings["method"].get("planning", {}).get("settings")
+    if settings is None:
+        return 1.0
+    changed = task.cell.settings["budget"]["planning"]
+    share = changed["plans"] / 1000 if "plans" in changed else 1.0
+    return float(share * int(task.cell.settings["budget"]["members"]) / 5)

@@ -1,0 +1,140 @@
+"""What a worker does for a task: record a dataset, train a part of a model, put it together, measure."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from persim import seeding, store
+from persim.cells import CellStore, row
+from persim.data import Trajectories, collect_regime
+from persim.data.collect import population
+from persim.data.policies import load_test_policy
+from persim.envs import get
+from persim.errors import InputError
+from persim.evaluation.prediction import errors_of, true_rollouts
+from persim.evaluation.reward import average_rewards
+from persim.methods import Fitted, Predictor, Weights
+from persim.model import KIND as MODEL_KIND
+from sweeps.suites import dataset_key, method_of, weights_key
+from sweeps.tasks import PREDICTION, Task, dataset_path, measurements, model_output, part_output
+
+PIECE = "piece"
+Rows = list[dict[str, Any]]
+
+
+def perform(task: Task, root: Path, data: Trajectories | None, device: str) -> float:
+    """Does a task whose file is not there yet; returns the seconds it took.
+
+    Args:
+        task: what to do.
+        root: the store.
+        data: the dataset, for a ``part``.
+        device: ``cpu`` or ``cuda``.
+    """
+    started = time.perf_counter()
+    if not (root / task.output).exists():
+        _WORK[task.kind](task, root, data, device)
+    return time.perf_counter() - started
+
+
+def dataset(task: Task, cells: CellStore) -> Trajectories:
+    """The dataset of a task, from the store.
+
+    Raises:
+        InputError: it is damaged, or not what its name says.
+    """
+    path, cell = dataset_path(cells, task.cell), task.cell
+    data = Trajectories.load(path)
+    if (data.env, data.regime, data.n_agents) != (get(cell.env).name, cell.regime, cell.agents):
+        raise InputError(f"{str(path)!r} holds other data than its name says; delete it, then run again")
+    return data
+
+
+def _record(task: Task, root: Path, data: Trajectories | None, device: str) -> None:
+    cell = task.cell
+    recorded = collect_regime(get(cell.env), cell.regime, cell.agents, int(cell.settings["seed"]))
+    recorded.save(root / task.output)
+
+
+def _train(task: Task, root: Path, data: Trajectories | None, device: str) -> None:
+    assert data is not None
+    cell, output = task.cell, root / task.output
+    checkpoint = root / "checkpoints" / output.name
+    seed = int(cell.settings["seed"])
+    method = method_of(cell)
+    weights = method.fit_part(task.number, data, get(cell.env), seed, device=device, checkpoint=checkpoint)
+    store.write_arrays(output, weights.arrays, MODEL_KIND, weights.settings)
+    checkpoint.unlink(missing_ok=True)
+
+
+def _assemble(task: Task, root: Path, data: Trajectories | None, device: str) -> None:
+    cell, method = task.cell, method_of(task.cell)
+    paths = [root / part_output(cell, number) for number in range(method.parts)]
+    weights = method.assemble([Weights(*store.read_arrays(path, MODEL_KIND)) for path in paths])
+    named = {"env": get(cell.env).name, "regime": cell.regime, "agents": cell.agents, "seed": cell.settings["seed"]}
+    about = {**weights.settings["about"], **named}  # what `python -m persim render --model` asks for
+    store.write_arrays(root / task.output, weights.arrays, MODEL_KIND, {**weights.settings, "about": about})
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _measure(task: Task, root: Path, data: Trajectories | None, device: str) -> None:
+    cell = task.cell
+    spec, method, seed = get(cell.env), method_of(cell), int(cell.settings["seed"])
+    started = int(time.time() * 1e3)
+    covariates = population(spec, cell.agents, seed)
+    weights = Weights({}, {})
+    if method.parts:
+        weights = Weights(*store.read_arrays(root / model_output(cell), MODEL_KIND))
+    fitted = method.restore(weights, spec, covariates, device)
+    piece = measurements(cell)[task.number]
+    if piece.what == PREDICTION:
+        rows, timings = _prediction(fitted, cell.env, seed), dict[str, float]()
+    else:
+        assert piece.agent is not None
+        rows, timings = _reward(fitted, task, covariates, piece.agent)
+    about = weights.settings.get("about", {})
+    record = {
+        "rows": rows,
+        "timings": timings,
+        "started": started,
+        "ended": int(time.time() * 1e3),
+        "curves": {"train_mse": about.get("losses", [])},
+        "train_seconds": about.get("seconds", 0.0),
+    }
+    store.write_record(root / task.output, PIECE, record)
+
+
+def _prediction(fitted: Fitted, env: str, seed: int) -> Rows:
+    """Rows of the prediction error of every test agent."""
+    assert isinstance(fitted, Predictor)
+    spec = get(env)
+    policy = load_test_policy(spec.name, spec.action_space)
+    rollouts = true_rollouts(spec, policy, seeding.generator(seed, "prediction"))
+    rows: Rows = []
+    predicted = fitted.predict(rollouts.agents, rollouts.start, rollouts.played)[:, 1:]
+    for error in errors_of(predicted, rollouts):
+        number = error.agent + 1
+        rows += [row("prediction_rmse", error.rmse, number), row("prediction_r2", error.r2, number)]
+    return rows
+
+
+def _reward(fitted: Fitted, task: Task, covariates: NDArray[np.float64], agent: int) -> tuple[Rows, dict[str, float]]:
+    """Rows of the reward of one test agent, and what a decision took."""
+    spec, settings = get(task.cell.env), task.cell.settings
+    rng = seeding.generator(int(settings["seed"]), "episodes", spec.name, agent)
+    episodes = int(settings["budget"]["episodes"])
+    result = average_rewards(spec, covariates, fitted.policy, rng, agents=[agent], episodes=episodes)
+    earned, number = result.agents[0], agent + 1
+    rows = [row("reward", earned.mean, number), row("reward_std", earned.std, number)]
+    return [*rows, row("length", earned.length, number)], {"decision_ms": result.decision_ms}
+
+
+_WORK = {"data": _record, "part": _train, "model": _assemble, "measure": _measure}
+
+__all__ = ["PIECE", "dataset", "dataset_key", "perform", "weights_key"]
