@@ -1,0 +1,309 @@
+"""The benchmark runner, end to end on the smoke suite: results, dying drivers and workers, failing cells, bad input."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from baselines import registry
+from persim import console, store
+from persim.cells import CellStore
+from sweeps import benchmark
+from sweeps.suites import SUITES
+from sweeps.tracking import default_uri
+from tests.sweeps.test_rank_cv import wait_for
+
+SCRIPT = Path(benchmark.__file__)
+SMOKE = ["--suite", "smoke", "--envs", "cartpole"]
+CELLS = 4  # PerSim and True env+MPC, two trials
+
+
+def start(folder, *more, arguments=SMOKE):
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *arguments, *more],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process, seconds=220):
+    output, errors = process.communicate(timeout=seconds)
+    return process.returncode, output, errors
+
+
+def rows(folder):
+    """Finished cells by id, without timings and the place they ran from."""
+    found = {}
+    for path in (folder / "runs" / "cells" / "smoke").glob("*.json"):
+        record = json.loads(path.read_text())["record"]
+        found[path.stem] = json.dumps([record[name] for name in ("cell", "rows", "curves", "seed")], sort_keys=True)
+    return found
+
+
+def runs(folder):
+    client = MlflowClient(tracking_uri=default_uri(folder / "runs"))
+    return client.search_runs([client.get_experiment_by_name("smoke").experiment_id])
+
+
+def children(folder):
+    return [run for run in runs(folder) if "mlflow.parentRunId" in run.data.tags]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    code, output, errors = finish(start(folder))
+    assert code == 0, errors
+    return folder, output
+
+
+@pytest.mark.ray
+def test_every_cell_is_a_row_a_run_and_a_line(undisturbed):
+    folder, output = undisturbed
+    assert len(rows(folder)) == CELLS
+    assert "CartPole, random data, N = 6: mean reward of an episode (smoke budget)" in output
+    assert "PerSim (2)" in output
+    assert "True env+MPC (2)" in output
+    for name in ("parts", "pieces", "checkpoints"):
+        assert not list((folder / "runs" / name).glob("*"))
+    found = children(folder)
+    assert len(found) == CELLS
+    assert {run.info.status for run in runs(folder)} == {"FINISHED"}
+    learnt = [run for run in found if run.data.params["method"] == "persim"]
+    for run in learnt:
+        assert {"reward/agent_5", "prediction_rmse/agent_1", "reward/mean", "curve/train_mse"} <= set(run.data.metrics)
+        assert run.inputs.dataset_inputs[0].dataset.name == "cartpole random N=6"
+
+
+@pytest.mark.ray
+def test_one_model_serves_all_that_is_measured_and_other_commands_read_it(undisturbed):
+    from persim.model import LowRankDynamics
+
+    folder, _ = undisturbed
+    models = sorted((folder / "runs" / "models").glob("*.safetensors"))
+    assert len(models) == 2
+    model, about = LowRankDynamics.load(models[0])
+    assert model.settings.members == registry.PRESETS["smoke"].members
+    assert {"env", "regime", "agents", "seed"} <= set(about)
+
+
+@pytest.mark.ray
+def test_the_same_command_again_computes_nothing(undisturbed, monkeypatch, capsys):
+    folder, output = undisturbed
+    monkeypatch.chdir(folder)
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs" / "cells" / "smoke").iterdir()}
+    assert console.run(benchmark.main, SMOKE) == 0
+    again = capsys.readouterr()
+    assert f"{CELLS} of {CELLS} cells are finished already" in again.err
+    assert again.out.splitlines()[:8] == output.splitlines()[:8]
+    assert before == {path: path.stat().st_mtime_ns for path in (folder / "runs" / "cells" / "smoke").iterdir()}
+    assert len(children(folder)) == CELLS
+    assert console.run(benchmark.main, [*SMOKE, "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("  done  ") == CELLS
+
+
+def kill_group(process):
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def files(folder):
+    return sum(1 for path in (folder / "runs").rglob("*") if path.suffix in (".safetensors", ".json"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ten_killed_drivers_change_nothing(undisturbed, tmp_path):
+    moments = random.Random(0)
+    for _ in range(10):
+        process = start(tmp_path)
+        try:
+            process.wait(timeout=moments.uniform(1, 16))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        process.communicate()
+    code, _, errors = finish(start(tmp_path))
+    assert code == 0, errors
+    assert rows(tmp_path) == rows(undisturbed[0])
+    assert len(children(tmp_path)) == CELLS
+
+
+@pytest.mark.ray
+def test_a_driver_killed_half_way_changes_nothing(undisturbed, tmp_path):
+    process = start(tmp_path)
+    wait_for(lambda: rows(tmp_path) or list((tmp_path / "runs").glob("models/*")), process, seconds=150)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    code, _, errors = finish(start(tmp_path))
+    assert code == 0, errors
+    assert rows(tmp_path) == rows(undisturbed[0])
+    assert len(children(tmp_path)) == CELLS
+    for name in ("parts", "pieces", "checkpoints"):
+        assert not list((tmp_path / "runs" / name).glob("*"))
+
+
+def actors_of(driver):
+    """Process ids of busy pool workers among the descendants of a driver."""
+    parents, names = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                names[int(entry.name)] = (entry / "cmdline").read_text()
+            except OSError:
+                continue
+
+    def descends(pid):
+        while pid in parents:
+            pid = parents[pid]
+            if pid == driver:
+                return True
+        return False
+
+    return [pid for pid, name in names.items() if "ray::Worker.run" in name and descends(pid)]
+
+
+@pytest.mark.ray
+def test_killed_workers_change_nothing(undisturbed, tmp_path):
+    process = start(tmp_path)
+    killed = []
+
+    def kill_one():
+        for pid in actors_of(process.pid)[:1]:
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+        return len(killed) >= 2
+
+    wait_for(kill_one, process, seconds=150)
+    code, _, errors = finish(process)
+    assert code == 0, errors
+    assert rows(tmp_path) == rows(undisturbed[0])
+
+
+@pytest.mark.ray
+def test_a_cell_that_fails_is_reported_and_stops_no_other(undisturbed, tmp_path):
+    """A policy file is damaged half-way: cells that need it fail, with the reason and status 1."""
+    (tmp_path / "runs" / "models").mkdir(parents=True)
+    for path in (undisturbed[0] / "runs" / "models").iterdir():  # one model is damaged
+        (tmp_path / "runs" / "models" / path.name).write_bytes(path.read_bytes())
+    victim = sorted((tmp_path / "runs" / "models").iterdir())[0]
+    victim.write_bytes(victim.read_bytes()[:-40])
+    code, _, errors = finish(start(tmp_path))
+    assert code == 1
+    assert "1 cells failed; the same command tries them again" in errors
+    assert victim.name in errors
+    assert "is damaged" in errors
+    good = rows(tmp_path)
+    assert len(good) == CELLS - 1
+    assert good.items() <= rows(undisturbed[0]).items()
+    victim.unlink()
+    code, _, errors = finish(start(tmp_path))
+    assert code == 0, errors
+    assert rows(tmp_path) == rows(undisturbed[0])
+
+
+BAD = [
+    (["--suite", "rewrd"], "did you mean 'reward'"),
+    (["--suite", "smoke", "--envs", "cartpol"], "did you mean 'cartpole'"),
+    (["--suite", "smoke", "--methods", "persin"], "did you mean 'persim'"),
+    (["--suite", "smoke", "--regimes", "rnadom"], "did you mean 'random'"),
+    (["--suite", "smoke", "--preset", "papr"], "did you mean 'paper'"),
+    (["--suite", "smoke", "--agents", "4"], "agents is 4"),
+    (["--suite", "smoke", "--agents", "6,x"], "no list of whole numbers"),
+    (["--suite", "smoke", "--trials", "0"], "trials is 0"),
+    (["--suite", "smoke", "--seed", "-1"], "seed is -1"),
+    (["--suite", "smoke", "--rank", "few"], "rank 'few' is no rank"),
+    (["--suite", "smoke", "--rank", "0"], "rank is 0"),
+    (["--suite", "smoke", "--rank", "auto"], "run: python sweeps/rank_cv.py --env cartpole"),
+    (["--suite", "smoke", "--planner", "cen"], "did you mean 'cem'"),
+    (["--suite", "smoke", "--device", "cudda"], "did you mean 'cuda'"),
+    (["--suite", "smoke", "--gpu-share", "2"], "gpu-share is 2.0"),
+    (["--suite", "smoke", "--cpus", "0"], "cpus is 0"),
+    (["--suite", "augmentation", "--envs", "cartpole"], "has no method yet that could run"),
+    (["--suite", "smoke", "--store", "/proc/runs"], "cannot be written"),
+    (["--suite", "smoke", "--tracking-uri", "http://127.0.0.1:9"], "does not answer"),
+    (["--suite", "smoke", "--address", "127.0.0.1:9"], "no Ray cluster answers at address '127.0.0.1:9'"),
+    ([], "the following arguments are required: --suite"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"), BAD, ids=lambda value: " ".join(value) if type(value) is list else ""
+)
+def test_bad_input_is_one_line_status_2_and_nothing_left(arguments, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = console.run(benchmark.main, arguments)
+    except SystemExit as stop:
+        code = stop.code
+    errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("not here yet")]
+    assert code == 2
+    assert expected in errors[0]
+    assert len(errors) == 1
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.ray
+def test_a_gpu_that_is_not_there_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert console.run(benchmark.main, [*SMOKE, "--device", "cuda"]) == 2
+    assert "the cluster has no GPU; give --device cpu or auto" in capsys.readouterr().err
+
+
+def test_a_second_driver_on_the_store_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with benchmark.only_driver(tmp_path / "runs", benchmark.LOCK):
+        assert console.run(benchmark.main, SMOKE) == 2
+    assert "another process is running this sweep" in capsys.readouterr().err
+
+
+def test_a_store_of_another_version_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    grid = benchmark.grid_of(benchmark.parser().parse_args(SMOKE))
+    path = CellStore(tmp_path / "runs").record_path(grid.cells()[0])
+    monkeypatch.setattr(store, "FORMAT_VERSION", 99)
+    store.write_record(path, "cell", {})
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert console.run(benchmark.main, SMOKE) == 2
+    assert "version 99" in capsys.readouterr().err
+
+
+def test_suites_name_methods_that_are_known():
+    for suite in SUITES.values():
+        assert set(suite.methods) <= set(registry.METHODS)
+        assert suite.preset in registry.PRESETS
+
+
+def test_methods_to_come_are_listed_and_left_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert console.run(benchmark.main, ["--suite", "prediction", "--envs", "cartpole", "--dry-run"]) == 0
+    output = capsys.readouterr().out
+    assert " later" in output
+    assert "Vanilla CaDM: still to be written" in output
+    assert output.count(" to do") == 4 * 5
+    assert os.listdir(tmp_path) == []
+
+
+def test_true_environment_is_one_cell_whatever_the_regime():
+    arguments = ["--suite", "reward", "--envs", "cartpole", "--methods", "true-env", "--trials", "2"]
+    grid = benchmark.grid_of(benchmark.parser().parse_args(arguments))
+    assert len(grid.cells()) == 2
+
+
+def test_seconds_are_estimated_from_the_size_of_the_work():
+    def cost(*more):
+        from sweeps import estimate
+
+        grid = benchmark.grid_of(benchmark.parser().parse_args(["--suite", "reward", "--envs", "cartpole", *more]))
+        return sum(map(estimate.seconds, benchmark._tasks(grid.cells(), CellStore(Path("none"))).values()))
+
+    once = cost("--methods", "persim", "--trials", "1")
+    assert cost("--methods", "persim", "--trials", "3") == pytest.approx(3 * once)
+    assert cost("--methods", "persim", "--trials", "1", "--preset", "quick") < once / 5
