@@ -1,13 +1,7 @@
 """MLflow: every cell once, nothing lost when the server is, never in the way of the sweep."""
 
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from dataclasses import replace
 
 import mlflow
@@ -20,10 +14,8 @@ from mlflow import MlflowClient
 from persim.cells import row
 from persim.errors import InputError
 from persim.model import LowRankDynamics, ModelSettings
-from sweeps.tracking import DatasetNote, Extras, Group, Tracker, default_uri
-from tests.sweeps.test_rank_choice import trial
-
-GROUP = Group("sweep-1", "cartpole", {"env": "cartpole", "ranks": "3,5"})
+from sweeps.tracking import DatasetNote, Extras, Group, default_uri
+from tests.sweeps.mlflow_helpers import GROUP, finished_trial, runs, send, tracker
 
 
 @pytest.fixture(scope="module")
@@ -39,26 +31,6 @@ def uri(empty_database, tmp_path):
     """A database of the test's own."""
     shutil.copy(empty_database, tmp_path)
     return default_uri(tmp_path)
-
-
-def tracker(uri, store):
-    return Tracker(uri, "rank_cv", store, "sweeps/rank_cv.py")
-
-
-def send(to, done, extras=None, status="FINISHED", group=GROUP):
-    to.send(done, group, f"trial {done.cell.trial + 1}", extras or Extras(), status)
-
-
-def runs(uri):
-    client = MlflowClient(tracking_uri=uri)
-    found = client.search_runs([client.get_experiment_by_name("rank_cv").experiment_id])
-    parents = [run for run in found if run.data.tags["persim.kind"] == "sweep"]
-    return client, parents, [run for run in found if run.data.tags["persim.kind"] == "trial"]
-
-
-def finished_trial(rank=5, repeat=0, error=1.5, points=1300, **changes):
-    curves = {"train_mse": [[epoch, 1 / epoch] for epoch in range(1, points + 1)]}
-    return replace(trial(rank, repeat, error), curves=curves, started=1000, ended=5000, **changes)
 
 
 def test_a_cell_becomes_one_run_with_everything(uri, tmp_path):
@@ -257,58 +229,3 @@ def test_an_unreachable_server_is_one_line_within_seconds(tmp_path, uri):
         tracker(uri, tmp_path)
     assert "\n" not in str(error.value)
     assert time.monotonic() - started < 30
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A real MLflow server on loopback: call it to start one (again) on the same database."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    started = []
-
-    def start():
-        words = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-        words += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/a"]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        process = subprocess.Popen(
-            [sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
-            start_new_session=True,
-        )  # fmt: skip
-        started.append(process)
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
-                return process, f"http://127.0.0.1:{port}"
-            except OSError:
-                time.sleep(0.2)
-        raise AssertionError("MLflow server did not start")
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-@pytest.mark.slow
-def test_a_real_server_lost_midway_gets_everything_later(server, tmp_path):
-    process, uri = server()
-    first = tracker(uri, tmp_path)
-    send(first, finished_trial())
-    while finished_trial().cell.id not in first._runs.finished():
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    send(first, finished_trial(repeat=1))
-    first.close_group(GROUP, {}, {}, [])
-    assert not first.close()
-    _, uri = server()
-    later = tracker(uri, tmp_path)
-    for repeat in range(2):
-        send(later, finished_trial(repeat=repeat))
-    later.close_group(GROUP, {"chosen_rank": [(0, 5.0)]}, {}, [])
-    assert later.close()
-    _, parents, children = runs(uri)
-    assert len(parents) == 1
-    assert parents[0].info.status == "FINISHED"
-    assert sorted(child.data.params["trial"] for child in children) == ["0", "1"]
