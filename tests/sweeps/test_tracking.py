@@ -14,6 +14,8 @@ from mlflow import MlflowClient
 from persim.cells import row
 from persim.errors import InputError
 from persim.model import LowRankDynamics, ModelSettings
+from sweeps import mlflow_runs
+from sweeps.mlflow_runs import Runs
 from sweeps.tracking import DatasetNote, Extras, Group, default_uri
 from tests.sweeps.mlflow_helpers import GROUP, finished_trial, runs, send, tracker
 
@@ -178,6 +180,7 @@ def test_what_mlflow_refuses_holds_up_nothing_else(uri, tmp_path, caplog):
     send(first, finished_trial(repeat=1))
     assert not first.close()
     assert caplog.text.count("does not take a result") == 1
+    assert [run.data.params["trial"] for run in runs(uri)[2]] == ["1"]  # no empty run of the other
     later = tracker(uri, tmp_path)
     for repeat in range(2):
         send(later, finished_trial(repeat=repeat))
@@ -212,6 +215,51 @@ def test_a_break_in_the_middle_of_a_run_loses_and_doubles_nothing(uri, tmp_path,
     assert {child.info.status for child in children} == {"FINISHED"}
     for child in children:
         assert len(client.get_metric_history(child.info.run_id, "curve/train_mse")) == 1300
+
+
+def test_what_mlflow_has_is_learnt_page_by_page(uri, tmp_path, monkeypatch):
+    monkeypatch.setattr(mlflow_runs, "_PAGE", 2)
+    first = tracker(uri, tmp_path)
+    for repeat in range(5):
+        send(first, finished_trial(repeat=repeat, points=1))
+    assert first.close()
+    again = Runs(uri, "rank_cv", tmp_path, "here")
+    assert again.finished() == {finished_trial(repeat=repeat).cell.id for repeat in range(5)}
+
+
+def test_an_answer_that_got_lost_doubles_nothing(uri, tmp_path, monkeypatch):
+    shape = ModelSettings(n_agents=7, state_dim=3, action_dim=2, discrete=True, rank=2)
+    LowRankDynamics(shape, [np.random.SeedSequence(0)]).save(tmp_path / "model.safetensors")
+    first = tracker(uri, tmp_path)
+    client, lost = first._runs.client, set()
+
+    def lose_the_first_answer(name):
+        real = getattr(client, name)
+
+        def call(*arguments, **named):
+            answer = real(*arguments, **named)
+            if name not in lost:
+                lost.add(name)
+                raise ConnectionError("answer lost")
+            return answer
+
+        monkeypatch.setattr(client, name, call)
+
+    for name in ("create_run", "log_batch", "log_outputs", "set_terminated"):
+        lose_the_first_answer(name)
+    for repeat in range(4):
+        send(first, finished_trial(repeat=repeat), Extras(model=tmp_path / "model.safetensors"))
+    first.close_group(GROUP, {}, {}, [])
+    assert first.close()
+    assert len(lost) == 4
+    _, parents, children = runs(uri)
+    assert [run.info.status for run in parents] == ["FINISHED"]
+    assert parents[0].data.params == {"env": "cartpole", "ranks": "3,5"}
+    assert sorted(child.data.params["trial"] for child in children) == ["0", "1", "2", "3"]
+    assert {child.info.status for child in children} == {"FINISHED"}
+    models = client.search_logged_models([children[0].info.experiment_id])
+    assert {model.source_run_id for model in models} == {child.info.run_id for child in children}
+    assert len(models) == 4
 
 
 def test_a_deleted_experiment_is_one_line(uri, tmp_path):
