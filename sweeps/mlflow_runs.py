@@ -91,9 +91,7 @@ class Runs:
         self._doubtful: set[str] = set()  # cells whose sending broke off: nobody knows how much arrived
         be_quiet_and_quick()
         try:
-            with alone(
-                self._uri, self._store
-            ):  # MLflow's own making of a database or experiment breaks if two do it at once
+            with alone(uri, store):  # two that make a database or experiment at once break it
                 self.client = connect(uri)
                 self.experiment_id = self._experiment(experiment)
             self._load()
