@@ -88,12 +88,10 @@ class Runs:
         self._parents: dict[str, _Known] = {}
         self._children: dict[tuple[str, str], _Known] = {}  # by run id of the parent, and cell id
         self._opened: set[str] = set()
-        self._sure = False  # whether the three above say what MLflow has
+        self._doubtful: set[str] = set()  # cells whose sending broke off: nobody knows how much arrived
         be_quiet_and_quick()
         try:
-            with alone(
-                self._uri, self._store
-            ):  # MLflow's own making of a database or experiment breaks if two do it at once
+            with alone(uri, store):  # two that make a database or experiment at once break it
                 self.client = connect(uri)
                 self.experiment_id = self._experiment(experiment)
             self._load()
@@ -111,21 +109,20 @@ class Runs:
 
         What an earlier attempt left half-sent, or a failure that a retry has outdone, is deleted first.
         """
-        if not self._sure:
-            self._load()
-        parent = self._parents.get(group.key)
-        found = self._children.get((parent.run_id, done.cell.id)) if parent else None
+        cell_id = done.cell.id
+        found = self._find(group.key, cell_id)
         if found and found.status in ("FINISHED", status):
             return
-        self._sure = False  # until it is through, nobody knows how much of it arrived
+        _check_files(extras)
+        self._doubtful.add(cell_id)
         parent_id = self._open(group)
         if found:
             self._discard(found.run_id)
         run_id = self._create(done, parent_id, name, extras.note)
         self._fill(run_id, done, extras)
         self.client.set_terminated(run_id, status, end_time=done.ended)
-        self._children[parent_id, done.cell.id] = _Known(run_id, status)
-        self._sure = True
+        self._children[parent_id, cell_id] = _Known(run_id, status)
+        self._doubtful.remove(cell_id)
 
     def end(
         self,
@@ -138,8 +135,6 @@ class Runs:
         """Adds a summary to the parent run, and ends it."""
         from mlflow.entities import RunTag
 
-        if not self._sure:
-            self._load()
         parent_id = self._parents[group.key].run_id if group.key in self._parents else self._open(group)
         points = self._news(parent_id, metrics)
         for first in range(0, len(points), ENTRIES_PER_BATCH):
@@ -175,17 +170,28 @@ class Runs:
 
     def _load(self) -> None:
         """Learns all runs of the experiment, page by page."""
-        self._parents, self._children = {}, {}
         for run in self._pages(f"tags.`{_KIND_TAG}` LIKE '%'"):
             tags = run.data.tags
-            known = _Known(str(run.info.run_id), str(run.info.status), frozenset(run.data.params))
             if _CELL_TAG in tags:
-                key = (tags.get(_PARENT_TAG, ""), tags[_CELL_TAG])
-                if key not in self._children or known.status == "FINISHED":
-                    self._children[key] = known
+                self._remember_child(run)
             elif _GROUP_TAG in tags:
-                self._parents[tags[_GROUP_TAG]] = known
-        self._sure = True
+                self._parents[tags[_GROUP_TAG]] = _known(run)
+
+    def _remember_child(self, run: Any) -> None:
+        key = (run.data.tags.get(_PARENT_TAG, ""), run.data.tags[_CELL_TAG])
+        if key not in self._children or run.info.status == "FINISHED":
+            self._children[key] = _known(run)
+
+    def _find(self, group_key: str, cell_id: str) -> _Known | None:
+        """The run of a cell in a group; asks MLflow only if an earlier attempt broke off."""
+        parent = self._parents.get(group_key)
+        if parent is None:
+            return None
+        if cell_id in self._doubtful:
+            self._children.pop((parent.run_id, cell_id), None)
+            for run in self._pages(f"tags.`{_CELL_TAG}` = '{cell_id}' and tags.`{_PARENT_TAG}` = '{parent.run_id}'"):
+                self._remember_child(run)
+        return self._children.get((parent.run_id, cell_id))
 
     def _pages(self, condition: str) -> Iterator[Any]:
         token = None
@@ -202,7 +208,7 @@ class Runs:
         if known is None:
             with alone(self._uri, self._store):  # another process may be at the same group
                 found = [*self._pages(f"tags.`{_GROUP_TAG}` = '{group.key}' and tags.`{_KIND_TAG}` = 'sweep'")]
-                known = _known_parent(found[0]) if found else self._create_parent(group)
+                known = _known(found[0]) if found else self._create_parent(group)
         missing = [param for param in params(group.params) if param.key not in known.params]
         for first in range(0, len(missing), PARAMS_PER_BATCH):
             self.client.log_batch(known.run_id, params=missing[first : first + PARAMS_PER_BATCH])
@@ -244,7 +250,7 @@ class Runs:
         for file in extras.files:
             self.client.log_artifact(run_id, str(file))
         if extras.model is not None:
-            from sweeps.mlflow_model import log_simulator  # loads torch, which most sweeps' drivers do without
+            from sweeps.mlflow_model import log_simulator
 
             log_simulator(self.client, self.experiment_id, run_id, extras.model)
 
@@ -271,5 +277,20 @@ class Runs:
         return points
 
 
-def _known_parent(run: Any) -> _Known:
+def _known(run: Any) -> _Known:
     return _Known(str(run.info.run_id), str(run.info.status), frozenset(run.data.params))
+
+
+def _check_files(extras: Extras) -> None:
+    """Finds a file that cannot be sent before a run is made for it.
+
+    Raises:
+        InputError: one is missing, or the simulator is damaged.
+    """
+    for file in extras.files:
+        if not file.exists():
+            raise InputError(f"file {str(file)!r} is missing; make it anew, then run again")
+    if extras.model is not None:
+        from persim.model import LowRankDynamics  # loads torch, which most sweeps' drivers do without
+
+        LowRankDynamics.load(extras.model)

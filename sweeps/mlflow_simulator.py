@@ -1,4 +1,4 @@
-"""A trained simulator as MLflow loads it: "models from code", so that nothing is pickled.
+"""A trained simulator as MLflow loads it: from code and a safetensors file, never pickled.
 
 MLflow copies this file into the model and runs it when the model is loaded; persim has to be installed there.
 """

@@ -159,4 +159,4 @@ def _is_refusal(error: Exception) -> bool:
 
     if isinstance(error, MlflowException):
         return str(error.error_code) in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
-    return isinstance(error, InputError | FileNotFoundError)
+    return isinstance(error, InputError)

@@ -1,13 +1,7 @@
 """MLflow: every cell once, nothing lost when the server is, never in the way of the sweep."""
 
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from dataclasses import replace
 
 import mlflow
@@ -20,10 +14,10 @@ from mlflow import MlflowClient
 from persim.cells import row
 from persim.errors import InputError
 from persim.model import LowRankDynamics, ModelSettings
-from sweeps.tracking import DatasetNote, Extras, Group, Tracker, default_uri
-from tests.sweeps.test_rank_choice import trial
-
-GROUP = Group("sweep-1", "cartpole", {"env": "cartpole", "ranks": "3,5"})
+from sweeps import mlflow_runs
+from sweeps.mlflow_runs import Runs
+from sweeps.tracking import DatasetNote, Extras, Group, default_uri
+from tests.sweeps.mlflow_helpers import GROUP, finished_trial, runs, send, tracker
 
 
 @pytest.fixture(scope="module")
@@ -39,26 +33,6 @@ def uri(empty_database, tmp_path):
     """A database of the test's own."""
     shutil.copy(empty_database, tmp_path)
     return default_uri(tmp_path)
-
-
-def tracker(uri, store):
-    return Tracker(uri, "rank_cv", store, "sweeps/rank_cv.py")
-
-
-def send(to, done, extras=None, status="FINISHED", group=GROUP):
-    to.send(done, group, f"trial {done.cell.trial + 1}", extras or Extras(), status)
-
-
-def runs(uri):
-    client = MlflowClient(tracking_uri=uri)
-    found = client.search_runs([client.get_experiment_by_name("rank_cv").experiment_id])
-    parents = [run for run in found if run.data.tags["persim.kind"] == "sweep"]
-    return client, parents, [run for run in found if run.data.tags["persim.kind"] == "trial"]
-
-
-def finished_trial(rank=5, repeat=0, error=1.5, points=1300, **changes):
-    curves = {"train_mse": [[epoch, 1 / epoch] for epoch in range(1, points + 1)]}
-    return replace(trial(rank, repeat, error), curves=curves, started=1000, ended=5000, **changes)
 
 
 def test_a_cell_becomes_one_run_with_everything(uri, tmp_path):
@@ -206,6 +180,7 @@ def test_what_mlflow_refuses_holds_up_nothing_else(uri, tmp_path, caplog):
     send(first, finished_trial(repeat=1))
     assert not first.close()
     assert caplog.text.count("does not take a result") == 1
+    assert [run.data.params["trial"] for run in runs(uri)[2]] == ["1"]  # no empty run of the other
     later = tracker(uri, tmp_path)
     for repeat in range(2):
         send(later, finished_trial(repeat=repeat))
@@ -242,6 +217,51 @@ def test_a_break_in_the_middle_of_a_run_loses_and_doubles_nothing(uri, tmp_path,
         assert len(client.get_metric_history(child.info.run_id, "curve/train_mse")) == 1300
 
 
+def test_what_mlflow_has_is_learnt_page_by_page(uri, tmp_path, monkeypatch):
+    monkeypatch.setattr(mlflow_runs, "_PAGE", 2)
+    first = tracker(uri, tmp_path)
+    for repeat in range(5):
+        send(first, finished_trial(repeat=repeat, points=1))
+    assert first.close()
+    again = Runs(uri, "rank_cv", tmp_path, "here")
+    assert again.finished() == {finished_trial(repeat=repeat).cell.id for repeat in range(5)}
+
+
+def test_an_answer_that_got_lost_doubles_nothing(uri, tmp_path, monkeypatch):
+    shape = ModelSettings(n_agents=7, state_dim=3, action_dim=2, discrete=True, rank=2)
+    LowRankDynamics(shape, [np.random.SeedSequence(0)]).save(tmp_path / "model.safetensors")
+    first = tracker(uri, tmp_path)
+    client, lost = first._runs.client, set()
+
+    def lose_the_first_answer(name):
+        real = getattr(client, name)
+
+        def call(*arguments, **named):
+            answer = real(*arguments, **named)
+            if name not in lost:
+                lost.add(name)
+                raise ConnectionError("answer lost")
+            return answer
+
+        monkeypatch.setattr(client, name, call)
+
+    for name in ("create_run", "log_batch", "log_outputs", "set_terminated"):
+        lose_the_first_answer(name)
+    for repeat in range(4):
+        send(first, finished_trial(repeat=repeat), Extras(model=tmp_path / "model.safetensors"))
+    first.close_group(GROUP, {}, {}, [])
+    assert first.close()
+    assert len(lost) == 4
+    _, parents, children = runs(uri)
+    assert [run.info.status for run in parents] == ["FINISHED"]
+    assert parents[0].data.params == {"env": "cartpole", "ranks": "3,5"}
+    assert sorted(child.data.params["trial"] for child in children) == ["0", "1", "2", "3"]
+    assert {child.info.status for child in children} == {"FINISHED"}
+    models = client.search_logged_models([children[0].info.experiment_id])
+    assert {model.source_run_id for model in models} == {child.info.run_id for child in children}
+    assert len(models) == 4
+
+
 def test_a_deleted_experiment_is_one_line(uri, tmp_path):
     assert tracker(uri, tmp_path).close()
     client = MlflowClient(tracking_uri=uri)
@@ -257,58 +277,3 @@ def test_an_unreachable_server_is_one_line_within_seconds(tmp_path, uri):
         tracker(uri, tmp_path)
     assert "\n" not in str(error.value)
     assert time.monotonic() - started < 30
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A real MLflow server on loopback: call it to start one (again) on the same database."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    started = []
-
-    def start():
-        words = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-        words += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/a"]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        process = subprocess.Popen(
-            [sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
-            start_new_session=True,
-        )  # fmt: skip
-        started.append(process)
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
-                return process, f"http://127.0.0.1:{port}"
-            except OSError:
-                time.sleep(0.2)
-        raise AssertionError("MLflow server did not start")
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-@pytest.mark.slow
-def test_a_real_server_lost_midway_gets_everything_later(server, tmp_path):
-    process, uri = server()
-    first = tracker(uri, tmp_path)
-    send(first, finished_trial())
-    while finished_trial().cell.id not in first._runs.finished():
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    send(first, finished_trial(repeat=1))
-    first.close_group(GROUP, {}, {}, [])
-    assert not first.close()
-    _, uri = server()
-    later = tracker(uri, tmp_path)
-    for repeat in range(2):
-        send(later, finished_trial(repeat=repeat))
-    later.close_group(GROUP, {"chosen_rank": [(0, 5.0)]}, {}, [])
-    assert later.close()
-    _, parents, children = runs(uri)
-    assert len(parents) == 1
-    assert parents[0].info.status == "FINISHED"
-    assert sorted(child.data.params["trial"] for child in children) == ["0", "1"]
