@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-# A lost node is noticed in about a second (by default it takes half a minute). Too twitchy for real clusters.
+# A lost node is noticed in a second or two (by default it takes half a minute). Too twitchy for real clusters.
 _FAST = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 500,
-    "health_check_timeout_ms": 1000,
+    "health_check_timeout_ms": 2000,
     "health_check_failure_threshold": 3,
 }
 _STORE_BYTES = 80 * 2**20
