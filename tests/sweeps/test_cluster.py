@@ -1,0 +1,48 @@
+"""The small cluster that other tests stand on: its nodes work, and the loss of one is made good."""
+
+import time
+
+import pytest
+
+from sweeps.ray_session import ray_session
+from tests.sweeps.cluster import two_nodes
+
+
+def alive():
+    import ray
+
+    return sum(node["Alive"] for node in ray.nodes())
+
+
+def wait_until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_tasks_survive_the_loss_of_a_node(tmp_path):
+    with two_nodes() as nodes, ray_session(nodes.address) as cpus:
+        import ray
+
+        assert cpus == 2
+
+        @ray.remote(num_cpus=1, max_retries=3)
+        def work(index):
+            node = ray.util.get_node_ip_address()
+            (tmp_path / f"{index}-{node}").touch()
+            time.sleep(1)
+            return index
+
+        tasks = [work.remote(index) for index in range(6)]
+        wait_until(lambda: list(tmp_path.glob("*-127.0.0.3")))
+        nodes.remove(nodes.workers[0])
+        assert ray.get(tasks, timeout=60) == list(range(6))
+        # The task that the lost node had begun ran once more, on the head.
+        assert len(list(tmp_path.iterdir())) > 6
+        wait_until(lambda: alive() == 1)
+
+        nodes.add()
+        wait_until(lambda: alive() == 2)
