@@ -83,9 +83,14 @@ class _Keeper(Callback):  # type: ignore[misc]  # Ray is untyped
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Enters a new trial; one that goes on has its place already."""
-        if trial.trial_id in self._entries:
-            return
+        """Enters new trials, in the order in which they were suggested: they need not start in it."""
+        self._started.setdefault(trial.trial_id, time.time())
+        for known in trials:
+            if known.trial_id not in self._entries:
+                self._enter(known)
+
+    def _enter(self, trial: Any) -> None:
+        """Finds the place of a trial that goes on, or gives one to a new trial."""
         values = self._study.space.decode(trial.config)
         entry = next((entry for entry in self._waiting if entry.values == values), None)
         if entry is None:
@@ -95,7 +100,6 @@ class _Keeper(Callback):  # type: ignore[misc]  # Ray is untyped
         else:
             self._waiting.remove(entry)
         self._entries[trial.trial_id] = entry
-        self._started[trial.trial_id] = time.time()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """Enters a rung."""

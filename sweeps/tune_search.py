@@ -19,7 +19,7 @@ from sweeps.tune_study import Journal
 from sweeps.tune_trial import REDUCTION, SUITE, StudySettings
 
 
-class _SeededTPE(BaseSampler):  # type: ignore[misc]  # Optuna is skipped by mypy
+class SeededTPE(BaseSampler):  # type: ignore[misc]  # Optuna is skipped by mypy
     """TPE whose suggestion depends on the seed, the number of the trial and the trials before it alone.
 
     A sampler with one stream would begin it again in the next run, and suggest what it has suggested.
@@ -110,7 +110,7 @@ def search(study: StudySettings, journal: Journal, first: Values) -> _Search:
     if not journal.entries and (point := study.space.encode(first)) is not None:
         known.enqueue_trial(point)
     return _Search(
-        space, metric="value", mode=mode, sampler=_SeededTPE(study.seed), storage=storage, study_name=study.id
+        space, metric="value", mode=mode, sampler=SeededTPE(study.seed), storage=storage, study_name=study.id
     )
 
 

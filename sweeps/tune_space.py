@@ -13,7 +13,7 @@ import yaml
 
 from persim.envs import EnvSpec
 from persim.errors import InputError, check_at_least, check_between, check_choice
-from persim.planning.registry import PLANNERS, default_planner
+from persim.planning.registry import PLANNERS, default_planner, planner_settings
 from persim.presets import EPOCHS
 from persim.store import canonical_json
 
@@ -276,11 +276,12 @@ def default_space(spec: EnvSpec, *, planning: bool) -> dict[str, Any]:
     if not spec.discrete:
         space |= {"state_widths": [[256], [256] * 2, [256] * 4], "action_widths": [[64], [256], [256] * 2]}
     if planning:
-        other = "cem" if spec.discrete else "mppi"
+        own, other = default_planner(spec.action_space), "cem" if spec.discrete else "mppi"
+        farthest = max(100, planner_settings(own, spec.name).horizon)
         space |= {
-            "planner": [default_planner(spec.action_space), other],
+            "planner": [own, other],
             "plans": {"low": 100, "high": 1000, "log": True},
-            "horizon": {"low": 10, "high": 100, "step": 10},
+            "horizon": {"low": 10, "high": farthest, "step": 10},
             "elites": {"low": 5, "high": 50},
             "iterations": {"low": 2, "high": 5},
         }

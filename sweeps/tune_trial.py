@@ -33,7 +33,7 @@ from sweeps.tune_space import PLANNING, Space, Values
 SUITE = "tune"
 OBJECTIVES = ("holdout", "reward")
 REDUCTION = 3  # of ASHA: one trial in three goes on at each rung
-_RUNGS = 3  # before the last epoch
+_GRACE = 27  # a trial has a 27th of the longest before it can be stopped: three rungs before the end
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class StudySettings:
     @property
     def grace(self) -> int:
         """Epochs before a trial can be stopped."""
-        return max(1, self.largest_epochs // REDUCTION**_RUNGS)
+        return max(1, self.largest_epochs // _GRACE)
 
     def rungs(self, epochs: int) -> list[int]:
         """Epochs at which a trial of so many epochs may be stopped."""
@@ -107,6 +107,7 @@ class StudySettings:
         """
         training, nets = asdict(self.training(values)), asdict(self.nets(values))
         settings = {name: training[name] for name in TRAIN_SETTINGS} | nets
+        settings |= {name: list(nets[name]) for name in ("state_widths", "action_widths")}  # as JSON has them
         settings |= {"holdout": self.holdout, "seed": self.seed, "members": self.members}
         if stopped_at is not None:
             settings |= {"stopped_at": stopped_at}
