@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,5 +84,10 @@ def train_ensemble(
     if size.candidates == size.members:
         return model, result
     losses = holdout_errors(model, TrainingRows(model, data, np.arange(len(data)))).mean(axis=1)
-    kept = sorted(np.argsort(losses, kind="stable")[: size.members].tolist())
-    return model.select(kept), result
+    return model.select(best_members(losses.tolist(), size.members)), result
+
+
+def best_members(losses: Sequence[float], members: int) -> list[int]:
+    """The members of lowest training loss, in their order."""
+    order: list[int] = np.argsort(losses, kind="stable")[:members].tolist()
+    return sorted(order)

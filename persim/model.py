@@ -83,6 +83,8 @@ class LowRankDynamics(nn.Module):
         InputError: the number of seeds is not the number of members.
     """
 
+    SHARED = ("state_scale", "delta_scale")  # the arrays that all members have in common
+
     def __init__(self, settings: ModelSettings, seeds: Sequence[np.random.SeedSequence]) -> None:
         super().__init__()
         if len(seeds) != settings.members:
@@ -187,15 +189,25 @@ class LowRankDynamics(nn.Module):
         """A new model of these members, in this order."""
         settings = replace(self.settings, members=len(members))
         chosen = LowRankDynamics(settings, [np.random.SeedSequence(0)] * len(members))
-        index, shared = list(members), dict(self.named_buffers())
-        state = {name: value if name in shared else value[index] for name, value in self.state_dict().items()}
+        index = list(members)
+        state = {name: value if name in self.SHARED else value[index] for name, value in self.state_dict().items()}
         chosen.load_state_dict(state)
         return chosen.to(self.device)
 
+    def arrays(self) -> store.Arrays:
+        """All weights by name."""
+        return {name: value.detach().cpu().numpy() for name, value in self.state_dict().items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: store.Arrays, settings: ModelSettings) -> LowRankDynamics:
+        """The model with these weights, on the CPU."""
+        model = cls(settings, [np.random.SeedSequence(0)] * settings.members)
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        return model
+
     def save(self, path: Path, **about: object) -> None:
         """Writes weights and settings; ``about`` says what it was trained on."""
-        arrays = {name: value.detach().cpu().numpy() for name, value in self.state_dict().items()}
-        store.write_arrays(path, arrays, KIND, {"model": asdict(self.settings), "about": about})
+        store.write_arrays(path, self.arrays(), KIND, {"model": asdict(self.settings), "about": about})
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> tuple[LowRankDynamics, dict[str, Any]]:
@@ -205,10 +217,7 @@ class LowRankDynamics(nn.Module):
             InputError: the file is missing or damaged.
         """
         arrays, saved = store.read_arrays(path, KIND)
-        settings = ModelSettings(**saved["model"])
-        model = cls(settings, [np.random.SeedSequence(0)] * settings.members)
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
-        return model.to(device), saved["about"]
+        return cls.from_arrays(arrays, ModelSettings(**saved["model"])).to(device), saved["about"]
 
 
 def _z_scores(rows: Tensor, scale: Tensor) -> Tensor:

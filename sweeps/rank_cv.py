@@ -11,12 +11,11 @@ command, given again, goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from persim import console, store
 from persim.cells import CellStore, FinishedCell
@@ -30,7 +29,11 @@ from sweeps.rank_choice import RankSummary, choose, summarise, write_choice
 from sweeps.rank_trial import SUITE, SweepSettings
 from sweeps.ray_session import ray_session
 
+if TYPE_CHECKING:  # MLflow takes seconds to import, --help none
+    from sweeps.rank_runs import SweepRuns
+
 MANIFEST = "sweep"
+SOURCE = "sweeps/rank_cv.py"
 
 
 def parser() -> console.Parser:
@@ -153,28 +156,28 @@ def _report(
     return chosen, summaries, plot
 
 
-def _open_tracker(args: argparse.Namespace, settings: SweepSettings) -> Any:
+def _open_tracker(args: argparse.Namespace, settings: SweepSettings) -> SweepRuns:
     """The MLflow writer, with the store made if all else is in order."""
+    from sweeps.rank_runs import SweepRuns
     from sweeps.tracking import Tracker, default_uri
 
-    params = {**asdict(settings), "ranks": ",".join(map(str, settings.ranks))}
-    title = f"{settings.env} {settings.regime} N={settings.agents}"
     uri = args.tracking_uri or default_uri(args.store)
     if uri.startswith("http"):  # a dead server is found before anything is written
-        tracker = Tracker(uri, SUITE, settings.id, title, params, args.store)
+        tracker = Tracker(uri, SUITE, args.store, SOURCE)
         store.prepare_folder(args.store)
-        return tracker
-    store.prepare_folder(args.store)
-    return Tracker(uri, SUITE, settings.id, title, params, args.store)
+    else:
+        store.prepare_folder(args.store)
+        tracker = Tracker(uri, SUITE, args.store, SOURCE)
+    return SweepRuns(tracker, settings)
 
 
-def _run(args: argparse.Namespace, settings: SweepSettings, cells: CellStore, tracker: Any) -> dict[str, str]:
+def _run(args: argparse.Namespace, settings: SweepSettings, cells: CellStore, runs: SweepRuns) -> dict[str, str]:
     """Computes the cells that are missing; returns the errors of those that failed."""
     data = _data(settings, cells)
     done = {cell.id: cells.finished(cell) for cell in settings.cells()}
     for finished in done.values():
         if finished is not None:
-            tracker.send(finished)
+            runs.send(finished)
     todo = [cell for cell in settings.cells() if done[cell.id] is None]
     if len(todo) < len(done):
         print(
@@ -189,24 +192,9 @@ def _run(args: argparse.Namespace, settings: SweepSettings, cells: CellStore, tr
 
         bar = SweepBar(f"{settings.env} rank CV", len(todo), settings.epochs)
         try:
-            return run_cells(settings, todo, data, cells.root, cpus, bar, tracker.send)
+            return run_cells(settings, todo, data, cells.root, cpus, bar, runs.send)
         finally:
             bar.close()
-
-
-def _summary_for_mlflow(
-    chosen: RankSummary, summaries: Sequence[RankSummary]
-) -> tuple[dict[str, list[tuple[int, float]]], dict[str, str]]:
-    """Metrics against rank (the step axis is the rank), and the choice as metric and tag."""
-    metrics = {
-        "by_rank/holdout_error": [(s.rank, s.error) for s in summaries],
-        "by_rank/log10_holdout_error": [(s.rank, math.log10(s.error)) for s in summaries],
-        "by_rank/standard_error": [(s.rank, s.standard_error) for s in summaries],
-        "chosen_rank": [(0, float(chosen.rank))],
-    }
-    for index in range(len(chosen.prediction_rmse)):
-        metrics[f"by_rank/prediction_rmse/agent_{index + 1}"] = [(s.rank, s.prediction_rmse[index]) for s in summaries]
-    return metrics, {"persim.chosen_rank": str(chosen.rank)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -219,20 +207,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse_other_options(args, given, settings)
     cells = CellStore(args.store)
     check_files(settings, cells)
-    tracker = _open_tracker(args, settings)
+    runs = _open_tracker(args, settings)
     with only_driver(args.store, settings.id):
         manifest = _manifest_path(args.store, settings)
         if not manifest.exists():
             store.write_record(manifest, MANIFEST, {"settings": asdict(settings), "finished": False})
         try:
-            failed = _run(args, settings, cells, tracker)
+            failed = _run(args, settings, cells, runs)
         except BaseException:
-            tracker.close({}, {}, [], status="FAILED")
+            runs.fail()
             raise
         found = [cells.finished(cell) for cell in settings.cells()]
         trials = [trial for trial in found if trial is not None]
         if failed or len(trials) < len(found):
-            tracker.close({}, {}, [], status="FAILED")
+            runs.fail()
             for name, error in failed.items():
                 print(f"failed: {name}: {error}", file=sys.stderr)
             print(
@@ -241,12 +229,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             return 1
         chosen, summaries, plot = _report(settings, args.store, trials)
-        metrics, tags = _summary_for_mlflow(chosen, summaries)
-        sent = tracker.close(metrics, tags, [plot])
+        sent = runs.finish(chosen, summaries, plot)
         if sent:
-            print(f"MLflow: {tracker.how_to_look()}")
+            print(f"MLflow: {runs.how_to_look()}")
         else:
-            print(f"MLflow at {tracker.uri} lacks some runs; the same command sends them when it answers again")
+            print(f"MLflow at {runs.uri} lacks some runs; the same command sends them when it answers again")
         store.write_record(manifest, MANIFEST, {"settings": asdict(settings), "finished": sent})
     return 0
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LAYERS = ["sweeps", "baselines", "persim.cli", "persim.evaluation", "persim.planning", "persim.ensemble",
-          "persim.training", "persim.batches", "persim.gradients", "persim.model", "persim.data",
+LAYERS = ["sweeps", "baselines", "persim.cli", "persim.methods", "persim.evaluation", "persim.planning",
+          "persim.ensemble", "persim.training", "persim.batches", "persim.gradients", "persim.model", "persim.data",
           "persim.envs"]  # fmt: skip
 
 

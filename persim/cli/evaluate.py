@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from persim import console, seeding, store
 from persim.cells import Cell, CellStore, FinishedCell, code_version, row
-from persim.cli.planning import add_planner_options, chosen_planner, objective, oracle_policy
+from persim.cli.planning import add_planner_options, chosen_planner, oracle_policy
 from persim.cli.training import (
     Commands,
     Training,
@@ -33,7 +33,7 @@ from persim.evaluation import oracle, paper
 from persim.evaluation.reward import EPISODES, RewardResult, average_rewards
 from persim.model import LowRankDynamics
 from persim.planning.planner import MPC, PlannerSettings
-from persim.planning.registry import PLANNERS, default_planner, make_planner
+from persim.planning.registry import PLANNERS, default_planner, make_planner, planner_objective
 from persim.planning.scorers import model_scorer, true_scorer
 from persim.planning.scoring import Scorer, check_agents
 
@@ -157,7 +157,7 @@ def _evaluated(job: _Job, seed: int) -> FinishedCell:
     if done is not None:
         print(f"seed {seed}: already evaluated, taken from {job.cells.record_path(cell)}")
         return done
-    goal = objective(job.spec, job.planner)
+    goal = planner_objective(job.planner, job.spec)
     scorer = true_scorer(goal, covariates) if model is None else model_scorer(model, goal)
     started, clock = int(time.time() * 1e3), time.perf_counter()
     result = _play(job, scorer, covariates, seed)

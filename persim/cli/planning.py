@@ -15,7 +15,6 @@ from persim.envs.spec import Array, EnvSpec
 from persim.evaluation import oracle
 from persim.planning.planner import PlannerSettings
 from persim.planning.registry import PLANNERS, planner_settings
-from persim.planning.scoring import Objective
 
 OPTIONS = {
     "plans": "candidates for each decision",
@@ -41,11 +40,6 @@ def chosen_planner(args: argparse.Namespace, spec: EnvSpec, name: str) -> Planne
     settings = planner_settings(name, spec.name, **given)
     PLANNERS[name].check_space(spec.action_space)
     return settings
-
-
-def objective(spec: EnvSpec, planner: str) -> Objective:
-    """Random shooting stands for the paper's procedure, without our measure of safety."""
-    return Objective(spec, safety=planner != "random_shooting")
 
 
 def oracle_policy(spec: EnvSpec, covariates: Array, root: Path) -> Callable[[NDArray[np.int64]], oracle.OraclePolicy]:

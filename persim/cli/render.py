@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persim import console, seeding, store
-from persim.cli.planning import add_planner_options, chosen_planner, objective, oracle_policy
+from persim.cli.planning import add_planner_options, chosen_planner, oracle_policy
 from persim.cli.training import Commands, Training, add_options, covariate_text, ensemble, resolve_device
 from persim.data import check_regime
 from persim.data.collect import population
@@ -22,7 +22,7 @@ from persim.evaluation.pictures import HORIZONS, episode_states, prediction_figu
 from persim.evaluation.prediction import true_rollouts
 from persim.model import LowRankDynamics
 from persim.planning.planner import MPC
-from persim.planning.registry import PLANNERS, default_planner, make_planner
+from persim.planning.registry import PLANNERS, default_planner, make_planner, planner_objective
 from persim.planning.scorers import model_scorer
 
 OTHERS = ("test", "random", "oracle")
@@ -113,5 +113,5 @@ def _policy(
         return oracle_policy(spec, covariates, args.store)(each)
     if name in OTHERS:
         return UniformPolicy(spec.action_space) if name == "random" else load_test_policy(spec.name, spec.action_space)
-    scorer = model_scorer(model, objective(spec, name))
+    scorer = model_scorer(model, planner_objective(name, spec))
     return MPC(make_planner(name, scorer, spec.action_space, chosen_planner(args, spec, name)), each)

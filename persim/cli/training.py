@@ -161,5 +161,4 @@ def ensemble(
     elif file is None:
         print(f"seed {seed}: ensemble taken from {path}")
     model, about = read_model(path, spec, training.regime, device)
-    arrays = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
-    return model, {**about, "sha256": store.content_hash(arrays, about)}
+    return model, {**about, "sha256": store.content_hash(model.arrays(), about)}

@@ -14,7 +14,7 @@ from persim import store
 from persim.data.collect import collect
 from persim.data.policies import BatchPolicy
 from persim.envs.spec import Array, EnvSpec, pictures
-from persim.evaluation.prediction import HORIZON, WARM_UP, Dynamics, TrueRollouts, open_loop
+from persim.evaluation.prediction import HORIZON, WARM_UP, Dynamics, TrueRollouts, predicted_states
 
 Frame = NDArray[np.uint8]
 
@@ -85,7 +85,7 @@ def prediction_figure(
     """
     from matplotlib.figure import Figure  # imported late: slow, and only this needs it
 
-    draw, predicted = pictures(spec), open_loop(dynamics, rollouts)
+    draw, predicted = pictures(spec), predicted_states(dynamics, rollouts)
     rows, columns = len(rollouts.agents), len(horizons)
     figure = Figure(figsize=(2.4 * columns, 1.75 * rows + 0.5), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)

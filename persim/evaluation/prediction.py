@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -43,6 +43,16 @@ class TrueRollouts:
     agents: NDArray[np.int64]
     states: NDArray[np.float32]
     actions: NDArray[np.int64] | NDArray[np.float32]
+
+    @property
+    def start(self) -> NDArray[np.float32]:
+        """States ``[B, S]`` after the warm-up, 0 for episodes that ended earlier: nothing is asked of those."""
+        return np.nan_to_num(self.states[:, WARM_UP])
+
+    @property
+    def played(self) -> NDArray[np.int64] | NDArray[np.float32]:
+        """Actions ``[B, HORIZON]`` or ``[B, HORIZON, A]`` after the warm-up."""
+        return self.actions[:, WARM_UP : WARM_UP + HORIZON]
 
 
 @dataclass(frozen=True)
@@ -102,21 +112,30 @@ def true_rollouts(
     return _dense(collect(spec, covariates, acting, rng, horizon=steps), ids, steps)
 
 
-def open_loop(dynamics: Dynamics, rollouts: TrueRollouts) -> NDArray[np.float64]:
-    """Predicted states ``[B, HORIZON, S]``: mean over members that roll out separately.
+def open_loop(
+    dynamics: Dynamics, agents: NDArray[np.int64], states: NDArray[Any], actions: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Predicted states ``[B, H + 1, S]``: mean over members that roll out separately, and see only the actions.
 
-    The rollout starts in the true state after ``WARM_UP`` steps and sees only the actions.
+    Args:
+        dynamics: the model.
+        agents: ``[B]``.
+        states: ``[B, S]``, where the rollouts start.
+        actions: ``[B, H]`` or ``[B, H, A]``.
     """
-    agents = torch.from_numpy(rollouts.agents)
-    actions = torch.from_numpy(rollouts.actions)
-    # Episodes that ended earlier start from 0 instead of NaN; their errors are left out by the truth.
-    states = torch.from_numpy(np.nan_to_num(rollouts.states[:, WARM_UP])).unsqueeze(0)
-    means = []
+    who, played, start = (torch.tensor(array) for array in (agents, actions, states))  # copies: ours may be read-only
+    current = start.unsqueeze(0)
+    means = [current.double().mean(0)]
     with torch.no_grad():
-        for step in range(WARM_UP, WARM_UP + HORIZON):
-            states = dynamics(agents, states, actions[:, step])
-            means.append(states.double().mean(0))
-    return torch.stack(means, dim=1).cpu().numpy()
+        for step in range(actions.shape[1]):
+            current = dynamics(who, current, played[:, step])
+            means.append(current.double().mean(0).cpu())
+    return torch.stack(means, dim=1).numpy()
+
+
+def predicted_states(dynamics: Dynamics, rollouts: TrueRollouts) -> NDArray[np.float64]:
+    """Predictions ``[B, HORIZON, S]`` from the true state after ``WARM_UP`` steps."""
+    return open_loop(dynamics, rollouts.agents, rollouts.start, rollouts.played)[:, 1:]
 
 
 def _episode_scores(true: NDArray[np.float64], predicted: NDArray[np.float64]) -> tuple[float, float]:
@@ -129,7 +148,11 @@ def _episode_scores(true: NDArray[np.float64], predicted: NDArray[np.float64]) -
 
 def prediction_errors(dynamics: Dynamics, rollouts: TrueRollouts) -> list[PredictionError]:
     """Errors per test agent of 50-step open-loop prediction; steps after termination are left out."""
-    predicted = open_loop(dynamics, rollouts)
+    return errors_of(predicted_states(dynamics, rollouts), rollouts)
+
+
+def errors_of(predicted: NDArray[np.float64], rollouts: TrueRollouts) -> list[PredictionError]:
+    """Errors per test agent of predictions ``[B, HORIZON, S]``."""
     true = rollouts.states[:, WARM_UP + 1 :].astype(np.float64)
     known: NDArray[np.bool_] = np.asarray(np.isfinite(true).all(axis=-1))
     results = []

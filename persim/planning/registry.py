@@ -7,12 +7,13 @@ from typing import Any
 
 import gymnasium as gym
 
+from persim.envs.spec import EnvSpec
 from persim.errors import InputError, check_choice, nearest
 from persim.planning.cem import CEM
 from persim.planning.icem import ICEM
 from persim.planning.mppi import MPPI
 from persim.planning.planner import Planner, PlannerSettings, Space
-from persim.planning.scoring import Scorer
+from persim.planning.scoring import Objective, Scorer
 from persim.planning.shooting import PersistentShooting, RandomShooting
 
 PLANNERS: dict[str, type[Planner]] = {
@@ -56,3 +57,8 @@ def make_planner(name: str, scorer: Scorer, space: Space, settings: PlannerSetti
         InputError: unknown planner, or one that does not fit the action space.
     """
     return PLANNERS[check_choice("planner", name, PLANNERS)](scorer, space, settings)
+
+
+def planner_objective(name: str, spec: EnvSpec) -> Objective:
+    """What a planner looks for: random shooting stands for the paper's procedure, without our measure of safety."""
+    return Objective(spec, safety=name != "random_shooting")

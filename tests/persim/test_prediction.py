@@ -8,7 +8,7 @@ from persim.data.policies import UniformPolicy, load_test_policy
 from persim.envs import get
 from persim.errors import InputError
 from persim.evaluation import paper
-from persim.evaluation.prediction import HORIZON, WARM_UP, open_loop, prediction_errors, true_rollouts
+from persim.evaluation.prediction import HORIZON, WARM_UP, predicted_states, prediction_errors, true_rollouts
 
 
 class TrueDynamics:
@@ -77,7 +77,7 @@ def test_steps_after_the_end_are_left_out(rng):
     rollouts = rollouts_of(spec, rng, episodes=40)
     ended = np.isnan(rollouts.states[:, -1, 0])
     assert 0 < ended.sum() < len(ended)
-    predicted = open_loop(TrueDynamics(spec), rollouts)
+    predicted = predicted_states(TrueDynamics(spec), rollouts)
     assert predicted.shape == (200, HORIZON, 4)
     assert np.isfinite(predicted).all()
 

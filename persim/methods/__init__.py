@@ -1,0 +1,6 @@
+"""Methods: what learns from the offline data of all agents and then acts for each of them."""
+
+from persim.methods.planned import PerSim, PerSimSettings, TrueEnv
+from persim.methods.protocol import Fitted, Method, Predictor, Report, Weights
+
+__all__ = ["Fitted", "Method", "PerSim", "PerSimSettings", "Predictor", "Report", "TrueEnv", "Weights"]
