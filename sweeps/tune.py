@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from persim import console, store
 from persim.cells import CellStore, FinishedCell
@@ -31,6 +31,10 @@ from sweeps.tune_space import PLANNING, Choice, Fixed, Range, Space, Values, as_
 from sweeps.tune_study import Entry, Journal, Ranked, ranking, write_best
 from sweeps.tune_trial import OBJECTIVES, SUITE, StudySettings
 
+if TYPE_CHECKING:  # MLflow takes seconds to import, --help none
+    from sweeps.tune_runs import StudyRuns
+
+SOURCE = "sweeps/tune.py"
 SHOWN = 10
 REWARD_EPISODES = 5
 
@@ -151,25 +155,24 @@ def _study_files(study: StudySettings, cells: CellStore) -> Journal:
     return journal
 
 
-def _open_tracker(args: argparse.Namespace, study: StudySettings) -> Any:
+def _open_tracker(args: argparse.Namespace, study: StudySettings) -> StudyRuns:
     """The MLflow writer; the store is made when all else is in order."""
     from sweeps.tracking import Tracker, default_uri
+    from sweeps.tune_runs import StudyRuns
 
     uri = args.tracking_uri or default_uri(args.store)
-    title = f"{study.env} {study.regime} N={study.agents}, {study.objective}"
-    params = {**study.as_json(), "space": store.canonical_json(study.space.as_json())}
     if not uri.startswith("http"):  # a dead server is found before anything is written
         store.prepare_folder(args.store)
-    tracker = Tracker(uri, SUITE, study.id, title, params, args.store)
+    tracker = Tracker(uri, SUITE, args.store, SOURCE)
     store.prepare_folder(args.store)
-    return tracker
+    return StudyRuns(tracker, study)
 
 
-def _run(args: argparse.Namespace, study: StudySettings, journal: Journal, tracker: Any) -> dict[str, str]:
+def _run(args: argparse.Namespace, study: StudySettings, journal: Journal, runs: StudyRuns) -> dict[str, str]:
     """Runs the trials that are missing; returns the errors of those that failed."""
     cells, finished = CellStore(args.store), journal.finished()
     for _, done in finished:
-        tracker.send(done)
+        runs.send(done)
     if finished:
         print(f"{len(finished)} of {args.trials} trials are finished already in {args.store}", file=sys.stderr)
     missing = args.trials - len(finished)
@@ -186,7 +189,7 @@ def _run(args: argparse.Namespace, study: StudySettings, journal: Journal, track
         bar = SweepBar(f"{study.env} tuning", missing, study.largest_epochs, label)
         try:
             first = first_values(study)
-            return run_trials(study, journal, missing, first, data, args.store, cpus, bar, tracker.send)
+            return run_trials(study, journal, missing, first, data, args.store, cpus, bar, runs.send)
         finally:
             bar.close()
 
@@ -240,27 +243,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     study = checked_settings(args)
     cells = CellStore(args.store)
     journal = _study_files(study, cells)
-    tracker = _open_tracker(args, study)
+    runs = _open_tracker(args, study)
     with only_driver(args.store, study.id):
         try:
-            failed = _run(args, study, journal, tracker)
+            failed = _run(args, study, journal, runs)
             finished = journal.finished()
             if failed or len(finished) < args.trials:
-                return _incomplete(failed, len(finished), args.trials, tracker)
+                runs.fail()
+                return _incomplete(failed, len(finished), args.trials)
             best = _report(study, args.store, finished)
         except BaseException:
-            tracker.close({}, {}, [], status="FAILED")
+            runs.fail()
             raise
-        tags = {"persim.best_settings": store.canonical_json(best.entry.values)}
-        if tracker.close({"best_value": [(0, best.value)]}, tags, []):
-            print(f"MLflow: {tracker.how_to_look()}")
+        if runs.finish(best):
+            print(f"MLflow: {runs.how_to_look()}")
         else:
-            print(f"MLflow at {tracker.uri} lacks some runs; the same command sends them when it answers again")
+            print(f"MLflow at {runs.uri} lacks some runs; the same command sends them when it answers again")
     return 0
 
 
-def _incomplete(failed: dict[str, str], finished: int, trials: int, tracker: Any) -> int:
-    tracker.close({}, {}, [], status="FAILED")
+def _incomplete(failed: dict[str, str], finished: int, trials: int) -> int:
     for name, error in failed.items():
         print(f"failed: {name}: {error}", file=sys.stderr)
     print(f"{finished} of {trials} trials finished; the same command tries the rest", file=sys.stderr)

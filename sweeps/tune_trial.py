@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 from persim import seeding, store
 from persim.batches import TrainingRows
 from persim.cells import Cell, CellStore, FinishedCell, code_version, row
-from persim.cli.planning import objective
 from persim.data import Trajectories
 from persim.data.collect import population
-from persim.ensemble import SPARE_MEMBERS
+from persim.ensemble import SPARE_MEMBERS, best_members
 from persim.envs import get
 from persim.evaluation.reward import RewardResult, average_rewards
 from persim.model import LowRankDynamics
 from persim.planning.planner import MPC, PlannerSettings
-from persim.planning.registry import PLANNERS, default_planner, make_planner, planner_settings
+from persim.planning.registry import PLANNERS, default_planner, make_planner, planner_objective, planner_settings
 from persim.planning.scorers import model_scorer
 from persim.presets import Preset, preset
 from persim.training import DivergenceError, EpochReport, TrainResult, TrainSettings, holdout_errors, split, train
@@ -240,7 +239,7 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """The rows of a trial; of the ensemble, the members of lowest hold-out error are kept."""
     errors = holdout_shares(model, data, holdout)
-    kept = sorted(np.argsort(errors, kind="stable")[: study.members].tolist())
+    kept = best_members(errors.tolist(), study.members)
     rows = [row("train_mse", result.losses[-1]), row("holdout_error", float(errors[kept].mean()))]
     if study.objective == "holdout":
         return rows
@@ -255,7 +254,7 @@ def _play(study: StudySettings, values: Values, model: LowRankDynamics) -> Rewar
     """Plans with the ensemble for the test agents, in the true environment."""
     spec = get(study.env)
     name, settings = study.planner(values)
-    scorer = model_scorer(model, objective(spec, name))
+    scorer = model_scorer(model, planner_objective(spec, name))
     planner = make_planner(name, scorer, spec.action_space, settings)
     return average_rewards(
         spec,
