@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,9 @@ from typing import Any
 from persim import store
 from persim.cells import CellStore, FinishedCell, finite_or_none
 from persim.errors import InputError
+from persim.presets import Preset
+from persim.training import TrainSettings
+from sweeps.rank_trial import TRAIN_SETTINGS
 from sweeps.tune_space import Values
 from sweeps.tune_trial import StudySettings
 
@@ -114,3 +117,10 @@ def read_best(root: Path, env: str, regime: str, agents: int, objective: str) ->
             f"--env {env} --regime {regime} --agents {agents} --objective {objective}"
         )
     return dict(store.read_record(path, BEST_KIND)["best"])
+
+
+def training_of(best: Mapping[str, Any]) -> tuple[Preset, TrainSettings]:
+    """Nets and training from the best settings, as ``persim.ensemble.train_ensemble`` takes them."""
+    nets = {name: best[name] for name in Preset.__dataclass_fields__}
+    nets |= {name: tuple(nets[name]) for name in ("state_widths", "action_widths")}
+    return Preset(**nets), TrainSettings(**{name: best[name] for name in TRAIN_SETTINGS})

@@ -254,7 +254,7 @@ def _play(study: StudySettings, values: Values, model: LowRankDynamics) -> Rewar
     """Plans with the ensemble for the test agents, in the true environment."""
     spec = get(study.env)
     name, settings = study.planner(values)
-    scorer = model_scorer(model, planner_objective(spec, name))
+    scorer = model_scorer(model, planner_objective(name, spec))
     planner = make_planner(name, scorer, spec.action_space, settings)
     return average_rewards(
         spec,

@@ -23,7 +23,7 @@ from persim.presets import preset
 from sweeps import tune
 from sweeps.tune_search import Asha, SeededTPE
 from sweeps.tune_space import Choice, Fixed, Range, Space, as_yaml, default_space
-from sweeps.tune_study import Entry, Journal, read_best
+from sweeps.tune_study import Entry, Journal, read_best, training_of
 from sweeps.tune_trial import holdout_shares, run_trial
 
 SCRIPT = Path(tune.__file__)
@@ -288,10 +288,17 @@ def test_best_settings_are_asked_for_with_the_command(tmp_path):
         read_best(tmp_path, "cartpole", "random", 20, "holdout")
 
 
-def run(folder, trials, *more):
+def start(folder, trials):
+    folder.mkdir(exist_ok=True)
     (folder / "space.yaml").write_text(SPACE)
-    command = [sys.executable, str(SCRIPT), *SMALL, "--trials", str(trials), *more]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+    command = [sys.executable, str(SCRIPT), *SMALL, "--trials", str(trials)]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process):
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    return output, errors
 
 
 def results(folder):
@@ -305,42 +312,40 @@ def results(folder):
 @pytest.mark.ray
 def test_the_command_tunes_and_the_same_command_does_what_is_missing(tmp_path, monkeypatch, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    whole.mkdir()
-    parts.mkdir()
-    done = run(whole, 6)
-    assert done.returncode == 0, done.stderr
+    both = start(whole, 6), start(parts, 2)
+    output, _ = ended(both[0])
+    ended(both[1])
     trials, cells = results(whole)
     assert len(trials) == 6
     assert trials[0]["values"]["learning_rate"] == 0.001  # the environment's own settings come first
-    assert "6 trials" in done.stdout
-    table = re.findall(r"^ +(\d) +(\S+) .*$", done.stdout, re.MULTILINE)
+    assert "6 trials" in output
+    table = re.findall(r"^ +(\d) +(\S+) .*$", output, re.MULTILINE)
     assert [float(error) for _, error in table] == sorted(float(error) for _, error in table)
-    assert (
-        len(table)
-        == sum(trial["stopped_at"] is None for trial in trials)
-        == 6 - sum("rung_error" in c for *_, c in cells)
-    )
+    stopped = sum(trial["stopped_at"] is not None for trial in trials)
+    assert len(table) == 6 - stopped
+    assert sum("rung_error" in curves for *_, curves in cells) == stopped
     best = read_best(whole / "runs", "cartpole", "random", 20, "holdout")
-    assert best["learning_rate"] == trials[int(table[0][0]) - 1]["values"]["learning_rate"]
+    winner = trials[int(table[0][0]) - 1]["values"]
+    nets, training = training_of(best)
+    assert (nets.rank, nets.normalised) == (winner["rank"], winner["normalised"])
+    assert (training.learning_rate, training.epochs) == (winner["learning_rate"], 27)
     assert not list((whole / "runs" / "checkpoints").glob("*"))
     client = MlflowClient(tracking_uri=f"sqlite:///{whole}/runs/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("tune").experiment_id])
     assert len(runs) == 7
     assert {run.info.status for run in runs} == {"FINISHED"}
 
-    assert run(parts, 2).returncode == 0
     before = results(parts)
-    again = run(parts, 6)
-    assert "2 of 6 trials are finished already" in again.stderr
+    again, errors = ended(start(parts, 6))
+    assert "2 of 6 trials are finished already" in errors
     assert results(parts)[0][:2] == before[0]
     assert results(parts) == (trials, cells)
 
-    monkeypatch.chdir(parts)  # in this process: Ray is not even started
+    monkeypatch.chdir(parts)
     assert console.run(tune.main, [*SMALL, "--trials", "6"]) == 0
     nothing = capsys.readouterr()
     assert "6 of 6 trials are finished already" in nothing.err
-    assert "tuning" not in nothing.err  # no bar
+    assert "tuning" not in nothing.err  # no bar: Ray was not even started
     assert results(parts) == (trials, cells)
-    assert [line for line in nothing.out.splitlines() if "e-" in line] == [
-        line for line in again.stdout.splitlines() if "e-" in line
-    ]
+    rows = [[line for line in text.splitlines() if "e-" in line] for text in (again, nothing.out)]
+    assert rows[0] == rows[1]
