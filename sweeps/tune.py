@@ -202,6 +202,12 @@ def _text(value: Any) -> str:
     return "x".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
+def _setting(study: StudySettings, values: Values, name: str) -> str:
+    """A setting; a dash if the trial's planner does not have it."""
+    idle = name in PLANNING and name != "planner" and not hasattr(study.planner(values)[1], name)
+    return "-" if idle else _text(values[name])
+
+
 def table(study: StudySettings, lines: Sequence[Ranked]) -> str:
     """The best trials as text for a terminal; the settings that were tuned."""
     names = list(study.space.tuned)
@@ -209,7 +215,7 @@ def table(study: StudySettings, lines: Sequence[Ranked]) -> str:
     form = "{:.3e}" if study.objective == "holdout" else "{:.1f}"
     rows = [head]
     for line in lines:
-        settings = [_text(line.entry.values[name]) for name in names]
+        settings = [_setting(study, line.entry.values, name) for name in names]
         rows.append([str(line.number), form.format(line.value), *settings, f"{line.seconds:.1f}"])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
