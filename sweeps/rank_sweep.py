@@ -129,12 +129,13 @@ def run_cells(
     # Tune's own files repeat what the cells record; the next run starts from the cells.
     shutil.rmtree(folder / name, ignore_errors=True)
     return {
-        f"rank {result.config['rank']}, repeat {result.config['repeat'] + 1}": _last_line(result.error)
+        f"rank {result.config['rank']}, repeat {result.config['repeat'] + 1}": last_line(result.error)
         for result in results
         if result.error is not None
     }
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """What a traceback ends with."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__

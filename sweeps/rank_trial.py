@@ -22,7 +22,7 @@ from persim.training import EpochReport, TrainResult, TrainSettings, split, trai
 
 SUITE = "rank_cv"
 # All that a result depends on; how often a checkpoint is written does not matter.
-_TRAIN_SETTINGS = ("epochs", "batch_size", "learning_rate", "halve_every", "average_last", "holdout_every")
+TRAIN_SETTINGS = ("epochs", "batch_size", "learning_rate", "halve_every", "average_last", "holdout_every")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SweepSettings:
     def cell(self, rank: int, repeat: int) -> Cell:
         """The cell of one trial. The other ranks and the number of repeats do not enter its id."""
         training = asdict(TrainSettings(epochs=self.epochs, batch_size=preset(self.env).batch_size))
-        settings = {name: training[name] for name in _TRAIN_SETTINGS}
+        settings = {name: training[name] for name in TRAIN_SETTINGS}
         settings |= {"rank": rank, "holdout": self.holdout, "seed": self.seed}
         return Cell(SUITE, self.env, self.regime, self.agents, "PerSim", repeat, settings)
 
@@ -81,7 +81,7 @@ def run_trial(
     result = train(
         model,
         data,
-        TrainSettings(**{name: cell.settings[name] for name in _TRAIN_SETTINGS}),
+        TrainSettings(**{name: cell.settings[name] for name in TRAIN_SETTINGS}),
         [seeding.sequence(seed, SUITE, "batches", rank, repeat)],
         rows=rows,
         holdout=holdout,
@@ -95,7 +95,7 @@ def run_trial(
     done = FinishedCell(
         cell=cell,
         rows=measured,
-        curves=_curves(result),
+        curves=curves(result),
         seed=seed,
         commit=code_version(),
         seconds={"train": result.seconds, "measure": ended - trained},
@@ -128,7 +128,8 @@ def _measure(
     return rows
 
 
-def _curves(result: TrainResult) -> dict[str, list[list[float]]]:
+def curves(result: TrainResult) -> dict[str, list[list[float]]]:
+    """Training and hold-out loss against epochs."""
     holdout = zip(result.holdout_epochs, result.holdout_losses, strict=True)
     return {
         "train_mse": [[epoch + 1, loss] for epoch, loss in enumerate(result.losses)],
