@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,20 +37,24 @@ class PoolSettings:
     autoscale: bool = False
 
 
+Work = Callable[[Task, Path, Trajectories | None, str], float]
+
+
 class Worker:
     """An actor: one CPU, one thread, and a share of a GPU if it does heavy work on one."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: Work) -> None:
         import torch
 
         torch.set_num_threads(1)
+        self._work = work
 
     def ready(self) -> None:
         """Returns once the actor is placed and imported."""
 
     def run(self, task: Task, root: Path, data: Trajectories | None, device: str) -> float:
         """Does a task; returns its seconds."""
-        return perform(task, root, data, device)
+        return self._work(task, root, data, device)
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,15 @@ class Outcome:
 
 
 class Pool:
-    """Workers of two kinds, light and heavy; on a cluster without GPUs there is one kind only."""
+    """Workers of two kinds, light and heavy; on a cluster without GPUs there is one kind only.
 
-    def __init__(self, settings: PoolSettings) -> None:
-        self._settings = settings
+    Args:
+        settings: where and how.
+        work: what a worker does for a task; returns its seconds.
+    """
+
+    def __init__(self, settings: PoolSettings, work: Work = perform) -> None:
+        self._settings, self._work = settings, work
         self._actor = ray.remote(max_restarts=0, max_task_retries=0)(Worker)
         self._starting: dict[Any, tuple[Any, bool]] = {}
         self._idle: dict[bool, list[Any]] = {False: [], True: []}
@@ -106,7 +116,7 @@ class Pool:
 
     def _start(self, kind: bool) -> None:
         share = self._settings.gpu_share if kind else 0
-        actor = self._actor.options(num_cpus=1, num_gpus=share).remote()
+        actor = self._actor.options(num_cpus=1, num_gpus=share).remote(self._work)
         self._starting[actor.ready.remote()] = (actor, kind)
 
     def has_idle(self, heavy: bool) -> bool:

@@ -11,9 +11,9 @@ import ray
 from persim import store
 from persim.cells import Cell, CellStore, FinishedCell, code_version
 from sweeps.graph import TaskGraph
-from sweeps.pool import Outcome, Pool, PoolSettings
+from sweeps.pool import Outcome, Pool, PoolSettings, Work
 from sweeps.tasks import Plan, Task, missing, piece_output, plan
-from sweeps.work import PIECE, dataset
+from sweeps.work import PIECE, dataset, perform
 
 
 class Bar(Protocol):
@@ -63,6 +63,7 @@ def run_cells(
     pool_settings: PoolSettings,
     bar: Bar,
     on_finished: Callable[[FinishedCell], None],
+    work: Work = perform,
 ) -> dict[str, str]:
     """Computes cells on the running Ray; returns the errors of those that failed, by cell id.
 
@@ -74,11 +75,13 @@ def run_cells(
         pool_settings: where and how.
         bar: told of every step.
         on_finished: called with each cell, once it is recorded.
+        work: what a worker does for a task.
     """
     planned = plan(todo, cells)
     wanted = [key for keys in planned.of_cell.values() for key in keys]
     tasks = missing(planned.tasks, wanted, cells.root)
-    return _Run(planned, tasks, {cell.id: cell for cell in todo}, cells, pool_settings, bar, on_finished).loop()
+    by_id = {cell.id: cell for cell in todo}
+    return _Run(planned, tasks, by_id, cells, Pool(pool_settings, work), bar, on_finished).loop()
 
 
 class _Run:
@@ -88,12 +91,12 @@ class _Run:
         tasks: Mapping[str, Task],
         todo: Mapping[str, Cell],
         cells: CellStore,
-        pool_settings: PoolSettings,
+        pool: Pool,
         bar: Bar,
         on_finished: Callable[[FinishedCell], None],
     ) -> None:
         self._planned, self._todo, self._cells, self._bar = planned, todo, cells, bar
-        self._graph, self._pool = TaskGraph(tasks), Pool(pool_settings)
+        self._graph, self._pool = TaskGraph(tasks), pool
         self._data = _Datasets(tasks, cells)
         self._on_finished = on_finished
         self._open = {cell: {key for key in keys if key in tasks} for cell, keys in planned.of_cell.items()}

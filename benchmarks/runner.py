@@ -1,0 +1,93 @@
+"""What the benchmark runner costs: overhead of empty cells, and how much faster two nodes are than one.
+
+    python benchmarks/runner.py [--cells 1000] [--seconds 0.5] [--equal 24]
+
+empty   so many cells whose work is to write their file: wall time over cells, Ray's start not counted
+nodes   equal cells that each keep a core busy for so many seconds of processor time, on a Ray of one node
+        of one core, then on one of two nodes of one core each (ray.cluster_utils.Cluster on loopback)
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads these when it is imported
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from persim import console, store
+from persim.cells import Cell, CellStore, row
+from persim.data import Trajectories
+from sweeps.pool import PoolSettings
+from sweeps.ray_session import ray_session
+from sweeps.runner import run_cells
+from sweeps.tasks import Task
+from sweeps.work import PIECE
+from tests.sweeps.cluster import Nodes, two_nodes
+
+
+class Silent:
+    def task(self, task: Task, seconds: float) -> None: ...
+
+    def cells(self, done: int, running: int, failed: int) -> None: ...
+
+
+def busy(task: Task, root: Path, data: Trajectories | None, device: str, seconds: float = 0.0) -> float:
+    start, end = time.perf_counter(), time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+    record = {"rows": [row("nothing", 0.0)], "timings": {}, "curves": {"train_mse": []}, "train_seconds": 0.0}
+    store.write_record(root / task.output, PIECE, {**record, "started": 0, "ended": 0})
+    return time.perf_counter() - start
+
+
+def cells(count: int) -> list[Cell]:
+    settings = {"seed": 0, "measures": ["prediction"]}
+    return [Cell("empty", "cartpole", "true-env", 5, "true-env", trial, settings) for trial in range(count)]
+
+
+def timed(count: int, seconds: float) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        root, work = Path(folder), partial(busy, seconds=seconds)
+        run_cells(cells(2), CellStore(root), PoolSettings(root), Silent(), lambda done: None, work)
+        start = time.perf_counter()
+        failed = run_cells(cells(count), CellStore(root), PoolSettings(root), Silent(), lambda done: None, work)
+        assert not failed
+        return time.perf_counter() - start
+
+
+def on_nodes(number: int, measure: Callable[[], float]) -> float:
+    with two_nodes() as nodes:
+        _keep(nodes, number)
+        with ray_session(nodes.address):
+            return measure()
+
+
+def _keep(nodes: Nodes, number: int) -> None:
+    for node in nodes.workers[number - 1 :]:
+        nodes.remove(node)
+
+
+def main(argv: list[str] | None = None) -> int:
+    p = console.Parser(description=__doc__)
+    p.add_argument("--cells", type=int, default=1000)
+    p.add_argument("--equal", type=int, default=24)
+    p.add_argument("--seconds", type=float, default=0.5)
+    args = p.parse_args(argv)
+    with ray_session(None, 2):
+        wall = timed(args.cells, 0.0)
+    print(f"{args.cells} empty cells: {wall:.2f} s, {wall / args.cells * 1e3:.1f} ms a cell", flush=True)
+    one, two = (on_nodes(number, lambda: timed(args.equal, args.seconds)) for number in (1, 2))
+    print(f"{args.equal} cells of {args.seconds} s: {one:.2f} s on one node, {two:.2f} s on two, {one / two:.2f}x")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(main))
