@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from baselines.registry import METHODS
 from persim import store
-from persim.cells import Cell, CellStore, FinishedCell
+from persim.cells import Cell, CellStore, FinishedCell, code_version
 from persim.data import Trajectories
 from sweeps.bench_plot import plot_methods
 from sweeps.suites import TRUE_ENV_REGIME, Grid
@@ -50,11 +51,14 @@ class Tracking:
 
     def send(self, done: FinishedCell) -> None:
         """Queues a finished cell."""
-        cell = done.cell
-        name = f"{METHODS[cell.method].title}, N={cell.agents}, trial {cell.trial + 1}"
-        learns = METHODS[cell.method].learns
-        extras = self._extras(cell) if learns else Extras()
-        self._tracker.send(done, self.group(cell.env, cell.regime), name, extras)
+        extras = self._extras(done.cell) if METHODS[done.cell.method].learns else Extras()
+        self._tracker.send(done, self.group(done.cell.env, done.cell.regime), _name(done.cell), extras)
+
+    def send_failed(self, cell: Cell, error: str) -> None:
+        """Queues a cell that failed for good; when it succeeds one day, that takes its place."""
+        now = int(time.time() * 1e3)
+        failed = FinishedCell(cell, [], {}, int(cell.settings["seed"]), code_version(), {}, now, now)
+        self._tracker.send(failed, self.group(cell.env, cell.regime), _name(cell), Extras(note=error), "FAILED")
 
     def _extras(self, cell: Cell) -> Extras:
         model = self._cells.root / model_output(cell)
@@ -72,14 +76,21 @@ class Tracking:
             self._notes[path] = DatasetNote(name, data.content_hash, str(path.resolve()), profile)
         return self._notes[path]
 
-    def close(self, grid: Grid, results: Sequence[FinishedCell], status: str) -> str:
+    def close(self, results: Sequence[FinishedCell]) -> str:
         """Ends the parent runs, with a plot each; returns where to look."""
-        for env, regime in dict.fromkeys((done.cell.env, done.cell.regime) for done in results):
+        cells = self._grid.cells()
+        budget = {f"budget.{key}": str(value) for key, value in asdict(self._grid.budget).items()}
+        for env, regime in dict.fromkeys((cell.env, cell.regime) for cell in cells):
             own = [done for done in results if (done.cell.env, done.cell.regime) == (env, regime)]
-            name = f"{grid.suite.name}-{env.replace(':', '.')}-{regime}.png"
-            plot = plot_methods(self._cells.root / "plots" / name, own)
-            budget = {f"budget.{key}": str(value) for key, value in asdict(grid.budget).items()}
-            self._tracker.close_group(self.group(env, regime), {}, budget, [plot], status)
+            wanted = sum((cell.env, cell.regime) == (env, regime) for cell in cells)
+            name = f"{self._grid.suite.name}-{env.replace(':', '.')}-{regime}.png"
+            plots = [plot_methods(self._cells.root / "plots" / name, own)] if own else []
+            status = "FINISHED" if len(own) == wanted else "FAILED"
+            self._tracker.close_group(self.group(env, regime), {}, budget, plots, status)
         if self._tracker.close():
             return f"MLflow: {self._tracker.how_to_look()}"
         return f"MLflow at {self._tracker.uri} lacks some runs; the same command sends them when it answers again"
+
+
+def _name(cell: Cell) -> str:
+    return f"{METHODS[cell.method].title}, N={cell.agents}, trial {cell.trial + 1}"

@@ -209,7 +209,7 @@ def _device(asked: str, gpus: float, autoscale: bool) -> str:
 
 def _compute(args: argparse.Namespace, todo: Sequence[Cell], cells: CellStore, tracking: Tracking) -> dict[str, str]:
     """Computes the cells that are missing; returns the errors of those that failed."""
-    with ray_session(args.address, args.cpus):  # first: it sets what Ray reads when imported
+    with ray_session(args.address, args.cpus) as cpus:  # first: it sets what Ray reads when imported
         import ray
 
         from sweeps.bench_bar import CellBar
@@ -218,7 +218,7 @@ def _compute(args: argparse.Namespace, todo: Sequence[Cell], cells: CellStore, t
 
         device = _device(args.device, ray.cluster_resources().get("GPU", 0), args.autoscale)
         settings = PoolSettings(cells.root.resolve(), device, args.gpu_share, args.autoscale)
-        bar = CellBar(args.suite, _tasks(todo, cells), len(todo))
+        bar = CellBar(args.suite, _tasks(todo, cells), len(todo), cpus)
         try:
             return run_cells(todo, cells, settings, bar, tracking.send)
         finally:
@@ -243,11 +243,14 @@ def run(args: argparse.Namespace, grid: Grid, cells: CellStore, tracking: Tracki
     try:
         failed = _compute(args, todo, cells, tracking) if todo else {}
     except BaseException:
-        tracking.close(grid, [], "FAILED")
+        tracking.close([])
         raise
+    for cell in todo:
+        if cell.id in failed:
+            tracking.send_failed(cell, failed[cell.id])
     results, _ = _todo(grid, cells)
     print(bench_tables.tables(grid, results))
-    print(tracking.close(grid, results, "FAILED" if failed else "FINISHED"))
+    print(tracking.close(results))
     return {f"{title(cell)} ({cell.id})": failed[cell.id] for cell in todo if cell.id in failed}
 
 

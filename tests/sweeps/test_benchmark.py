@@ -17,6 +17,7 @@ from persim.cells import CellStore
 from sweeps import benchmark
 from sweeps.suites import SUITES
 from sweeps.tracking import default_uri
+from tests.sweeps.cluster import two_nodes
 from tests.sweeps.test_rank_cv import wait_for
 
 SCRIPT = Path(benchmark.__file__)
@@ -186,8 +187,21 @@ def test_killed_workers_change_nothing(undisturbed, tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_lost_node_changes_nothing(undisturbed, tmp_path):
+    with two_nodes() as nodes:
+        process = start(tmp_path, "--address", nodes.address)
+        wait_for(lambda: list((tmp_path / "runs").glob("models/*")), process, seconds=200)
+        nodes.remove(nodes.workers[0])
+        code, _, errors = finish(process)
+    assert code == 0, errors
+    assert rows(tmp_path) == rows(undisturbed[0])
+    assert len(children(tmp_path)) == CELLS
+
+
+@pytest.mark.ray
 def test_a_cell_that_fails_is_reported_and_stops_no_other(undisturbed, tmp_path):
-    """A policy file is damaged half-way: cells that need it fail, with the reason and status 1."""
     (tmp_path / "runs" / "models").mkdir(parents=True)
     for path in (undisturbed[0] / "runs" / "models").iterdir():  # one model is damaged
         (tmp_path / "runs" / "models" / path.name).write_bytes(path.read_bytes())
@@ -198,12 +212,14 @@ def test_a_cell_that_fails_is_reported_and_stops_no_other(undisturbed, tmp_path)
     assert "1 cells failed; the same command tries them again" in errors
     assert victim.name in errors
     assert "is damaged" in errors
+    assert [run.info.status for run in children(tmp_path)].count("FAILED") == 1
     good = rows(tmp_path)
     assert len(good) == CELLS - 1
     assert good.items() <= rows(undisturbed[0]).items()
     victim.unlink()
     code, _, errors = finish(start(tmp_path))
     assert code == 0, errors
+    assert [run.info.status for run in children(tmp_path)] == ["FINISHED"] * CELLS
     assert rows(tmp_path) == rows(undisturbed[0])
 
 
@@ -307,3 +323,22 @@ def test_seconds_are_estimated_from_the_size_of_the_work():
     once = cost("--methods", "persim", "--trials", "1")
     assert cost("--methods", "persim", "--trials", "3") == pytest.approx(3 * once)
     assert cost("--methods", "persim", "--trials", "1", "--preset", "quick") < once / 5
+
+
+def test_time_left_goes_from_the_estimate_to_what_was_measured():
+    from sweeps import estimate
+    from sweeps.bench_bar import CellBar
+
+    grid = benchmark.grid_of(
+        benchmark.parser().parse_args(["--suite", "prediction", "--envs", "cartpole", "--trials", "1"])
+    )
+    tasks = benchmark._tasks(grid.cells(), CellStore(Path("none")))
+    bar = CellBar("test", tasks, 4, workers=2)
+    total = sum(map(estimate.seconds, tasks.values()))
+    assert bar.seconds_left(0.0) == pytest.approx(total / 2)
+    for task in list(tasks.values())[:-1]:
+        bar.task(task, 0.0)
+    last = estimate.seconds(list(tasks.values())[-1])
+    slow = bar.seconds_left(10 * total)  # ten times slower than estimated
+    bar.close()
+    assert 8 * last < slow < 10 * last
