@@ -290,7 +290,7 @@ def write_manifest(folder: Path = WEIGHTS_FOLDER) -> None:
     entries = {}
     for path in sorted(folder.glob("*.safetensors")):
         arrays, made = store.read_arrays(path, KIND)
-        keys = ("env", "policy", "covariates", "mean_reward", "steps", "seed", "command")
+        keys = ("env", "policy", "covariates", "mean_reward", "steps", "seed", "command", "note")
         entries[path.name] = {key: made[key] for key in keys if key in made} | {
             "parameters": int(sum(array.size for array in arrays.values())),
             "sha256": store.content_hash(arrays, made),

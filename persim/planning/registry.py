@@ -28,6 +28,7 @@ PLANNERS: dict[str, type[Planner]] = {
 _TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("mountaincar", "persistent_shooting"): {"horizon": 150},
     ("cartpole", "persistent_shooting"): {"horizon": 30},
+    ("halfcheetah", "icem"): {"plans": 64, "beta": 0.25},
 }
 
 
