@@ -153,7 +153,8 @@ def test_bad_urls_are_one_line_status_2_and_nothing_left(url, expected, tmp_path
 @pytest.fixture
 def s3(monkeypatch):
     """A mock of S3 on a free port of this machine, with an empty bucket ``bucket``."""
-    pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'persim[s3]'")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'persim[s3]'")
+    s3fs.S3FileSystem.clear_instance_cache()  # of an earlier server
     pytest.importorskip(
         "moto.server", reason="moto and Flask are not installed: pip install 'moto[s3]' flask flask-cors"
     )
@@ -206,6 +207,23 @@ def test_on_a_mock_of_s3(s3, tmp_path):
     for path in (tmp_path / "folder" / "cells" / "smoke").glob("*.json"):
         same = store.read_record(root / "cells" / "smoke" / path.name, "cell")
         assert same["rows"] == store.read_record(path, "cell")["rows"]
+    for name in ("parts", "pieces", "checkpoints", "locks"):
+        assert not list((root / name).glob("*"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_killed_driver_locks_nobody_out(s3, tmp_path):
+    """The same command at once, on this machine: the lock is there, its process is not."""
+    root = store.store_path("s3://bucket/killed")
+    arguments = [sys.executable, benchmark.__file__, *SMOKE, "--store", str(root)]
+    driver = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: list((root / "pieces").glob("*")) or driver.poll() is not None, seconds=150)
+    driver.kill()
+    driver.wait()
+    assert (root / "locks" / "benchmark.lock").exists()
+    again = start(tmp_path, "--store", str(root))
+    assert again.returncode == 0, again.stderr
     for name in ("parts", "pieces", "checkpoints", "locks"):
         assert not list((root / name).glob("*"))
 
