@@ -6,9 +6,11 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from persim.errors import InputError
+from persim.remote import store_path
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,6 +35,30 @@ def numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 3,5,10") from error
+
+
+def store(text: str) -> Path:
+    """A folder, or the URL of an object store, for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: the URL cannot be used.
+    """
+    try:
+        return store_path(text)
+    except InputError as error:  # a ValueError, whose text argparse would drop
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def folder(text: str) -> Path:
+    """A local folder, for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: it is the URL of an object store.
+    """
+    path = store(text)
+    if not isinstance(path, Path):
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder, and this command cannot do without one")
+    return path
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:

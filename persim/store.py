@@ -1,7 +1,7 @@
 """Files that are whole or absent: written aside and renamed, checked when read, never pickled.
 
 Arrays live in safetensors files whose header carries the settings (JSON) and a checksum of the
-contents; records live in JSON files with a checksum of theirs.
+contents; records live in JSON files with a checksum of theirs. Paths are local, or of ``store_path``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,26 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as _tensors_from_bytes
 from safetensors.numpy import save as _tensors_to_bytes
 
+from persim import remote
 from persim.errors import InputError
+from persim.remote import is_remote, local_copy, reach, store_path
+
+__all__ = [
+    "Arrays",
+    "canonical_json",
+    "content_hash",
+    "is_remote",
+    "local_copy",
+    "prepare_folder",
+    "reach",
+    "read_arrays",
+    "read_record",
+    "settings_hash",
+    "store_path",
+    "write_arrays",
+    "write_atomic",
+    "write_record",
+]
 
 FORMAT_VERSION = 1
 
@@ -54,6 +73,9 @@ def prepare_folder(path: Path, what: str = "store") -> Path:
     Raises:
         InputError: it cannot be made or written.
     """
+    if is_remote(path):
+        remote.prove_writable(path, what)
+        return path
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -71,6 +93,9 @@ def prepare_folder(path: Path, what: str = "store") -> Path:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes ``data`` so that ``path`` holds either all of it or what it held before."""
+    if is_remote(path):
+        remote.put(path, data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
@@ -122,11 +147,15 @@ def _damaged(path: Path, why: str) -> InputError:
 
 def _read_bytes(path: Path, kind: str) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{kind} file {str(path)!r} cannot be read ({error.strerror}); give the path of an existing file"
-        ) from error
+        return remote.fetch(path) if is_remote(path) else path.read_bytes()
+    except FileNotFoundError as error:
+        raise _unread(path, kind, "No such file or directory") from error
+    except Exception as error:  # an OSError, or whatever an object store's package raises
+        raise _unread(path, kind, remote.reason(error)) from error
+
+
+def _unread(path: Path, kind: str, why: str) -> InputError:
+    return InputError(f"{kind} file {str(path)!r} cannot be read ({why}); give the path of an existing file")
 
 
 def read_arrays(path: Path, kind: str) -> tuple[Arrays, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from baselines.registry import METHODS
+from persim import store
 from persim.cells import FinishedCell
 from persim.envs import get
 
@@ -41,8 +43,9 @@ def plot_methods(path: Path, cells: Sequence[FinishedCell]) -> Path:
             axes = figure.add_subplot(len(metrics), 1, index + 1)
             _panel(axes, metric, cells, series)
         figure.suptitle(f"{get(first.env).title}, {first.regime}, {first.settings['budget']['name']} budget")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150, metadata={"Software": None})
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=150, metadata={"Software": None})
+    store.write_atomic(path, picture.getvalue())
     return path
 
 

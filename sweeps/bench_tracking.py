@@ -14,7 +14,7 @@ from persim.data import Trajectories
 from sweeps.bench_plot import plot_methods
 from sweeps.suites import TRUE_ENV_REGIME, Grid
 from sweeps.tasks import dataset_path, model_output
-from sweeps.tracking import DatasetNote, Extras, Group, Tracker, default_uri
+from sweeps.tracking import DatasetNote, Extras, Group, Tracker, default_uri, tracking_folder
 
 
 class Tracking:
@@ -37,9 +37,11 @@ class Tracking:
         Raises:
             InputError: MLflow does not answer, or the store cannot be written.
         """
+        folder = tracking_folder(root)
         if uri is None or not uri.startswith("http"):
             store.prepare_folder(root)
-        tracker = Tracker(uri or default_uri(root), grid.suite.name, root)
+            store.prepare_folder(folder, "folder of MLflow's database")
+        tracker = Tracker(uri or default_uri(root), grid.suite.name, folder)
         store.prepare_folder(root)  # after a server has answered: a dead one leaves nothing behind
         return cls(tracker, CellStore(root), grid)
 

@@ -4,8 +4,8 @@
     python sweeps/benchmark.py --suite reward --envs cartpole --regimes random,pure --trials 5
 
 Datasets, models and measurements are made once, by Ray actors on whatever --address offers (this
-machine by default), and kept in --store; what has finished is never computed twice: the same command,
-given again, goes on where it stopped. Every finished cell is a run in MLflow.
+machine by default), and kept in --store, a folder or s3://BUCKET/PREFIX; what has finished is never computed
+twice: the same command, given again, goes on where it stopped. Every finished cell is a run in MLflow.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from baselines.registry import METHODS, PRESETS
-from persim import console
+from persim import console, store
 from persim.cells import Cell, CellStore, FinishedCell
 from persim.data import REGIMES, check_regime
 from persim.data.policies import load_test_policy
@@ -31,6 +31,7 @@ from sweeps.rank_choice import read_choice
 from sweeps.ray_session import check_address, ray_session
 from sweeps.suites import SUITES, TRUE_ENV_REGIME, Grid, chosen
 from sweeps.tasks import Task, missing, plan
+from sweeps.tracking import tracking_folder
 
 DEVICES = ("cpu", "cuda", "auto")
 LOCK = "benchmark"
@@ -62,11 +63,12 @@ def parser() -> console.Parser:
     p.add_argument("--planner", help="of the methods that plan (the default of each environment)")
     p.add_argument("--seed", type=int, default=0, help="trial t uses seed + t (0)")
     p.add_argument("--dry-run", action="store_true", help="print the cells, what is done, and how long the rest takes")
-    p.add_argument("--store", type=Path, default=Path("runs"), help="folder for data, models and results (runs)")
+    about = "for data, models and results: a folder, or a URL such as s3://BUCKET/PREFIX (runs)"
+    p.add_argument("--store", type=console.store, default=Path("runs"), help=about)
     p.add_argument(
         "--tracking-uri",
         default=os.environ.get("MLFLOW_TRACKING_URI"),
-        help="MLflow server or database ($MLFLOW_TRACKING_URI, else mlflow.db in the store)",
+        help="MLflow server or database ($MLFLOW_TRACKING_URI, else mlflow.db in the store, in runs if that is a URL)",
     )
     p.add_argument("--address", help="Ray cluster to run on: auto or host:port (a local Ray)")
     p.add_argument("--cpus", type=int, help="CPUs of the local Ray, one task on each (all)")
@@ -111,7 +113,7 @@ def _ranks(args: argparse.Namespace, grid: Grid) -> tuple[tuple[tuple[str, str, 
     if args.rank == "paper":
         return ()
     if args.rank == "auto":
-        return tuple((key, read_choice(args.store, *key)) for key in keys)
+        return tuple((key, read_choice(tracking_folder(args.store), *key)) for key in keys)
     if not args.rank.isdigit():
         raise InputError(f"rank {args.rank!r} is no rank; give a whole number, auto or paper")
     rank = check_at_least("rank", int(args.rank), 1)
@@ -131,6 +133,10 @@ def check(args: argparse.Namespace, grid: Grid) -> None:
         raise InputError(f"gpu-share is {args.gpu_share}, but it has to be above 0 and at most 1")
     if args.address is not None:
         check_address(args.address)
+    if str(args.store).startswith("memory://") and not args.dry_run:
+        raise InputError(
+            f"store {str(args.store)!r} lives in one process, but workers are others; give a folder or s3://"
+        )
     if any(METHODS[method].learns for method in grid.existing):
         for env, regime in grid.data:
             check_regime(regime, get(env))
@@ -227,8 +233,9 @@ def _compute(args: argparse.Namespace, todo: Sequence[Cell], cells: CellStore, t
 
 def tidy(cells: CellStore, done: Sequence[FinishedCell]) -> None:
     """Removes measurements that a killed driver had not yet removed."""
-    for finished in done:
-        for path in (cells.root / "pieces").glob(f"{finished.cell.id}-*.json"):
+    ids = {finished.cell.id for finished in done}
+    for path in (cells.root / "pieces").glob("*.json"):
+        if path.name.rpartition("-")[0] in ids:
             path.unlink(missing_ok=True)
 
 
@@ -257,6 +264,7 @@ def run(args: argparse.Namespace, grid: Grid, cells: CellStore, tracking: Tracki
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the grid; returns the exit status: 0, or 1 if a cell failed for good."""
     args = parser().parse_args(argv)
+    store.reach(args.store)
     grid = grid_of(args)
     check(args, grid)
     cells = CellStore(args.store)

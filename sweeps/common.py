@@ -14,6 +14,8 @@ from persim.cells import CellStore
 from persim.data import REGIMES, Trajectories, check_regime, collect_regime
 from persim.envs import EnvSpec, get, names
 from persim.errors import InputError, check_at_least, check_between
+from persim.store import is_remote
+from sweeps import remote_lock
 from sweeps.ray_session import check_address
 
 
@@ -28,7 +30,9 @@ def add_run_options(p: console.Parser) -> None:
     """The hold-out, the seed, and where it runs and is kept."""
     p.add_argument("--holdout", type=float, default=0.2, help="share of transitions held out (0.2)")
     p.add_argument("--seed", type=int, default=0, help="everything random follows from it (0)")
-    p.add_argument("--store", type=Path, default=Path("runs"), help="folder for data, models and results (runs)")
+    p.add_argument(
+        "--store", type=console.folder, default=Path("runs"), help="folder for data, models and results (runs)"
+    )
     p.add_argument(
         "--tracking-uri",
         default=os.environ.get("MLFLOW_TRACKING_URI"),
@@ -60,6 +64,10 @@ def check_options(args: argparse.Namespace) -> EnvSpec:
 def only_driver(root: Path, sweep_id: str) -> Iterator[None]:
     """Refuses a second driver of the same sweep on the same store."""
     path = root / "locks" / f"{sweep_id}.lock"
+    if is_remote(path):
+        with remote_lock.held(path):
+            yield
+        return
     path.parent.mkdir(exist_ok=True)
     with path.open("w") as file:
         try:

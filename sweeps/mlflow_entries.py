@@ -40,7 +40,7 @@ def dataset_input(note: DatasetNote) -> Any:
     dataset = Dataset(
         name=note.name[:_VALUE_LENGTH],
         digest=note.digest[:_DIGEST_LENGTH],
-        source_type="local",
+        source_type=note.source.partition("://")[0] if "://" in note.source else "local",
         source=json.dumps({"uri": note.source}),
         profile=json.dumps(dict(note.profile)),
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from persim.cells import FinishedCell
 from persim.errors import InputError
+from persim.store import local_copy
 from sweeps.mlflow_access import alone, be_quiet_and_quick, connect, is_server, unreachable
 from sweeps.mlflow_entries import (
     ENTRIES_PER_BATCH,
@@ -141,7 +142,7 @@ class Runs:
             self.client.log_batch(parent_id, metrics=points[first : first + ENTRIES_PER_BATCH])
         self.client.log_batch(parent_id, tags=[RunTag(*pair) for pair in tags.items()])
         for file in files:
-            self.client.log_artifact(parent_id, str(file))
+            self._attach(parent_id, file)
         self._end_parent(group.key, status)
 
     def abandon(self) -> None:
@@ -248,11 +249,16 @@ class Runs:
         if extras.dataset is not None:
             self.client.log_inputs(run_id, [dataset_input(extras.dataset)])
         for file in extras.files:
-            self.client.log_artifact(run_id, str(file))
+            self._attach(run_id, file)
         if extras.model is not None:
             from sweeps.mlflow_model import log_simulator
 
-            log_simulator(self.client, self.experiment_id, run_id, extras.model)
+            with local_copy(extras.model) as model:
+                log_simulator(self.client, self.experiment_id, run_id, model)
+
+    def _attach(self, run_id: str, file: Path) -> None:
+        with local_copy(file) as copy:
+            self.client.log_artifact(run_id, str(copy))
 
     def _discard(self, run_id: str) -> None:
         for model in self.client.search_logged_models([self.experiment_id], f"source_run_id = '{run_id}'"):

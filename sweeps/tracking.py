@@ -14,20 +14,26 @@ from pathlib import Path
 
 from persim.cells import FinishedCell
 from persim.errors import InputError
+from persim.store import is_remote
 from sweeps.mlflow_access import brief
 from sweeps.mlflow_entries import DatasetNote
 from sweeps.mlflow_runs import Extras, Group, Runs
 
-__all__ = ["DatasetNote", "Extras", "Group", "Tracker", "default_uri"]
+__all__ = ["DatasetNote", "Extras", "Group", "Tracker", "default_uri", "tracking_folder"]
 
 _log = logging.getLogger(__name__)
 _NO_EXTRAS = Extras()
 _LAST_TRIES_SECONDS = (0.5, 2.0)  # pauses before the tracker gives up
 
 
+def tracking_folder(store: Path) -> Path:
+    """Where an embedded database and its artifacts go: the store, or ``runs`` here, as SQLite needs a file."""
+    return Path("runs") if is_remote(store) else store
+
+
 def default_uri(store: Path) -> str:
-    """The embedded database: one SQLite file in the store."""
-    return f"sqlite:///{(store / 'mlflow.db').resolve()}"
+    """The embedded database: one SQLite file in the store, or in ``runs`` here if that is no folder."""
+    return f"sqlite:///{(tracking_folder(store) / 'mlflow.db').resolve()}"
 
 
 class Tracker:

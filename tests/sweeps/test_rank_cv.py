@@ -172,6 +172,7 @@ BAD = [
     (["--env", "cartpole", "--agents", "4"], "agents is 4"),
     (["--env", "cartpole", "--seed", "-1"], "seed is -1"),
     (["--env", "cartpole", "--store", "/proc/runs"], "cannot be written"),
+    (["--env", "cartpole", "--store", "memory://bucket/x"], "is no folder, and this command cannot do without one"),
     (["--env", "cartpole", "--tracking-uri", "http://127.0.0.1:9"], "does not answer"),
     (["--env", "cartpole", "--address", "127.0.0.1:9"], "no Ray cluster answers at address '127.0.0.1:9'"),
     (["--env", "cartpole", "--address", "nonsense"], "no Ray cluster answers at address 'nonsense'"),
