@@ -22,6 +22,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import ray
+
 from persim import console, store
 from persim.cells import Cell, CellStore, row
 from persim.data import Trajectories
@@ -30,7 +32,7 @@ from sweeps.ray_session import ray_session
 from sweeps.runner import run_cells
 from sweeps.tasks import Task
 from sweeps.work import PIECE
-from tests.sweeps.cluster import Nodes, two_nodes
+from tests.sweeps.cluster import two_nodes
 
 
 class Silent:
@@ -65,14 +67,12 @@ def timed(count: int, seconds: float) -> float:
 
 def on_nodes(number: int, measure: Callable[[], float]) -> float:
     with two_nodes() as nodes:
-        _keep(nodes, number)
+        for node in nodes.workers[number - 1 :]:
+            nodes.remove(node)
         with ray_session(nodes.address):
+            while sum(node["Alive"] for node in ray.nodes()) > number:  # its loss takes seconds to notice
+                time.sleep(0.5)
             return measure()
-
-
-def _keep(nodes: Nodes, number: int) -> None:
-    for node in nodes.workers[number - 1 :]:
-        nodes.remove(node)
 
 
 def main(argv: list[str] | None = None) -> int:

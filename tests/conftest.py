@@ -3,7 +3,7 @@
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["RAY_worker_niceness"] = "0"  # Ray's 15 starves its workers, and the tests, on a busy machine
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (the 15 that Ray takes starves its workers on a busy machine)
 for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
     os.environ.pop(_name, None)
 
