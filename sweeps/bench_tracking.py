@@ -38,7 +38,7 @@ class Tracking:
             InputError: MLflow does not answer, or the store cannot be written.
         """
         folder = tracking_folder(root)
-        if uri is None or not uri.startswith("http"):
+        if uri is None:
             store.prepare_folder(root)
             store.prepare_folder(folder, "folder of MLflow's database")
         tracker = Tracker(uri or default_uri(root), grid.suite.name, folder)

@@ -120,7 +120,7 @@ def load_test_policy(env: str, space: gym.spaces.Discrete | gym.spaces.Box) -> B
     Raises:
         InputError: the shipped file is damaged.
     """
-    return NetworkPolicy.load(weights_path(env))[0] if has_test_policy(env) else UniformPolicy(space)
+    return _shipped(env, "test") if has_test_policy(env) else UniformPolicy(space)
 
 
 def missing_policies(env: str, count: int) -> list[int]:
@@ -141,7 +141,21 @@ def load_behaviour_policies(env: str, count: int) -> list[BatchPolicy]:
             f"{env} has no behaviour policy {numbers}, which this regime follows; train it with "
             f"python -m persim train-policies --env {env} --policies {numbers}, or use --regime random"
         )
-    return [NetworkPolicy.load(weights_path(env, which))[0] for which in range(1, count + 1)]
+    return [_shipped(env, which) for which in range(1, count + 1)]
+
+
+def _shipped(env: str, which: str | int) -> BatchPolicy:
+    """A policy of the package.
+
+    Raises:
+        InputError: its file is damaged; the message has the command that trains it.
+    """
+    try:
+        return NetworkPolicy.load(weights_path(env, which))[0]
+    except InputError as error:
+        why = str(error).split(";", 1)[0]
+        command = f"python -m persim train-policies --env {env} --policies {which}"
+        raise InputError(f"{why}; install the package anew, or train the policy with {command}") from error
 
 
 class NearestPolicy(BatchPolicy):
@@ -165,7 +179,8 @@ class NearestPolicy(BatchPolicy):
         covariates: NDArray[np.float64],
     ) -> None:
         distance = np.square((covariates[:, None] - training) / scale).sum(2)
-        self._policies, self.nearest = policies, distance.argmin(axis=1)
+        # Rounded: 1 - 0.6 and 1.4 - 1 differ in the last bit, and the first of equally near policies is meant.
+        self._policies, self.nearest = policies, distance.round(9).argmin(axis=1)
 
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Each agent's action by its own policy."""
