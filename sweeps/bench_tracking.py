@@ -86,7 +86,9 @@ class Tracking:
             own = [done for done in results if (done.cell.env, done.cell.regime) == (env, regime)]
             wanted = sum((cell.env, cell.regime) == (env, regime) for cell in cells)
             name = f"{self._grid.suite.name}-{env.replace(':', '.')}-{regime}.png"
-            plots = [plot_methods(self._cells.root / "plots" / name, own)] if own else []
+            beside = [done for done in results if (done.cell.env, done.cell.regime) == (env, TRUE_ENV_REGIME)]
+            shown = own if regime == TRUE_ENV_REGIME else [*own, *beside]
+            plots = [plot_methods(self._cells.root / "plots" / name, shown)] if own else []
             status = "FINISHED" if len(own) == wanted else "FAILED"
             self._tracker.close_group(self.group(env, regime), {}, budget, plots, status)
         if self._tracker.close():
