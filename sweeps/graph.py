@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from collections.abc import Mapping
 
 from sweeps.tasks import Task
@@ -11,10 +11,10 @@ ATTEMPTS = 3
 
 
 class TaskGraph:
-    """Hands out the tasks whose needs are met.
+    """Hands out the tasks whose needs are met, earlier ones first, so that cells are finished one after the other.
 
     Args:
-        tasks: by key; what is done already is not among them.
+        tasks: by key, cell by cell; what is done already is not among them.
     """
 
     def __init__(self, tasks: Mapping[str, Task]) -> None:
@@ -26,7 +26,8 @@ class TaskGraph:
                 if need in tasks:
                     self._feeds[need].append(key)
         self._attempts = dict.fromkeys(tasks, 0)
-        self._ready = {heavy: deque[Task]() for heavy in (False, True)}
+        self._place = {key: place for place, key in enumerate(tasks)}
+        self._ready: dict[bool, list[tuple[int, str]]] = {False: [], True: []}
         self.failed: dict[str, str] = {}
         self.done: set[str] = set()
         for key, waits in self._waits.items():
@@ -45,7 +46,7 @@ class TaskGraph:
     def take(self, heavy: bool) -> Task | None:
         """The next task of a kind, or None."""
         queue = self._ready[heavy]
-        return queue.popleft() if queue else None
+        return self._tasks[heapq.heappop(queue)[1]] if queue else None
 
     def succeed(self, key: str) -> None:
         """A task is done: others may start."""
@@ -63,7 +64,7 @@ class TaskGraph:
         """
         self._attempts[key] += 1
         if self._attempts[key] < ATTEMPTS:
-            self._ready[self._tasks[key].heavy].appendleft(self._tasks[key])
+            self._offer(key)
             return []
         return self._give_up(key, error)
 
@@ -74,5 +75,4 @@ class TaskGraph:
         return [key, *(other for feed in self._feeds[key] for other in self._give_up(feed, error))]
 
     def _offer(self, key: str) -> None:
-        task = self._tasks[key]
-        self._ready[task.heavy].append(task)
+        heapq.heappush(self._ready[self._tasks[key].heavy], (self._place[key], key))

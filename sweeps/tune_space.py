@@ -280,7 +280,7 @@ def default_space(spec: EnvSpec, *, planning: bool) -> dict[str, Any]:
         farthest = max(100, planner_settings(own, spec.name).horizon)
         space |= {
             "planner": [own, other],
-            "plans": {"low": 100, "high": 1000, "log": True},
+            "plans": {"low": 50, "high": 1000, "log": True},
             "horizon": {"low": 10, "high": farthest, "step": 10},
             "elites": {"low": 5, "high": 50},
             "iterations": {"low": 2, "high": 5},

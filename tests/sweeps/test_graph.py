@@ -75,3 +75,12 @@ def test_a_failed_attempt_is_next_again(heavy):
     g.take(heavy)
     g.fail("a", "no luck")
     assert g.take(heavy).key == "a"
+
+
+def test_the_first_cell_is_finished_before_the_second_is_begun():
+    g = graph(task("a1"), task("a2", "a1"), task("b1"), task("b2", "b1"))
+    order = []
+    while (one := g.take(False)) is not None:
+        order.append(one.key)
+        g.succeed(one.key)
+    assert order == ["a1", "a2", "b1", "b2"]

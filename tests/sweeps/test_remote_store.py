@@ -55,7 +55,7 @@ def test_an_object_store_gives_the_rows_of_a_folder_and_mlflow_lies_here(bucket,
     tracking = Tracking.open(None, bucket, grid)
     for found in done:
         tracking.send(found)
-    assert "MLflow: " in tracking.close(grid, done, "FINISHED")
+    assert "MLflow: " in tracking.close(done)
     assert sorted(os.listdir(tmp_path / "runs")) == ["mlartifacts", "mlflow.db", "mlflow.db.lock"]
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("smoke").experiment_id])
