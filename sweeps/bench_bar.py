@@ -55,7 +55,7 @@ class CellBar:
         """From the estimates at first, from what was measured later on."""
         trust = _TRUST * self._total
         pace = (elapsed + trust / self._workers) / (self._done + trust) if self._total else 0.0
-        return (self._total - self._done) * pace
+        return max(0.0, self._total - self._done) * pace
 
     def _show(self) -> None:
         done, running, failed = self._counts
