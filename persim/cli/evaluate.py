@@ -35,7 +35,7 @@ from persim.model import LowRankDynamics
 from persim.planning.planner import MPC, PlannerSettings
 from persim.planning.registry import PLANNERS, default_planner, make_planner, planner_objective
 from persim.planning.scorers import model_scorer, true_scorer
-from persim.planning.scoring import Scorer, check_agents
+from persim.planning.scoring import PRECISIONS, Scorer, check_agents
 
 SUITE = "evaluate"
 SCORERS = ("model", "true_env")
@@ -58,6 +58,8 @@ def add(commands: Commands) -> None:
     add_options(p)
     p.add_argument("--planner", help=f"{', '.join(PLANNERS)} (persistent_shooting; icem for continuous actions)")
     add_planner_options(p)
+    p.add_argument("--precision", default="float32", help="of the model's products: float32, or bfloat16,\n"
+                   "half the time in HalfCheetah (float32)")  # fmt: skip
     p.add_argument("--scorer", default="model", help="what plans are scored on: model, or true_env (model)")
     p.add_argument("--episodes", type=int, default=EPISODES, metavar="M", help=f"per agent ({EPISODES})")
     p.add_argument("--agents-to-test", type=console.numbers, metavar="LIST", help="1 to N (all test agents: 1,2,3,4,5)")
@@ -74,6 +76,7 @@ class _Job:
     spec: EnvSpec
     planner: str
     settings: PlannerSettings
+    precision: str
     scorer: str
     agents: tuple[int, ...]
     episodes: int
@@ -97,6 +100,8 @@ class _Job:
             "episodes": self.episodes,
             "model": model,
         }
+        if self.precision != "float32":  # rows from before there was a choice keep their names
+            settings["precision"] = self.precision
         method = "PerSim" if self.scorer == "model" else "True env+MPC"
         return Cell(SUITE, self.spec.name, self.training.regime, self.training.agents, method, seed, settings)
 
@@ -133,6 +138,7 @@ def _job(args: argparse.Namespace) -> _Job:
         spec,
         planner,
         settings,
+        check_choice("precision", args.precision, PRECISIONS),
         args.scorer,
         agents,
         args.episodes,
@@ -158,7 +164,7 @@ def _evaluated(job: _Job, seed: int) -> FinishedCell:
         print(f"seed {seed}: already evaluated, taken from {job.cells.record_path(cell)}")
         return done
     goal = planner_objective(job.planner, job.spec)
-    scorer = true_scorer(goal, covariates) if model is None else model_scorer(model, goal)
+    scorer = true_scorer(goal, covariates) if model is None else model_scorer(model, goal, job.precision)
     started, clock = int(time.time() * 1e3), time.perf_counter()
     result = _play(job, scorer, covariates, seed)
     rows = [row("decision_ms", result.decision_ms)]

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from persim.envs.spec import EnvSpec
-from persim.errors import InputError
+from persim.errors import InputError, check_choice
 
+PRECISIONS = ("float32", "bfloat16")
 COLUMNS = 16_384  # plans rolled out at once by PlainScorer, to bound its memory
 
 
@@ -99,6 +100,10 @@ class PlainScorer:
         device: where the dynamics are.
         dtype: of the states.
         known: agents that the dynamics know; any if None.
+        precision: of the products of the dynamics, one of ``PRECISIONS``; sums, states and rewards stay as they are.
+
+    Raises:
+        InputError: an unknown precision.
     """
 
     def __init__(
@@ -109,8 +114,10 @@ class PlainScorer:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         known: int | None = None,
+        precision: str = "float32",
     ) -> None:
         self._dynamics, self._objective, self._known = dynamics, objective, known
+        self._short = check_choice("precision", precision, PRECISIONS) == "bfloat16"
         self._device, self._dtype = device, dtype
 
     @torch.no_grad()
@@ -137,7 +144,8 @@ class PlainScorer:
         best = total if progress is None else progress(states).double()
         for step in range(horizon):
             actions = plans[:, step] if plans.is_floating_point() else plans[:, step].long()
-            following = self._dynamics(agents, states, actions)
+            with torch.autocast(start.device.type, torch.bfloat16, enabled=self._short):
+                following = self._dynamics(agents, states, actions)
             reward = self._objective.reward(states, actions, following).double()
             reward = reward + 0 * following.double().sum(-1)  # a state that is not finite spoils the plan
             total = total + torch.where(alive, reward, 0.0)

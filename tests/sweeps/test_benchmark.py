@@ -135,6 +135,7 @@ def test_ten_killed_drivers_change_nothing(undisturbed, tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_driver_killed_half_way_changes_nothing(undisturbed, tmp_path):
     process = start(tmp_path)
     wait_for(lambda: rows(tmp_path) or list((tmp_path / "runs").glob("models/*")), process, seconds=150)
