@@ -279,7 +279,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, error in failed.items():
         print(f"failed: {name}: {error}", file=sys.stderr)
     if failed:
-        print(f"{len(failed)} cells failed; the same command tries them again", file=sys.stderr)
+        number = f"{len(failed)} cell{'s' if len(failed) > 1 else ''}"
+        print(f"{number} failed; the same command tries again", file=sys.stderr)
     return 1 if failed else 0
 
 

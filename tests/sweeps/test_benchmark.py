@@ -210,7 +210,7 @@ def test_a_cell_that_fails_is_reported_and_stops_no_other(undisturbed, tmp_path)
     victim.write_bytes(victim.read_bytes()[:-40])
     code, _, errors = finish(start(tmp_path))
     assert code == 1
-    assert "1 cells failed; the same command tries them again" in errors
+    assert "1 cell failed; the same command tries again" in errors
     assert victim.name in errors
     assert "is damaged" in errors
     assert [run.info.status for run in children(tmp_path)].count("FAILED") == 1
