@@ -72,7 +72,7 @@ def _take(path: Path, token: str) -> None:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except Exception:
+    except Exception:  # a store that cannot even be asked: the caller reports why the lock was not made
         return False
 
 

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from persim import seeding, store
 from persim.cells import CellStore, row
-from persim.data import Trajectories, collect_regime
+from persim.data import Trajectories
 from persim.data.collect import population
 from persim.data.policies import load_test_policy
 from persim.envs import get
-from persim.errors import InputError
 from persim.evaluation.prediction import errors_of, true_rollouts
 from persim.evaluation.reward import average_rewards
 from persim.methods import Fitted, Predictor, Weights
 from persim.model import KIND as MODEL_KIND
-from sweeps.suites import dataset_key, method_of, weights_key
-from sweeps.tasks import PREDICTION, Task, dataset_path, measurements, model_output, part_output
+from sweeps import common
+from sweeps.suites import method_of
+from sweeps.tasks import PREDICTION, Task, measurements, model_output, part_output
 
 PIECE = "piece"
 Rows = list[dict[str, Any]]
@@ -43,22 +43,17 @@ def perform(task: Task, root: Path, data: Trajectories | None, device: str) -> f
 
 
 def dataset(task: Task, cells: CellStore) -> Trajectories:
-    """The dataset of a task, from the store.
+    """The dataset of a task, from the store, or recorded and kept there.
 
     Raises:
         InputError: it is damaged, or not what its name says.
     """
-    path, cell = dataset_path(cells, task.cell), task.cell
-    data = Trajectories.load(path)
-    if (data.env, data.regime, data.n_agents) != (get(cell.env).name, cell.regime, cell.agents):
-        raise InputError(f"{str(path)!r} holds other data than its name says; delete it, then run again")
-    return data
+    cell = task.cell
+    return common.dataset(cell.env, cell.regime, cell.agents, int(cell.settings["seed"]), cells)
 
 
 def _record(task: Task, root: Path, data: Trajectories | None, device: str) -> None:
-    cell = task.cell
-    recorded = collect_regime(get(cell.env), cell.regime, cell.agents, int(cell.settings["seed"]))
-    recorded.save(root / task.output)
+    dataset(task, CellStore(root))
 
 
 def _train(task: Task, root: Path, data: Trajectories | None, device: str) -> None:
@@ -136,5 +131,3 @@ def _reward(fitted: Fitted, task: Task, covariates: NDArray[np.float64], agent: 
 
 
 _WORK = {"data": _record, "part": _train, "model": _assemble, "measure": _measure}
-
-__all__ = ["PIECE", "dataset", "dataset_key", "perform", "weights_key"]

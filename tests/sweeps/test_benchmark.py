@@ -18,7 +18,7 @@ from sweeps import benchmark
 from sweeps.suites import SUITES
 from sweeps.tracking import default_uri
 from tests.sweeps.cluster import two_nodes
-from tests.sweeps.test_rank_cv import wait_for
+from tests.sweeps.test_rank_cv import wait_for, workers_of
 
 SCRIPT = Path(benchmark.__file__)
 SMOKE = ["--suite", "smoke", "--envs", "cartpole"]
@@ -149,34 +149,13 @@ def test_a_driver_killed_half_way_changes_nothing(undisturbed, tmp_path):
         assert not list((tmp_path / "runs" / name).glob("*"))
 
 
-def actors_of(driver):
-    """Process ids of busy pool workers among the descendants of a driver."""
-    parents, names = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                names[int(entry.name)] = (entry / "cmdline").read_text()
-            except OSError:
-                continue
-
-    def descends(pid):
-        while pid in parents:
-            pid = parents[pid]
-            if pid == driver:
-                return True
-        return False
-
-    return [pid for pid, name in names.items() if "ray::Worker.run" in name and descends(pid)]
-
-
 @pytest.mark.ray
 def test_killed_workers_change_nothing(undisturbed, tmp_path):
     process = start(tmp_path)
     killed = []
 
     def kill_one():
-        for pid in actors_of(process.pid)[:1]:
+        for pid in workers_of(process.pid, "ray::Worker.run")[:1]:
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
         return len(killed) >= 2

@@ -137,7 +137,7 @@ def test_killed_drivers_and_workers_change_nothing(undisturbed, tmp_path):
     assert sum(run.data.tags["persim.kind"] == "trial" for run in mlflow_runs(tmp_path)) == 4
 
 
-def workers_of(driver):
+def workers_of(driver, doing="ImplicitFunc.train"):
     """Process ids of busy Ray workers among the descendants of a driver."""
     parents, names = {}, {}
     for entry in Path("/proc").iterdir():
@@ -156,7 +156,7 @@ def workers_of(driver):
             pid = parents[pid]
         return False
 
-    return [pid for pid, name in names.items() if "ImplicitFunc.train" in name and descends(pid)]
+    return [pid for pid, name in names.items() if doing in name and descends(pid)]
 
 
 BAD = [
