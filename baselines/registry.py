@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from baselines.augmented import Augmented
+from baselines.model_free import ModelFree
+from baselines.settings import offline_settings
 from persim.envs.spec import EnvSpec
 from persim.errors import InputError, check_at_least, check_choice
 from persim.methods import Method, PerSim, PerSimSettings, TrueEnv
@@ -22,7 +25,9 @@ class Budget:
         average_last: final epochs whose weights are averaged.
         members: of the ensemble.
         spare: candidates trained beyond them.
-        episodes: per test agent.
+        episodes: per test agent of a method that plans.
+        updates: share of the paper's updates of BCQ and CQL.
+        policy_episodes: per test agent of a method that learns a policy, which acts at once.
         planner: None for the default of the environment.
         planning: options of the planner that differ from its own.
 
@@ -36,14 +41,18 @@ class Budget:
     members: int
     spare: int
     episodes: int
+    updates: float = 1.0
+    policy_episodes: int = 100
     planner: str | None = None
     planning: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "members", "episodes"):
+        for name in ("epochs", "members", "episodes", "policy_episodes"):
             check_at_least(name, getattr(self, name), 1)
         for name in ("average_last", "spare"):
             check_at_least(name, getattr(self, name), 0)
+        if not 0 < self.updates <= 1:
+            raise InputError(f"updates is {self.updates}, but it has to be a share above 0 and at most 1")
 
     def how_to_plan(self, spec: EnvSpec) -> PlanningSettings:
         """The planner with its settings in an environment."""
@@ -53,9 +62,17 @@ class Budget:
 # The paper trains exactly the members that it keeps; two more cost 40 % and spare us the poor minima (persim.ensemble).
 PRESETS = {
     "paper": Budget("paper", epochs=300, average_last=50, members=5, spare=2, episodes=20),
-    "quick": Budget("quick", epochs=30, average_last=10, members=3, spare=0, episodes=5),
+    "quick": Budget("quick", epochs=30, average_last=10, members=3, spare=0, episodes=5, updates=0.02),
     "smoke": Budget(
-        "smoke", epochs=2, average_last=1, members=2, spare=0, episodes=1, planning={"plans": 20, "horizon": 8}
+        "smoke",
+        epochs=2,
+        average_last=1,
+        members=2,
+        spare=0,
+        episodes=1,
+        updates=2e-5,
+        policy_episodes=2,
+        planning={"plans": 20, "horizon": 8},
     ),
 }
 
@@ -71,15 +88,19 @@ class Entry:
         make: builds it from environment, budget and rank; None if it is still to be written.
         learns: whether it looks at data; the others do the same under every regime.
         ranked: whether a rank has a meaning for it.
+        plans: whether it plans at every step, which takes long; the others act by a policy.
+        base: name of the method whose weights it starts from (``Method.base``).
     """
 
     title: str
     make: Maker | None = None
     learns: bool = True
     ranked: bool = False
+    plans: bool = True
+    base: str | None = None
 
 
-def _persim(spec: EnvSpec, budget: Budget, rank: int | None) -> Method:
+def _persim(spec: EnvSpec, budget: Budget, rank: int | None) -> PerSim:
     settings = PerSimSettings.of(
         spec,
         budget.how_to_plan(spec),
@@ -96,19 +117,34 @@ def _true_env(spec: EnvSpec, budget: Budget, rank: int | None) -> Method:
     return TrueEnv(budget.how_to_plan(spec))
 
 
+def _model_free(algorithm: str, *, pooled: bool) -> Maker:
+    def make(spec: EnvSpec, budget: Budget, rank: int | None) -> Method:
+        return ModelFree(offline_settings(algorithm, discrete=spec.discrete, share=budget.updates), spec, pooled=pooled)
+
+    return make
+
+
+def _augmented(algorithm: str) -> Maker:
+    def make(spec: EnvSpec, budget: Budget, rank: int | None) -> Method:
+        settings = offline_settings(algorithm, discrete=spec.discrete, share=budget.updates)
+        return Augmented(settings, spec, _persim(spec, budget, rank))
+
+    return make
+
+
 METHODS: dict[str, Entry] = {
     "persim": Entry("PerSim", _persim, ranked=True),
     "true-env": Entry("True env+MPC", _true_env, learns=False),
     "cadm": Entry("Vanilla CaDM"),
     "cadm-pets": Entry("PE-TS CaDM"),
-    "bcq-p": Entry("BCQ-P"),
-    "bcq-a": Entry("BCQ-A"),
-    "cql-p": Entry("CQL-P"),
-    "cql-a": Entry("CQL-A"),
+    "bcq-p": Entry("BCQ-P", _model_free("bcq", pooled=True), plans=False),
+    "bcq-a": Entry("BCQ-A", _model_free("bcq", pooled=False), plans=False),
+    "cql-p": Entry("CQL-P", _model_free("cql", pooled=True), plans=False),
+    "cql-a": Entry("CQL-A", _model_free("cql", pooled=False), plans=False),
     "morel-p": Entry("MOReL-P"),
     "morel-a": Entry("MOReL-A"),
-    "persim-bcq-5": Entry("PerSim-BCQ-5"),
-    "persim-cql-5": Entry("PerSim-CQL-5"),
+    "persim-bcq-5": Entry("PerSim-BCQ-5", _augmented("bcq"), ranked=True, plans=False, base="persim"),
+    "persim-cql-5": Entry("PerSim-CQL-5", _augmented("cql"), ranked=True, plans=False, base="persim"),
     "persim-unseen": Entry("PerSim, unseen agents"),
 }
 

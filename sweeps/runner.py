@@ -172,11 +172,10 @@ def finished_cell(cell: Cell, pieces: int, root: Path) -> FinishedCell:
     seconds["measure"] = sum(record["ended"] - record["started"] for record in records) / 1e3
     if decisions:
         seconds["decision"] = sum(decisions) / len(decisions) / 1e3
-    losses = records[0]["curves"]["train_mse"] if records else []
     return FinishedCell(
         cell=cell,
         rows=[entry for record in records for entry in record["rows"]],
-        curves={"train_mse": [[epoch + 1, loss] for epoch, loss in enumerate(losses)]} if losses else {},
+        curves=records[0]["curves"] if records else {},
         seed=int(cell.settings["seed"]),
         commit=code_version(),
         seconds=seconds,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from baselines.registry import METHODS
@@ -71,6 +71,12 @@ def dataset_path(cells: CellStore, cell: Cell) -> Path:
     return cells.dataset_path(cell.env, cell.regime, cell.agents, int(cell.settings["seed"]))
 
 
+def base_cell(cell: Cell) -> Cell | None:
+    """Names the weights that the method of a cell starts from; None if it starts from none."""
+    base = METHODS[cell.method].base
+    return None if base is None else replace(cell, method=base)
+
+
 def model_output(cell: Cell) -> str:
     """Where its weights are kept, relative to the store."""
     return f"models/{weights_key(cell)}.safetensors"
@@ -103,13 +109,17 @@ def plan(todo: Sequence[Cell], cells: CellStore) -> Plan:
 
 
 def _learning(cell: Cell, cells: CellStore) -> Iterator[Task]:
-    """The dataset of a cell, the parts of its model, and the model."""
+    """The dataset of a cell, what its model starts from, the parts of its model, and the model."""
     data, weights = f"data {dataset_key(cell)}", weights_key(cell)
     path = dataset_path(cells, cell).relative_to(cells.root)
     yield Task(data, "data", cell, str(path))
+    needs: tuple[str, ...] = (data,)
+    if (base := base_cell(cell)) is not None:
+        yield from _learning(base, cells)
+        needs = (data, f"model {weights_key(base)}")
     parts = [f"part {weights} {number}" for number in range(method_of(cell).parts)]
     for number, key in enumerate(parts):
-        yield Task(key, "part", cell, part_output(cell, number), number, (data,), heavy=True)
+        yield Task(key, "part", cell, part_output(cell, number), number, needs, heavy=True)
     yield Task(f"model {weights}", "model", cell, model_output(cell), 0, tuple(parts))
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from baselines.registry import METHODS
 from persim import seeding, store
-from persim.cells import CellStore, row
+from persim.cells import Cell, CellStore, row
 from persim.data import Trajectories
 from persim.data.collect import population
 from persim.data.policies import load_test_policy
@@ -21,7 +22,7 @@ from persim.methods import Fitted, Predictor, Weights
 from persim.model import KIND as MODEL_KIND
 from sweeps import common
 from sweeps.suites import method_of
-from sweeps.tasks import PREDICTION, Task, measurements, model_output, part_output
+from sweeps.tasks import PREDICTION, Task, base_cell, measurements, model_output, part_output
 
 PIECE = "piece"
 Rows = list[dict[str, Any]]
@@ -61,10 +62,22 @@ def _train(task: Task, root: Path, data: Trajectories | None, device: str) -> No
     cell, output = task.cell, root / task.output
     checkpoint = root / "checkpoints" / output.name
     seed = int(cell.settings["seed"])
-    method = method_of(cell)
-    weights = method.fit_part(task.number, data, get(cell.env), seed, device=device, checkpoint=checkpoint)
+    method, base = method_of(cell), base_cell(cell)
+    weights = method.fit_part(
+        task.number,
+        data,
+        get(cell.env),
+        seed,
+        device=device,
+        checkpoint=checkpoint,
+        base=None if base is None else _weights(base, root),
+    )
     store.write_arrays(output, weights.arrays, MODEL_KIND, weights.settings)
     checkpoint.unlink(missing_ok=True)
+
+
+def _weights(cell: Cell, root: Path) -> Weights:
+    return Weights(*store.read_arrays(root / model_output(cell), MODEL_KIND))
 
 
 def _assemble(task: Task, root: Path, data: Trajectories | None, device: str) -> None:
@@ -83,9 +96,7 @@ def _measure(task: Task, root: Path, data: Trajectories | None, device: str) -> 
     spec, method, seed = get(cell.env), method_of(cell), int(cell.settings["seed"])
     started = int(time.time() * 1e3)
     covariates = population(spec, cell.agents, seed)
-    weights = Weights({}, {})
-    if method.parts:
-        weights = Weights(*store.read_arrays(root / model_output(cell), MODEL_KIND))
+    weights = _weights(cell, root) if method.parts else Weights({}, {})
     fitted = method.restore(weights, spec, covariates, device)
     piece = measurements(cell)[task.number]
     if piece.what == PREDICTION:
@@ -99,7 +110,7 @@ def _measure(task: Task, root: Path, data: Trajectories | None, device: str) -> 
         "timings": timings,
         "started": started,
         "ended": int(time.time() * 1e3),
-        "curves": {"train_mse": about.get("losses", [])},
+        "curves": about.get("curves", {}),
         "train_seconds": about.get("seconds", 0.0),
     }
     store.write_record(root / task.output, PIECE, record)
@@ -123,7 +134,7 @@ def _reward(fitted: Fitted, task: Task, covariates: NDArray[np.float64], agent: 
     """Rows of the reward of one test agent, and what a decision took."""
     spec, settings = get(task.cell.env), task.cell.settings
     rng = seeding.generator(int(settings["seed"]), "episodes", spec.name, agent)
-    episodes = int(settings["budget"]["episodes"])
+    episodes = int(settings["budget"]["episodes" if METHODS[task.cell.method].plans else "policy_episodes"])
     result = average_rewards(spec, covariates, fitted.policy, rng, agents=[agent], episodes=episodes)
     earned, number = result.agents[0], agent + 1
     rows = [row("reward", earned.mean, number), row("reward_std", earned.std, number)]

@@ -139,6 +139,7 @@ class PerSim(Method):
         device: str = "cpu",
         checkpoint: Path | None = None,
         report: Report | None = None,
+        base: Weights | None = None,
     ) -> Weights:
         """Trains one member; the same member that ``train_ensemble`` trains beside its siblings."""
         s = self.settings
@@ -166,7 +167,7 @@ class PerSim(Method):
         curves = np.array([part.settings["about"]["losses"] for part in kept])
         about = {
             "loss": float(np.mean(losses)),
-            "losses": curves.mean(0).tolist(),
+            "curves": {"train_mse": [[epoch + 1, loss] for epoch, loss in enumerate(curves.mean(0).tolist())]},
             "seconds": float(sum(part.settings["about"]["seconds"] for part in parts)),
         }
         return Weights(arrays, {"model": {**kept[0].settings["model"], "members": len(kept)}, "about": about})

@@ -62,10 +62,12 @@ class Method(ABC):
     Attributes:
         parts: how many there are; 0 if nothing is learnt.
         predicts: whether a ``Fitted`` is a ``Predictor``.
+        base: the method whose fitted weights every part starts from, on the same data and seed; None if there is none.
     """
 
     parts: int
     predicts: bool
+    base: Method | None = None
 
     @abstractmethod
     def about(self) -> dict[str, Any]:
@@ -86,6 +88,7 @@ class Method(ABC):
         device: str = "cpu",
         checkpoint: Path | None = None,
         report: Report | None = None,
+        base: Weights | None = None,
     ) -> Weights:
         """Trains one part.
 
@@ -97,6 +100,7 @@ class Method(ABC):
             device: to train on.
             checkpoint: a file to resume from if it exists, and to save to.
             report: told how far the training is.
+            base: the assembled weights of ``self.base``.
 
         Raises:
             DivergenceError: the loss became non-finite.
@@ -120,5 +124,10 @@ class Method(ABC):
 
     def fit(self, data: Trajectories, spec: EnvSpec, seed: int, device: str = "cpu") -> Fitted:
         """Trains all parts here, one after the other."""
-        parts = [self.fit_part(part, data, spec, seed, device=device) for part in range(self.parts)]
-        return self.restore(self.assemble(parts), spec, data.covariates, device)
+        return self.restore(self.train(data, spec, seed, device), spec, data.covariates, device)
+
+    def train(self, data: Trajectories, spec: EnvSpec, seed: int, device: str = "cpu") -> Weights:
+        """The weights of ``fit``, after those of ``base``."""
+        base = None if self.base is None else self.base.train(data, spec, seed, device)
+        parts = [self.fit_part(part, data, spec, seed, device=device, base=base) for part in range(self.parts)]
+        return self.assemble(parts)

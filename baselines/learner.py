@@ -1,0 +1,150 @@
+"""One learner of BCQ or CQL: updates on transitions, acts on states, and is a set of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from baselines import bcq, cql
+from baselines.quiet import d3rlpy
+from baselines.settings import BCQSettings, CQLSettings, DiscreteBCQSettings, DiscreteCQLSettings, OfflineSettings
+from persim.data.trajectories import ActionSpace, Trajectories
+from persim.planning.cem import to_box
+from persim.store import Arrays
+
+Batch = d3rlpy.torch_utility.TorchMiniBatch
+_BUILDERS: dict[type[OfflineSettings], Any] = {
+    DiscreteBCQSettings: bcq.discrete_bcq,
+    BCQSettings: bcq.bcq,
+    DiscreteCQLSettings: cql.discrete_cql,
+    CQLSettings: cql.cql,
+}
+
+
+@contextmanager
+def torch_seed(seed: np.random.SeedSequence) -> Iterator[None]:
+    """d3rlpy draws from torch's global generators; here they are seeded, and afterwards what they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+        yield
+
+
+class Transitions:
+    """Rows to learn from, as tensors; actions of a box scaled to [-1, 1], timeouts are not terminals.
+
+    Args:
+        sources: trajectories whose rows are taken together.
+        device: of the tensors.
+    """
+
+    def __init__(self, sources: Sequence[Trajectories], device: str) -> None:
+        def column(name: str) -> Tensor:
+            rows = np.concatenate([getattr(data, name) for data in sources])
+            return torch.from_numpy(rows.reshape(len(rows), -1).astype(np.float32)).to(device)
+
+        self._device = device
+        self._states, self._following = column("observation"), column("next_observation")
+        self._rewards, self._terminals = column("reward"), column("terminated")
+        self._actions = _unit(sources[0].action_space, column("action"))
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def batch(self, rows: Tensor) -> Batch:
+        """The transitions with these numbers ``[B]``."""
+        actions, rewards = self._actions[rows], self._rewards[rows]
+        return Batch(
+            observations=self._states[rows],
+            actions=actions,
+            rewards=rewards,
+            next_observations=self._following[rows],
+            next_actions=actions,  # neither algorithm looks at them, nor at the returns
+            returns_to_go=rewards,
+            terminals=self._terminals[rows],
+            intervals=torch.ones_like(rewards),
+            device=self._device,
+        )
+
+
+def _unit(space: ActionSpace, actions: Tensor) -> Tensor:
+    if isinstance(space, gym.spaces.Discrete):
+        return actions
+    low, high = (torch.from_numpy(edge.astype(np.float32)).to(actions.device) for edge in (space.low, space.high))
+    return (actions - low) / (high - low) * 2 - 1
+
+
+class Learner:
+    """The nets of an algorithm with their optimisers.
+
+    Args:
+        settings: say which algorithm.
+        state_dim: S.
+        space: of the actions.
+        seed: of the initial weights.
+        device: of the nets.
+    """
+
+    def __init__(
+        self, settings: OfflineSettings, state_dim: int, space: ActionSpace, seed: np.random.SeedSequence, device: str
+    ) -> None:
+        size = int(space.n) if isinstance(space, gym.spaces.Discrete) else int(space.shape[0])
+        with torch_seed(seed):
+            self._impl = _BUILDERS[type(settings)](settings, state_dim, size, device)
+        self._space, self._device = space, device
+        modules = vars(self._impl.modules)
+        self._nets: dict[str, torch.nn.Module] = self._impl.modules.get_torch_modules()
+        self._optimisers = {name: part.optim for name, part in modules.items() if name.endswith("optim") and part}
+
+    def update(self, batch: Batch, step: int) -> dict[str, float]:
+        """One step of the algorithm; ``step`` counts from 1. Returns its losses."""
+        return dict(self._impl.inner_update(batch, step))
+
+    def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+        """The algorithm's best actions ``[B]`` or ``[B, A]``; continuous BCQ samples."""
+        rows = torch.from_numpy(np.asarray(states, dtype=np.float32)).to(self._device)
+        with torch.no_grad(), torch_seed(np.random.SeedSequence(int(rng.integers(2**63)))):
+            best = self._impl.inner_predict_best_action(rows).cpu().numpy()
+        return best.astype(np.int64) if best.ndim == 1 else to_box(self._space, best)
+
+    def arrays(self) -> Arrays:
+        """The weights that it acts with: all but the targets."""
+        nets = {name: net for name, net in self._nets.items() if not name.startswith("targ_")}
+        return {f"{name}.{key}": _numpy(value) for name, net in nets.items() for key, value in net.state_dict().items()}
+
+    def load(self, arrays: Arrays) -> None:
+        """Takes the weights of ``arrays``, or of ``state``."""
+        for name, net in self._nets.items():
+            own = {
+                key: torch.from_numpy(arrays[f"{name}.{key}"]) for key in net.state_dict() if f"{name}.{key}" in arrays
+            }
+            if own:
+                net.load_state_dict(own)
+
+    def state(self) -> Arrays:
+        """Everything that the next step depends on: weights, targets, and Adam's averages."""
+        found = {f"{name}.{key}": _numpy(v) for name, net in self._nets.items() for key, v in net.state_dict().items()}
+        for name, optimiser in self._optimisers.items():
+            for index, averages in optimiser.state_dict()["state"].items():
+                found |= {f"{name}.{index}.{key}": _numpy(value) for key, value in averages.items()}
+        return found
+
+    def load_state(self, arrays: Arrays) -> None:
+        """Goes on from ``state``."""
+        self.load(arrays)
+        for name, optimiser in self._optimisers.items():
+            states: dict[int, dict[str, Tensor]] = {}
+            for key in (key for key in arrays if key.startswith(f"{name}.")):
+                _, index, what = key.split(".")
+                states.setdefault(int(index), {})[what] = torch.from_numpy(arrays[key])
+            optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _numpy(value: Tensor) -> NDArray[Any]:
+    return np.array(value.detach().cpu().numpy())  # a copy: the next step writes into the original

@@ -1,0 +1,19 @@
+"""d3rlpy without its noise: importing it prints a banner of the old gym, and its log goes to the terminal."""
+
+from __future__ import annotations
+
+import logging
+
+import gym_notices.notices
+import structlog
+
+gym_notices.notices.notices.clear()  # printed, so no warnings filter could catch it
+
+import d3rlpy  # noqa: E402
+import d3rlpy.algos.qlearning.torch.bcq_impl  # noqa: E402
+import d3rlpy.algos.qlearning.torch.cql_impl  # noqa: E402
+import d3rlpy.models.torch.imitators  # noqa: E402
+
+structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+
+__all__ = ["d3rlpy"]

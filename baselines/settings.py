@@ -1,0 +1,146 @@
+"""Settings of the model-free baselines: the paper's (Appendix D.2), and where it is silent their authors'."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from persim.errors import InputError, check_at_least, check_between
+
+GAMMA = 0.99
+
+
+@dataclass(frozen=True)
+class OfflineSettings:
+    """What all of them have.
+
+    Attributes:
+        updates: gradient steps.
+        batch_size: transitions of a step.
+        gamma: discount.
+        widths: hidden layers of every net (continuous BCQ's auto-encoder has its own).
+
+    Raises:
+        InputError: a number out of range.
+    """
+
+    updates: int
+    batch_size: int
+    gamma: float = GAMMA
+    widths: tuple[int, ...] = (256, 256)
+
+    def __post_init__(self) -> None:
+        check_at_least("updates", self.updates, 1)
+        check_at_least("batch_size", self.batch_size, 1)
+        check_between("gamma", self.gamma, 0, 1)
+
+
+@dataclass(frozen=True)
+class DiscreteBCQSettings(OfflineSettings):
+    """Of discrete BCQ (Fujimoto et al. 2019b); the paper names their code.
+
+    Attributes:
+        learning_rate: of Adam.
+        tau: share of the online weights that the target takes over at each step.
+        threshold: actions rarer than this share of the most frequent one are not taken.
+        penalty: weight of the squared logits of the imitation.
+    """
+
+    batch_size: int = 64
+    learning_rate: float = 3e-4
+    tau: float = 0.005
+    threshold: float = 0.3
+    penalty: float = 0.01
+
+
+@dataclass(frozen=True)
+class BCQSettings(OfflineSettings):
+    """Of continuous BCQ (Fujimoto et al. 2019a, Algorithm 1); the paper names their code.
+
+    Attributes:
+        learning_rate: of Adam, for all nets.
+        tau: share of the online weights that the target takes over at each step.
+        phi: largest perturbation of an action.
+        lam: weight of the smaller of the two critics in a target.
+        samples: actions per state in a target.
+        acting_samples: actions per state when it acts.
+        kl_weight: of the divergence in the loss of the auto-encoder.
+        vae_widths: hidden layers of encoder and decoder.
+    """
+
+    batch_size: int = 100
+    learning_rate: float = 1e-3
+    tau: float = 0.005
+    phi: float = 0.05
+    lam: float = 0.75
+    samples: int = 10
+    acting_samples: int = 100
+    kl_weight: float = 0.5
+    widths: tuple[int, ...] = (400, 300)
+    vae_widths: tuple[int, ...] = (750, 750)
+
+
+@dataclass(frozen=True)
+class DiscreteCQLSettings(OfflineSettings):
+    """Of discrete CQL (Kumar et al. 2020).
+
+    Attributes:
+        learning_rate: of Adam.
+        critics: in the ensemble.
+        alpha: weight of the conservative term.
+        target_interval: steps after which the target is set to the online weights.
+    """
+
+    batch_size: int = 512
+    learning_rate: float = 1e-4
+    critics: int = 3
+    alpha: float = 1.0
+    target_interval: int = 8000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least("critics", self.critics, 1)
+        check_at_least("target_interval", self.target_interval, 1)
+
+
+@dataclass(frozen=True)
+class CQLSettings(OfflineSettings):
+    """Of continuous CQL (Kumar et al. 2020), with a threshold (Lagrange) on the conservative term.
+
+    The meaning of the threshold has changed between versions of d3rlpy, and the paper does not name its
+    version. ``form`` says whose: ``"0.90"`` adds alpha (5 mean gap - threshold), the release nearest to
+    the paper; ``"0.80"`` adds alpha (gap - threshold) for each critic; ``"2.8"`` is today's, with weight 5.
+
+    Attributes:
+        actor_learning_rate: of Adam, for the policy.
+        critic_learning_rate: of Adam, for the critics.
+        threshold: of the gap between the values of all actions and those of the data.
+        form: what the threshold means.
+    """
+
+    batch_size: int = 256
+    actor_learning_rate: float = 3e-5
+    critic_learning_rate: float = 3e-4
+    threshold: float = 5.0
+    form: str = "0.90"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.form not in ("0.80", "0.90", "2.8"):
+            raise InputError(f"form {self.form!r} of the threshold is unknown; use 0.80, 0.90 or 2.8")
+
+
+PAPER_UPDATES = {"bcq": 550_000, "cql": 500_000}  # CQL's number is not in the paper; d3rlpy's examples have this
+
+
+def offline_settings(algorithm: str, *, discrete: bool, share: float) -> OfflineSettings:
+    """Settings of ``bcq`` or ``cql`` with a share of the paper's updates.
+
+    Discrete CQL copies its target as often in a short training as in a long one: each copy carries
+    values one step further back, so at the paper's interval a short training would see a few steps only.
+    """
+    updates = max(1, round(PAPER_UPDATES[algorithm] * share))
+    if algorithm == "bcq":
+        return DiscreteBCQSettings(updates) if discrete else BCQSettings(updates)
+    if discrete:
+        return DiscreteCQLSettings(updates, target_interval=max(1, round(DiscreteCQLSettings.target_interval * share)))
+    return CQLSettings(updates)

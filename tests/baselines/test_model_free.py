@@ -1,0 +1,93 @@
+"""BCQ and CQL as methods: known best policies, resuming, odd data, divergence."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from baselines.model_free import ModelFree
+from baselines.settings import (
+    BCQSettings,
+    CQLSettings,
+    DiscreteBCQSettings,
+    DiscreteCQLSettings,
+)
+from persim.data.collect import collect
+from persim.data.policies import UniformPolicy
+from persim.envs.spec import Covariate, EnvSpec
+from persim.evaluation.reward import average_rewards
+
+DISCRETE = [
+    DiscreteBCQSettings(300, widths=(32, 32), learning_rate=3e-3, tau=0.1),
+    DiscreteCQLSettings(300, widths=(32, 32), batch_size=64, learning_rate=3e-3, target_interval=10),
+]
+CONTINUOUS = [
+    BCQSettings(300, widths=(32, 32), vae_widths=(32, 32), phi=0.5, tau=0.1),
+    CQLSettings(
+        300, widths=(32, 32), batch_size=64, actor_learning_rate=3e-3, critic_learning_rate=3e-3, threshold=1.0
+    ),
+]
+
+
+def line(space, move):
+    """A walk on a line in steps of ``push``: an agent earns most, -1, by going to 0 and staying there."""
+    return EnvSpec(
+        name="line", title="Line", covariates=(Covariate("push", "", 0.1, 0.5, 0.3),),
+        test_agents=((0.2,), (0.4,)), policy_agents=(), horizon=10,
+        observation_space=gym.spaces.Box(-5, 5, (1,)), action_space=space,
+        reset=lambda rng, covariates: rng.uniform(-1, 1, (len(covariates), 1)),
+        step=lambda states, actions, covariates: states + covariates * move(actions).reshape(-1, 1),
+        reward=lambda states, actions, following: -following[..., 0].abs(),
+        terminated=lambda following: torch.zeros_like(following[..., 0], dtype=torch.bool),
+    )  # fmt: skip
+
+
+WALK = line(gym.spaces.Discrete(3), lambda actions: actions - 1.0)
+GLIDE = line(gym.spaces.Box(-2, 2, (1,)), lambda actions: actions / 2)
+
+
+def recorded(spec, agents=8, horizon=40):
+    covariates = spec.sample_agents(agents, np.random.default_rng(0))
+    return collect(spec, covariates, UniformPolicy(spec.action_space), np.random.default_rng(1), horizon=horizon)
+
+
+def earned(spec, data, fitted):
+    result = average_rewards(spec, data.covariates, fitted.policy, np.random.default_rng(5), agents=(0, 1), episodes=20)
+    return np.array([agent.mean for agent in result.agents])
+
+
+def best_possible(spec, data):
+    """Straight to 0: by whole steps, or in the box by just as much as is needed."""
+
+    class Straight(UniformPolicy):
+        def __init__(self, agents):
+            self.push = data.covariates[agents]
+
+        def act(self, states, rng):
+            wanted = -states / self.push
+            return np.round(wanted.clip(-1, 1)[:, 0]).astype(int) + 1 if spec.discrete else (2 * wanted).clip(-2, 2)
+
+        def keep(self, running):
+            self.push = self.push[running]
+
+    result = average_rewards(spec, data.covariates, Straight, np.random.default_rng(5), agents=(0, 1), episodes=20)
+    return np.array([agent.mean for agent in result.agents])
+
+
+def random_reward(spec, data):
+    result = average_rewards(
+        spec, data.covariates, lambda agents: UniformPolicy(spec.action_space), np.random.default_rng(5),
+        agents=(0, 1), episodes=20,
+    )  # fmt: skip
+    return np.array([agent.mean for agent in result.agents])
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+@pytest.mark.parametrize("settings", DISCRETE + CONTINUOUS, ids=lambda s: type(s).__name__)
+def test_each_learns_the_best_policy_of_a_toy_from_random_data(settings, pooled):
+    spec = WALK if "Discrete" in type(settings).__name__ else GLIDE
+    data = recorded(spec, horizon=200)
+    fitted = ModelFree(settings, spec, pooled=pooled).fit(data, spec, seed=0)
+    got, best, chance = earned(spec, data, fitted), best_possible(spec, data), random_reward(spec, data)
+    print(got, best, chance)
+    assert (got > best + 0.25 * (chance - best)).all()
