@@ -1,13 +1,16 @@
 """Synthetic trajectories: whole plans played in a simulator, cut where episodes end."""
 
 import dataclasses
+import os
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
-from persim.data import Trajectories, collect
+from persim import console, seeding
+from persim.cli import main
+from persim.data import Trajectories, collect, collect_regime
 from persim.data.policies import UniformPolicy
 from persim.envs import get
 from persim.envs.spec import Covariate, EnvSpec
@@ -233,3 +236,84 @@ def test_a_trained_simulator_makes_what_it_predicts(env, rng):
     start = np.array([rows[0] for rows in first])
     predicted = fitted.predict(result.agent[start], result.observation[start], result.action[np.array(first)])
     np.testing.assert_allclose(result.next_observation[np.array(first)], predicted[:, 1:], rtol=1e-5, atol=1e-6)
+
+
+SMALL = ["--env", "cartpole", "--agents", "8", "--epochs", "2", "--members", "2"]
+SYNTHESISE = ["synthesise", *SMALL, "--plans", "20", "--horizon", "10", "--out", "made.safetensors"]
+
+
+def run(arguments, capsys):
+    try:
+        code = console.run(main, arguments)
+    except SystemExit as stop:
+        code = stop.code
+    return code, *capsys.readouterr()
+
+
+def test_the_command_trains_once_saves_and_prints_a_table(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, output, errors = run([*SYNTHESISE, "--agents-to-test", "2,8", "--per-agent", "3"], capsys)
+    assert code == 0
+    assert "6 episodes" in errors  # of the progress bar
+    result = Trajectories.load(tmp_path / "made.safetensors")
+    recorded = collect_regime(get("cartpole"), "random", 8, 0)
+    assert result.synthetic
+    assert set(result.agent.tolist()) == {1, 7}
+    np.testing.assert_array_equal(result.covariates, recorded.covariates)
+    second, eighth = (line.split() for line in output.splitlines() if "force=" in line)
+    assert (second[0], second[-3], eighth[0], eighth[-3]) == ("2", "3", "8", "3")
+    assert float(second[-2]) == pytest.approx((result.agent == 1).sum() / 3, abs=0.06)
+    assert float(second[-1]) == pytest.approx(result.returns()[1] / 3, abs=0.06)
+    assert f"{len(result)} synthetic transitions saved to made.safetensors" in output
+    (model,) = (tmp_path / "runs" / "models").iterdir()
+
+    again = ["synthesise", "--env", "cartpole", "--model", str(model), "--plans", "20", "--horizon", "10"]
+    again += ["--agents-to-test", "2,8", "--per-agent", "3", "--out", "again/made.safetensors"]
+    code, output, _ = run(again, capsys)
+    assert code == 0
+    assert "trained" not in output
+    assert Trajectories.load(tmp_path / "again" / "made.safetensors").content_hash == result.content_hash
+
+
+def test_the_command_draws_from_its_own_seed(capsys, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(seeding, "generator", lambda *names: seen.append(names) or np.random.default_rng(0))
+    assert run([*SYNTHESISE, "--seed", "3", "--per-agent", "1"], capsys)[0] == 0
+    assert (3, "synthetic", "cartpole") in seen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--per-agent", "0"], "per_agent is 0"),
+        (["--agents-to-test", "9"], "agent 9 is not among the 8 agents"),
+        (["--agents-to-test", "0"], "agent 0 is not among"),
+        (["--agents-to-test", "2,2"], "names one twice"),
+        (["--agents", "4", "--agents-to-test", "1"], "5 test agents"),
+        (["--planner", "icem"], "ICEM plans continuous actions"),
+        (["--planner", "random_shoting"], "did you mean 'random_shooting'"),
+        (["--plans", "0"], "plans is 0"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--regime", "prue"], "did you mean 'pure'"),
+        (["--model", "absent.safetensors"], "cannot be read"),
+        (["--out", "."], "is a folder"),
+        (["--out", "/proc/x/y"], "cannot be written"),
+        (["--store", "/proc/x", "--out", "new/folder/made.safetensors"], "cannot be written"),
+    ],
+)
+def test_the_command_refuses_bad_input_in_one_line_and_leaves_nothing(
+    arguments, expected, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = run([*SYNTHESISE, *arguments], capsys)
+    assert code == 2
+    assert expected in errors
+    assert errors.count("\n") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_help_explains(capsys):
+    code, output, _ = run(["synthesise", "--help"], capsys)
+    assert code == 0
+    assert "Appendix F.4" in output
