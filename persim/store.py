@@ -32,6 +32,7 @@ __all__ = [
     "is_remote",
     "local_copy",
     "prepare_folder",
+    "prepare_folders",
     "reach",
     "read_arrays",
     "read_record",
@@ -76,19 +77,44 @@ def prepare_folder(path: Path, what: str = "store") -> Path:
     if is_remote(path):
         remote.prove_writable(path, what)
         return path
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    missing = _missing(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        for folder in missing:  # nearest first: leave no half-made path behind
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        _remove(missing)
         raise InputError(
             f"{what} {str(path)!r} cannot be written ({error.strerror}); give a folder that you can write to"
         ) from error
     return path
+
+
+def prepare_folders(*wanted: tuple[Path, str]) -> None:
+    """``prepare_folder`` for each of these, or for none.
+
+    Raises:
+        InputError: one cannot be made or written.
+    """
+    missing = [folder for path, _ in wanted if not is_remote(path) for folder in _missing(path)]
+    try:
+        for path, what in wanted:
+            prepare_folder(path, what)
+    except InputError:
+        _remove(missing)
+        raise
+
+
+def _missing(path: Path) -> list[Path]:
+    """The folders that ``mkdir(parents=True)`` would make, nearest first."""
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
+def _remove(folders: list[Path]) -> None:
+    """Removes those of these folders that are there and empty: leaves no half-made path behind."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def write_atomic(path: Path, data: bytes) -> None:

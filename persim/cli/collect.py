@@ -45,17 +45,22 @@ def run(args: argparse.Namespace) -> int:
     check_at_least("seed", args.seed, 0)
     spec.sample_agents(args.agents, np.random.default_rng(0))  # refuses too few before anything is made
     store.prepare_folder(args.out.resolve().parent, "folder of --out")
-    with tqdm(total=spec.horizon, desc=f"{spec.name}, {args.agents} agents", unit="step", dynamic_ncols=True) as bar:
+    data = recorded(spec, args.regime, args.agents, args.seed)
+    data.save(args.out)
+    print(f"{len(data)} transitions saved to {args.out}")
+    print(_table(spec, data))
+    return 0
+
+
+def recorded(spec: EnvSpec, regime: str, n_agents: int, seed: int) -> Trajectories:
+    """The offline data, with a progress bar; see ``collect_regime``."""
+    with tqdm(total=spec.horizon, desc=f"{spec.name}, {n_agents} agents", unit="step", dynamic_ncols=True) as bar:
 
         def show(step: int, running: int) -> None:
             bar.total = spec.horizon if running else step
             bar.update(step - bar.n)
 
-        data = collect_regime(spec, args.regime, args.agents, args.seed, show)
-    data.save(args.out)
-    print(f"{len(data)} transitions saved to {args.out}")
-    print(_table(spec, data))
-    return 0
+        return collect_regime(spec, regime, n_agents, seed, show)
 
 
 def _table(spec: EnvSpec, data: Trajectories) -> str:

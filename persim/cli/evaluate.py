@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from persim import console, seeding, store
 from persim.cells import Cell, CellStore, FinishedCell, code_version, row
-from persim.cli.planning import add_planner_options, chosen_planner, oracle_policy
+from persim.cli.planning import add_planner_options, check_once, chosen_planner, oracle_policy
 from persim.cli.training import (
     Commands,
     Training,
@@ -28,7 +28,7 @@ from persim.data import check_regime
 from persim.data.collect import population
 from persim.envs import EnvSpec, get
 from persim.envs.spec import Array
-from persim.errors import InputError, check_at_least, check_choice
+from persim.errors import check_at_least, check_choice
 from persim.evaluation import oracle, paper
 from persim.evaluation.reward import EPISODES, RewardResult, average_rewards
 from persim.model import LowRankDynamics
@@ -122,8 +122,8 @@ def _job(args: argparse.Namespace) -> _Job:
     for seed in args.seeds:
         check_at_least("seed", seed, 0)
     numbers = args.agents_to_test or tuple(range(1, len(spec.test_agents) + 1))
-    _check_once("--seeds", args.seeds)
-    _check_once("--agents-to-test", numbers)
+    check_once("--seeds", args.seeds)
+    check_once("--agents-to-test", numbers)
     planner = args.planner or default_planner(spec.action_space)
     settings = chosen_planner(args, spec, planner)
     device, training, model_seed = resolve_device(args.device), Training.of(args, spec), None
@@ -148,11 +148,6 @@ def _job(args: argparse.Namespace) -> _Job:
         device,
         cells,
     )
-
-
-def _check_once(option: str, values: Sequence[int]) -> None:
-    if len(set(values)) < len(values):
-        raise InputError(f"{option} {','.join(map(str, values))} names one twice; give each once")
 
 
 def _evaluated(job: _Job, seed: int) -> FinishedCell:

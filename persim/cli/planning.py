@@ -1,9 +1,9 @@
-"""What the commands that plan share: the options of a planner, and the optimum."""
+"""What the commands that plan share: the options of a planner, lists of agents or seeds, and the optimum."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from persim import console, store
 from persim.envs.spec import Array, EnvSpec
+from persim.errors import InputError
 from persim.evaluation import oracle
 from persim.planning.planner import PlannerSettings
 from persim.planning.registry import PLANNERS, planner_settings
@@ -40,6 +41,16 @@ def chosen_planner(args: argparse.Namespace, spec: EnvSpec, name: str) -> Planne
     settings = planner_settings(name, spec.name, **given)
     PLANNERS[name].check_space(spec.action_space)
     return settings
+
+
+def check_once(option: str, values: Sequence[int]) -> None:
+    """Refuses a list that names something twice.
+
+    Raises:
+        InputError: it does.
+    """
+    if len(set(values)) < len(values):
+        raise InputError(f"{option} {','.join(map(str, values))} names one twice; give each once")
 
 
 def oracle_policy(spec: EnvSpec, covariates: Array, root: Path) -> Callable[[NDArray[np.int64]], oracle.OraclePolicy]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError, check_choice
 from persim.seeding import generator
 
-_Columns = dict[str, NDArray[Any]]
+Columns = dict[str, Any]  # arrays by name, as of Trajectories
 _logger = logging.getLogger(__name__)
 
 REGIMES = ("pure", "random", "pure-eps-20", "pure-eps-40")
@@ -56,12 +56,12 @@ def collect(
     covariates = spec.covariate_rows(covariates)
     active = np.arange(len(covariates))
     states = spec.reset(rng, covariates)
-    blocks: list[_Columns] = []
+    blocks: list[Columns] = []
     for step in range(limit):
         actions = policy.act(states.astype(np.float32), rng)
         following = spec.step(states, actions, covariates[active])
         usable: NDArray[np.bool_] = np.asarray(np.isfinite(following).all(1))
-        block = _transitions(spec, states[usable], actions[usable], following[usable])
+        block = transitions(spec, states[usable], actions[usable], following[usable])
         running = usable.copy()
         running[usable] = ~block["terminated"]
         block |= {
@@ -76,15 +76,12 @@ def collect(
             progress(step + 1, len(active))
         if not len(active):
             break
-    columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    order = np.lexsort((columns["step"], columns["agent"]))
-    columns = {name: column[order] for name, column in columns.items()}
-    _close(columns, spec, len(covariates))
+    columns = in_order(blocks, spec, len(covariates))
     return Trajectories(spec.name, len(covariates), spec.action_space, **columns, covariates=covariates, regime=regime)
 
 
-def _transitions(spec: EnvSpec, states: Array, actions: NDArray[Any], following: Array) -> _Columns:
-    """What one step of some agents gives."""
+def transitions(spec: EnvSpec, states: NDArray[Any], actions: NDArray[Any], following: NDArray[Any]) -> Columns:
+    """What steps from ``states`` to ``following``, both ``[..., S]``, give; any leading axes."""
     before, chosen, after = (torch.from_numpy(x) for x in (states, actions, following))
     return {
         "observation": states.astype(np.float32),
@@ -95,7 +92,25 @@ def _transitions(spec: EnvSpec, states: Array, actions: NDArray[Any], following:
     }
 
 
-def _close(columns: _Columns, spec: EnvSpec, episodes: int) -> None:
+def in_order(blocks: Sequence[Columns], spec: EnvSpec, episodes: int) -> Columns:
+    """Blocks of transitions as one, episode by episode, step by step.
+
+    An episode whose rows stop without an end ran into a state that is not finite: it is truncated there,
+    with a warning.
+
+    Args:
+        blocks: columns; ``agent`` holds the number of the episode, from 0.
+        spec: the environment.
+        episodes: how many there were.
+    """
+    columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    order = np.lexsort((columns["step"], columns["agent"]))
+    columns = {name: column[order] for name, column in columns.items()}
+    _close(columns, spec, episodes)
+    return columns
+
+
+def _close(columns: Columns, spec: EnvSpec, episodes: int) -> None:
     """Truncates episodes that ran into a state that is not finite after their last good step, and says so."""
     last = np.append(columns["agent"][1:] != columns["agent"][:-1], True)
     broken = last & ~columns["terminated"] & ~columns["truncated"]

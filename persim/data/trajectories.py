@@ -1,9 +1,9 @@
-"""The one dataset type: recorded transitions of many agents, as columns."""
+"""The one dataset type: transitions of many agents, as columns."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Trajectories:
         truncated: ``[M]``, bool; the step limit ended it.
         covariates: ``[N, C]`` float64, or None where they are unknown.
         regime: how the actions were chosen, such as ``"random"``.
+        synthetic: made by a model, not recorded; ``regime`` is then that of the data it learnt from.
 
     Raises:
         InputError: columns that do not fit each other, non-finite values, agent ids or actions out
@@ -72,6 +73,7 @@ class Trajectories:
     truncated: NDArray[np.bool_]
     covariates: NDArray[np.float64] | None = None
     regime: str = ""
+    synthetic: bool = False
 
     def __post_init__(self) -> None:
         _check_shapes(self)
@@ -128,19 +130,20 @@ class Trajectories:
         Raises:
             InputError: an id is out of range, or none is left.
         """
-        wanted = np.asarray(agents, dtype=np.int64)
-        if wanted.size == 0 or wanted.min() < 0 or wanted.max() >= self.n_agents:
-            raise InputError(f"agents {list(agents)} are not all in 0..{self.n_agents - 1}; give ids in that range")
-        rows = np.isin(self.agent, wanted)
+        rows = np.isin(self.agent, self.agent_ids(agents))
         columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
-        return Trajectories(
-            self.env,
-            self.n_agents,
-            self.action_space,
-            **columns,
-            covariates=self.covariates,
-            regime=self.regime,
-        )
+        return replace(self, **columns)
+
+    def agent_ids(self, agents: Sequence[int]) -> NDArray[np.int64]:
+        """These agents as an array of ids.
+
+        Raises:
+            InputError: an id is out of range, or there is none.
+        """
+        ids = np.asarray(agents, dtype=np.int64)
+        if ids.size == 0 or ids.min() < 0 or ids.max() >= self.n_agents:
+            raise InputError(f"agents {list(agents)} are not all in 0..{self.n_agents - 1}; give ids in that range")
+        return ids
 
     def save(self, path: Path) -> str:
         """Writes one file with a checksum; returns the content hash."""
@@ -158,9 +161,11 @@ class Trajectories:
             columns = {name: arrays[name] for name in _COLUMNS}
             space = _space_from_settings(settings["action_space"])
             env, n_agents, regime = settings["env"], int(settings["n_agents"]), settings["regime"]
+            synthetic = bool(settings.get("synthetic", False))
         except KeyError as error:
             raise InputError(f"{str(path)!r} lacks {error}; make the dataset anew") from error
-        return cls(env, n_agents, space, **columns, covariates=arrays.get("covariates"), regime=regime)
+        covariates = arrays.get("covariates")
+        return cls(env, n_agents, space, **columns, covariates=covariates, regime=regime, synthetic=synthetic)
 
     def _arrays(self) -> store.Arrays:
         arrays: store.Arrays = {name: getattr(self, name) for name in _COLUMNS}
@@ -169,12 +174,15 @@ class Trajectories:
         return arrays
 
     def _settings(self) -> dict[str, object]:
-        return {
+        settings: dict[str, object] = {
             "env": self.env,
             "n_agents": self.n_agents,
             "action_space": _space_to_settings(self.action_space),
             "regime": self.regime,
         }
+        if self.synthetic:  # recorded data keep the hashes they had before there was a choice
+            settings["synthetic"] = True
+        return settings
 
 
 def _check_shapes(data: Trajectories) -> None:

@@ -18,9 +18,9 @@ from persim.ensemble import SPARE_MEMBERS, EnsembleSettings, best_members
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError, check_at_least
 from persim.evaluation.prediction import open_loop
-from persim.methods.protocol import Fitted, Method, Report, Weights
+from persim.methods.protocol import Fitted, Method, Report, Simulator, Weights
 from persim.model import LowRankDynamics, ModelSettings
-from persim.planning.planner import MPC, Planner, PlannerSettings
+from persim.planning.planner import MPC, Planner, PlannerSettings, Plans
 from persim.planning.registry import default_planner, make_planner, planner_objective, planner_settings
 from persim.planning.scorers import model_scorer, true_scorer
 from persim.presets import EPOCHS, MEMBERS, Preset, preset
@@ -100,6 +100,11 @@ class _Planned:
         """MPC for the agent of each episode."""
         return MPC(self._planner, agents)
 
+    def plan(self, agents: NDArray[np.int64], states: NDArray[Any], rng: np.random.Generator) -> Plans:
+        """The best plans from these states; see ``Simulator``."""
+        plans, _ = self._planner.search(states, agents, None, rng)
+        return plans.astype(np.int64) if plans.ndim == 2 else plans
+
 
 class _Simulator(_Planned):
     """A trained PerSim: predicts, and plans on what it predicts."""
@@ -111,6 +116,16 @@ class _Simulator(_Planned):
     def predict(self, agents: NDArray[np.int64], states: NDArray[Any], actions: NDArray[Any]) -> NDArray[np.float64]:
         """Mean over members that roll out separately; see ``Predictor``."""
         return open_loop(self.model, agents, states, actions)
+
+
+def make_simulator(model: LowRankDynamics, spec: EnvSpec, planning: PlanningSettings) -> Simulator:
+    """A trained ensemble with the planner that plans on it.
+
+    Raises:
+        InputError: the planner is unknown, or does not fit the actions.
+    """
+    scorer = model_scorer(model, planner_objective(planning.planner, spec))
+    return _Simulator(make_planner(planning.planner, scorer, spec.action_space, planning.settings), model)
 
 
 class PerSim(Method):
@@ -175,9 +190,7 @@ class PerSim(Method):
     def restore(self, weights: Weights, spec: EnvSpec, covariates: Array | None = None, device: str = "cpu") -> Fitted:
         """A simulator with its planner."""
         model = LowRankDynamics.from_arrays(weights.arrays, ModelSettings(**weights.settings["model"])).to(device)
-        planning = self.settings.planning
-        scorer = model_scorer(model, planner_objective(planning.planner, spec))
-        return _Simulator(make_planner(planning.planner, scorer, spec.action_space, planning.settings), model)
+        return make_simulator(model, spec, self.settings.planning)
 
 
 class TrueEnv(Method):

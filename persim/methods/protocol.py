@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from persim.data.policies import BatchPolicy
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import Array, EnvSpec
+from persim.planning.planner import Plans
 from persim.store import Arrays
 
 Report = Callable[[float], None]  # called now and then with the share that is done, 0 to 1
@@ -49,6 +50,24 @@ class Predictor(Protocol):
 
         Returns:
             States ``[B, H + 1, S]``, the first of them ``states``.
+        """
+        ...
+
+
+@runtime_checkable
+class Simulator(Fitted, Predictor, Protocol):
+    """A fitted method that predicts, and plans on what it predicts."""
+
+    def plan(self, agents: NDArray[np.int64], states: NDArray[Any], rng: np.random.Generator) -> Plans:
+        """The best plans from these states; nothing is remembered of earlier ones.
+
+        Args:
+            agents: ``[B]``.
+            states: ``[B, S]``, where each episode stands.
+            rng: the source of all randomness.
+
+        Returns:
+            Actions ``[B, H]`` or ``[B, H, A]``.
         """
         ...
 

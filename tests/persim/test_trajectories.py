@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 
+from persim import store
 from persim.data import Trajectories, collect, collect_regime
 from persim.data.policies import EpsilonPolicy, NetworkPolicy, UniformPolicy, has_test_policy, load_test_policy
 from persim.data.train_policies import RECIPES, mean_reward
@@ -61,6 +62,24 @@ def test_of_agents_keeps_ids(cartpole_data):
     assert part.n_agents == 12
     with pytest.raises(InputError, match=r"not all in 0\.\.11"):
         cartpole_data.of_agents([12])
+
+
+def test_synthetic_data_say_so_and_recorded_ones_keep_their_hash(tmp_path, cartpole_data):
+    settings = {"env": "cartpole", "n_agents": 12, "action_space": {"type": "discrete", "n": 2}, "regime": "random"}
+    columns = ("agent", "step", "observation", "action", "next_observation", "reward", "terminated", "truncated")
+    arrays = {name: getattr(cartpole_data, name) for name in (*columns, "covariates")}
+    before_the_field = store.content_hash(arrays, settings)
+    assert not cartpole_data.synthetic
+    assert cartpole_data.content_hash == before_the_field
+    assert dataclasses.replace(cartpole_data, synthetic=False).content_hash == before_the_field
+    made = dataclasses.replace(cartpole_data, synthetic=True)
+    assert made.content_hash != before_the_field
+    assert made.of_agents([3]).synthetic
+    assert not cartpole_data.of_agents([3]).synthetic
+    made.save(tmp_path / "made.safetensors")
+    cartpole_data.save(tmp_path / "recorded.safetensors")
+    assert Trajectories.load(tmp_path / "made.safetensors").synthetic
+    assert not Trajectories.load(tmp_path / "recorded.safetensors").synthetic
 
 
 def test_is_immutable(cartpole_data):
