@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from persim.methods.synthetic import synthetic_trajectories
-
-from baselines.model_free import ModelFree, check_rows
+from baselines.model_free import ModelFree, of_agent
 from baselines.settings import OfflineSettings
 from persim import seeding
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import EnvSpec
 from persim.errors import check_at_least
 from persim.methods import PerSim, Weights
+from persim.methods.synthetic import synthetic_trajectories
 
 
 class Augmented(ModelFree):
@@ -40,7 +39,7 @@ class Augmented(ModelFree):
     ) -> list[Trajectories]:
         """What was recorded of the agent, and what its simulator makes up."""
         assert base is not None
-        observed = check_rows(data.of_agents([part]), spec, f"{part + 1}")
+        observed = of_agent(part, data, spec)
         simulator = self.base.restore(base, spec, device=device)
         rng = seeding.generator(seed, "synthetic", spec.name, part)
         made = synthetic_trajectories(simulator, data, spec, rng, agents=[part], per_agent=self.per_agent)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from baselines.quiet import d3rlpy
 from baselines.settings import BCQSettings, DiscreteBCQSettings
 
-_impl = d3rlpy.algos.qlearning.torch.bcq_impl
-_nets = d3rlpy.models.torch
-_sync = d3rlpy.torch_utility
-_encoder = d3rlpy.models.encoders.VectorEncoderFactory
+_impl: Any = d3rlpy.algos.qlearning.torch.bcq_impl
+_nets: Any = d3rlpy.models.torch
+_sync: Any = d3rlpy.torch_utility
+_encoder: Any = d3rlpy.models.encoders.VectorEncoderFactory
 _NEVER = 10**9
 
 
@@ -21,24 +23,24 @@ class DiscreteBCQLearner(_impl.DiscreteBCQImpl):  # type: ignore[misc]
 
     tau: float
 
-    def compute_loss(self, batch: _sync.TorchMiniBatch, q_tpn: Tensor) -> _impl.DiscreteBCQLoss:
+    def compute_loss(self, batch: Any, q_tpn: Tensor) -> Any:
         """Smooth L1 of the TD error + negative log-likelihood + penalty * mean squared logit."""
         td_loss = super(_impl.DiscreteBCQImpl, self).compute_loss(batch, q_tpn).loss
         # d3rlpy's policy gives normalised log-probabilities, whose square is another penalty.
         imitator = self._modules.imitator
         logits = imitator._fc(imitator._encoder(batch.observations))
-        likelihood = F.cross_entropy(logits, batch.actions.long().view(-1))
+        likelihood = cross_entropy(logits, batch.actions.long().view(-1))
         imitation = likelihood + self._beta * logits.square().mean()
         return _impl.DiscreteBCQLoss(loss=td_loss + imitation, td_loss=td_loss, imitator_loss=imitation)
 
-    def inner_update(self, batch: _sync.TorchMiniBatch, grad_step: int) -> dict[str, float]:
+    def inner_update(self, batch: Any, grad_step: int) -> dict[str, float]:
         """One step, after which the target follows by tau."""
         metrics: dict[str, float] = super().inner_update(batch, grad_step)
         _sync.soft_sync(self._modules.targ_q_funcs, self._modules.q_funcs, self.tau)
         return metrics
 
 
-def discrete_bcq(settings: DiscreteBCQSettings, state_dim: int, actions: int, device: str) -> DiscreteBCQLearner:
+def discrete_bcq(settings: DiscreteBCQSettings, state_dim: int, actions: int, device: str) -> Any:
     """A learner with fresh weights, from torch's global generator."""
     config = d3rlpy.algos.DiscreteBCQConfig(
         encoder_factory=_encoder(list(settings.widths)),
@@ -62,13 +64,15 @@ class _TanhDecoder(_nets.imitators.VAEDecoder):  # type: ignore[misc]
     """d3rlpy's flag ``with_squash`` is inverted, so that its actions are unbounded; this one has the tanh."""
 
     def forward(self, x: Tensor, latent: Tensor, with_squash: bool = True) -> Tensor:
-        return super().forward(x, latent, with_squash=not with_squash)
+        bounded: Tensor = super().forward(x, latent, with_squash=not with_squash)
+        return bounded
 
 
 class BCQLearner(_impl.BCQImpl):  # type: ignore[misc]
     """Continuous BCQ as its authors have it: bounded decoder, equal start, more samples when it acts."""
 
     acting_samples: int
+    _n_action_samples: int
 
     def inner_predict_best_action(self, x: Tensor) -> Tensor:
         """The best of many sampled and perturbed actions by the first critic."""
@@ -80,7 +84,7 @@ class BCQLearner(_impl.BCQImpl):  # type: ignore[misc]
         return best
 
 
-def bcq(settings: BCQSettings, state_dim: int, action_dim: int, device: str) -> BCQLearner:
+def bcq(settings: BCQSettings, state_dim: int, action_dim: int, device: str) -> Any:
     """A learner with fresh weights, from torch's global generator."""
     rate = settings.learning_rate
     config = d3rlpy.algos.BCQConfig(

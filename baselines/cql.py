@@ -5,22 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import smooth_l1_loss
 
 from baselines.quiet import d3rlpy
 from baselines.settings import CQLSettings, DiscreteCQLSettings
 
-_impl = d3rlpy.algos.qlearning.torch.cql_impl
-_encoder = d3rlpy.models.encoders.VectorEncoderFactory
+_impl: Any = d3rlpy.algos.qlearning.torch.cql_impl
+_encoder: Any = d3rlpy.models.encoders.VectorEncoderFactory
 
 # conservative weight, threshold and initial alpha of d3rlpy 2.8 that give what older releases add to the loss of
 # two critics: 0.90 alpha (5 mean gap - t), 0.80 alpha (gap - t) for each. As multiples of t where t stands.
-_FORMS: dict[str, tuple[float, float, float]] = {
-    "0.80": (1.0, 1.0, 5.0),
-    "0.90": (2.5, 0.2, 1.0),
-    "2.8": (5.0, 1.0, 1.0),
-}
+_FORMS = {"0.80": (1.0, 1.0, 5.0), "0.90": (2.5, 0.2, 1.0), "2.8": (5.0, 1.0, 1.0)}
 
 
 class DiscreteCQLLearner(_impl.DiscreteCQLImpl):  # type: ignore[misc]
@@ -32,7 +28,7 @@ class DiscreteCQLLearner(_impl.DiscreteCQLImpl):  # type: ignore[misc]
         values = torch.stack([critic.compute_expected_q(batch.observations) for critic in self._critics])  # [K, B, A]
         of_data = values.gather(2, actions.expand(len(values), -1, -1))
         target = batch.rewards + self._gamma**batch.intervals * q_tpn * (1 - batch.terminals)
-        errors = F.smooth_l1_loss(of_data, target.expand_as(of_data), reduction="none")
+        errors = smooth_l1_loss(of_data, target.expand_as(of_data), reduction="none")
         td_loss = errors.mean((1, 2)).sum()
         gap = values.mean(0).logsumexp(1) - of_data.mean(0)[:, 0]
         conservative = gap.mean()
@@ -44,7 +40,7 @@ class DiscreteCQLLearner(_impl.DiscreteCQLImpl):  # type: ignore[misc]
         return self._q_func_forwarder._forwarders
 
 
-def discrete_cql(settings: DiscreteCQLSettings, state_dim: int, actions: int, device: str) -> DiscreteCQLLearner:
+def discrete_cql(settings: DiscreteCQLSettings, state_dim: int, actions: int, device: str) -> Any:
     """A learner with fresh weights, from torch's global generator."""
     config = d3rlpy.algos.DiscreteCQLConfig(
         encoder_factory=_encoder(list(settings.widths)),
@@ -58,7 +54,7 @@ def discrete_cql(settings: DiscreteCQLSettings, state_dim: int, actions: int, de
     algorithm = config.create(device)
     algorithm.create_impl((state_dim,), actions)
     algorithm.impl.__class__ = DiscreteCQLLearner  # spares a copy of how d3rlpy builds it
-    return algorithm.impl  # type: ignore[no-any-return]
+    return algorithm.impl
 
 
 def cql(settings: CQLSettings, state_dim: int, action_dim: int, device: str) -> Any:

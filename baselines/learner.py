@@ -19,7 +19,7 @@ from persim.data.trajectories import ActionSpace, Trajectories
 from persim.planning.cem import to_box
 from persim.store import Arrays
 
-Batch = d3rlpy.torch_utility.TorchMiniBatch
+Batch: Any = d3rlpy.torch_utility.TorchMiniBatch
 _BUILDERS: dict[type[OfflineSettings], Any] = {
     DiscreteBCQSettings: bcq.discrete_bcq,
     BCQSettings: bcq.bcq,
@@ -57,7 +57,7 @@ class Transitions:
     def __len__(self) -> int:
         return len(self._states)
 
-    def batch(self, rows: Tensor) -> Batch:
+    def batch(self, rows: Tensor) -> Any:
         """The transitions with these numbers ``[B]``."""
         actions, rewards = self._actions[rows], self._rewards[rows]
         return Batch(
@@ -102,7 +102,7 @@ class Learner:
         self._nets: dict[str, torch.nn.Module] = self._impl.modules.get_torch_modules()
         self._optimisers = {name: part.optim for name, part in modules.items() if name.endswith("optim") and part}
 
-    def update(self, batch: Batch, step: int) -> dict[str, float]:
+    def update(self, batch: Any, step: int) -> dict[str, float]:
         """One step of the algorithm; ``step`` counts from 1. Returns its losses."""
         return dict(self._impl.inner_update(batch, step))
 
@@ -111,7 +111,7 @@ class Learner:
         rows = torch.from_numpy(np.asarray(states, dtype=np.float32)).to(self._device)
         with torch.no_grad(), torch_seed(np.random.SeedSequence(int(rng.integers(2**63)))):
             best = self._impl.inner_predict_best_action(rows).cpu().numpy()
-        return best.astype(np.int64) if best.ndim == 1 else to_box(self._space, best)
+        return to_box(self._space, best) if isinstance(self._space, gym.spaces.Box) else best.astype(np.int64)
 
     def arrays(self) -> Arrays:
         """The weights that it acts with: all but the targets."""
@@ -121,11 +121,8 @@ class Learner:
     def load(self, arrays: Arrays) -> None:
         """Takes the weights of ``arrays``, or of ``state``."""
         for name, net in self._nets.items():
-            own = {
-                key: torch.from_numpy(arrays[f"{name}.{key}"]) for key in net.state_dict() if f"{name}.{key}" in arrays
-            }
-            if own:
-                net.load_state_dict(own)
+            if any(key.startswith(f"{name}.") for key in arrays):
+                net.load_state_dict({key: torch.from_numpy(arrays[f"{name}.{key}"]) for key in net.state_dict()})
 
     def state(self) -> Arrays:
         """Everything that the next step depends on: weights, targets, and Adam's averages."""

@@ -89,9 +89,8 @@ class ModelFree(Method):
         from baselines.learner import Learner, Transitions
 
         rows = Transitions(self._sources(part, data, spec, seed, device, base), device)
-        learner = Learner(
-            self.settings, data.state_dim, spec.action_space, seeding.sequence(seed, "init", part), device
-        )
+        init = seeding.sequence(seed, "init", part)
+        learner = Learner(self.settings, spec.state_dim, spec.action_space, init, device)
         progress = _learn(learner, rows, self.settings, (seed, part), checkpoint, report)
         about = {"curves": progress.curves, "seconds": progress.seconds}
         return Weights(learner.arrays(), {"about": about})
@@ -100,9 +99,7 @@ class ModelFree(Method):
         self, part: int, data: Trajectories, spec: EnvSpec, seed: int, device: str, base: Weights | None
     ) -> list[Trajectories]:
         """What a part learns from."""
-        return [
-            check_rows(data if self.pooled else data.of_agents([part]), spec, "all" if self.pooled else f"{part + 1}")
-        ]
+        return [check_rows(data, spec, "all agents") if self.pooled else of_agent(part, data, spec)]
 
     def assemble(self, parts: Sequence[Weights]) -> Weights:
         """All policies side by side; the curves are means over them."""
@@ -127,6 +124,11 @@ class ModelFree(Method):
         return _Policies(learners, self.pooled)
 
 
+def of_agent(agent: int, data: Trajectories, spec: EnvSpec) -> Trajectories:
+    """What was recorded of one agent, checked."""
+    return check_rows(data.of_agents([agent]), spec, f"agent {agent + 1}")
+
+
 def check_rows(data: Trajectories, spec: EnvSpec, who: str) -> Trajectories:
     """Refuses data that no policy can be learnt from; warns of actions that they lack.
 
@@ -135,16 +137,17 @@ def check_rows(data: Trajectories, spec: EnvSpec, who: str) -> Trajectories:
     """
     if data.action_space != spec.action_space:
         raise InputError(
-            f"the data's actions are {data.action_space}, {spec.name}'s {spec.action_space}; give its data"
+            f"the actions of the data are {data.action_space}, but those of {spec.name} {spec.action_space}; "
+            "give data of this environment"
         )
     if len(data) < 2:
         raise InputError(
-            f"agent {who} has 1 recorded transition, and a policy needs at least 2; record a longer trajectory"
+            f"of {who} 1 transition is recorded, but a policy needs at least 2; give a longer trajectory, or use -P"
         )
     if isinstance(data.action_space, gym.spaces.Discrete):
         lacking = sorted(set(range(int(data.action_space.n))) - set(np.unique(data.action).tolist()))
         if lacking:
-            _logger.warning("the data of agent %s lack action %s: what it does is a guess", who, lacking)
+            _logger.warning("the data of %s lack action %s: what it does is a guess", who, lacking)
     return data
 
 

@@ -187,7 +187,9 @@ class PerSim(Method):
         }
         return Weights(arrays, {"model": {**kept[0].settings["model"], "members": len(kept)}, "about": about})
 
-    def restore(self, weights: Weights, spec: EnvSpec, covariates: Array | None = None, device: str = "cpu") -> Fitted:
+    def restore(
+        self, weights: Weights, spec: EnvSpec, covariates: Array | None = None, device: str = "cpu"
+    ) -> Simulator:
         """A simulator with its planner."""
         model = LowRankDynamics.from_arrays(weights.arrays, ModelSettings(**weights.settings["model"])).to(device)
         return make_simulator(model, spec, self.settings.planning)

@@ -18,13 +18,13 @@ from persim.envs.spec import Covariate, EnvSpec
 from persim.evaluation.reward import average_rewards
 
 DISCRETE = [
-    DiscreteBCQSettings(300, widths=(32, 32), learning_rate=3e-3, tau=0.1),
-    DiscreteCQLSettings(300, widths=(32, 32), batch_size=64, learning_rate=3e-3, target_interval=10),
+    DiscreteBCQSettings(300, gamma=0.5, widths=(32, 32), learning_rate=3e-3, tau=0.1),
+    DiscreteCQLSettings(300, gamma=0.5, widths=(32, 32), batch_size=64, learning_rate=3e-3, target_interval=10),
 ]
 CONTINUOUS = [
-    BCQSettings(300, widths=(32, 32), vae_widths=(32, 32), phi=0.5, tau=0.1),
+    BCQSettings(400, gamma=0.5, widths=(32, 32), vae_widths=(32, 32), phi=0.5, tau=0.1),
     CQLSettings(
-        300, widths=(32, 32), batch_size=64, actor_learning_rate=3e-3, critic_learning_rate=3e-3, threshold=1.0
+        300, widths=(32, 32), batch_size=64, actor_learning_rate=1e-2, critic_learning_rate=1e-2, threshold=1.0
     ),
 ]
 
@@ -36,7 +36,7 @@ def line(space, move):
         test_agents=((0.2,), (0.4,)), policy_agents=(), horizon=10,
         observation_space=gym.spaces.Box(-5, 5, (1,)), action_space=space,
         reset=lambda rng, covariates: rng.uniform(-1, 1, (len(covariates), 1)),
-        step=lambda states, actions, covariates: states + covariates * move(actions).reshape(-1, 1),
+        step=lambda states, actions, covariates: (states + covariates * move(actions).reshape(-1, 1)).clip(-1, 1),
         reward=lambda states, actions, following: -following[..., 0].abs(),
         terminated=lambda following: torch.zeros_like(following[..., 0], dtype=torch.bool),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import log_softmax, mse_loss, nll_loss, relu, smooth_l1_loss
 
 from baselines import bcq, cql
 from baselines.learner import Batch, torch_seed
@@ -44,7 +44,7 @@ def mlp(net, x):
     """A net by its parameters alone."""
     layers = list(net.parameters())
     for weight, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
-        x = F.relu(x @ weight.T + bias)
+        x = relu(x @ weight.T + bias)
     return x @ layers[-2].T + layers[-1]
 
 
@@ -52,14 +52,14 @@ def test_discrete_bcq_is_the_authors_loss():
     """Fujimoto et al. 2019b, and discrete_BCQ.py of their code: lines of ``train``."""
     learner, b = build(bcq.discrete_bcq, DiscreteBCQSettings(1, widths=WIDTHS), noise=1.0), batch()
     online, target, imitator = learner.q_function[0], learner.modules.targ_q_funcs[0], learner.modules.imitator
-    frequent = F.log_softmax(mlp(imitator, b.next_observations), 1).exp()
+    frequent = log_softmax(mlp(imitator, b.next_observations), 1).exp()
     allowed = (frequent / frequent.max(1, keepdim=True)[0] > 0.3).float()
     best = (allowed * mlp(online, b.next_observations) + (1 - allowed) * -1e8).argmax(1, keepdim=True)
     goal = b.rewards + (1 - b.terminals) * 0.99 * mlp(target, b.next_observations).gather(1, best)
     value = mlp(online, b.observations).gather(1, b.actions.long())
     logits = mlp(imitator, b.observations)
-    imitation = F.nll_loss(F.log_softmax(logits, 1), b.actions.long()[:, 0]) + 1e-2 * (logits**2).mean()
-    expected = F.smooth_l1_loss(value, goal.detach()) + imitation
+    imitation = nll_loss(log_softmax(logits, 1), b.actions.long()[:, 0]) + 1e-2 * (logits**2).mean()
+    expected = smooth_l1_loss(value, goal.detach()) + imitation
     assert 0 < allowed.mean() < 1  # both kinds of action occur, so the mask was tested
     got = learner.compute_loss(b, learner.compute_target(b))
     torch.testing.assert_close(got.loss, expected)
@@ -90,7 +90,7 @@ def test_bcqs_decoder_is_bounded_and_its_loss_the_authors():
     decoded = torch.tanh(mlp(decoder, torch.cat([b.observations, drawn], 1)))
     torch.manual_seed(9)
     got = learner.compute_imitator_grad(b)["loss"]
-    torch.testing.assert_close(got, F.mse_loss(decoded, b.actions) + 0.5 * divergence)
+    torch.testing.assert_close(got, mse_loss(decoded, b.actions) + 0.5 * divergence)
 
 
 def test_bcq_starts_with_equal_targets_and_acts_on_more_samples():
