@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from persim.errors import InputError, check_at_least, check_between
+from persim.errors import InputError, check_at_least, check_between, check_choice
 
 GAMMA = 0.99
 
@@ -129,18 +129,26 @@ class CQLSettings(OfflineSettings):
             raise InputError(f"form {self.form!r} of the threshold is unknown; use 0.80, 0.90 or 2.8")
 
 
-PAPER_UPDATES = {"bcq": 550_000, "cql": 500_000}  # CQL's number is not in the paper; d3rlpy's examples have this
+# The paper gives BCQ's; for CQL it is silent, and d3rlpy's own examples have this.
+PAPER_UPDATES = {"discrete_bcq": 550_000, "bcq": 550_000, "discrete_cql": 500_000, "cql": 500_000}
 
 
-def offline_settings(algorithm: str, *, discrete: bool, share: float) -> OfflineSettings:
-    """Settings of ``bcq`` or ``cql`` with a share of the paper's updates.
+def offline_settings(algorithm: str, updates: int) -> OfflineSettings:
+    """The paper's settings of ``discrete_bcq``, ``bcq``, ``discrete_cql`` or ``cql``, with so many updates.
 
-    Discrete CQL copies its target as often in a short training as in a long one: each copy carries
-    values one step further back, so at the paper's interval a short training would see a few steps only.
+    Discrete CQL copies its target as often in a short training as in one of the paper's length: each copy
+    carries values one step further back, so at the paper's interval a short training would look a few steps ahead.
+
+    Raises:
+        InputError: another algorithm, or fewer than 1 update.
     """
-    updates = max(1, round(PAPER_UPDATES[algorithm] * share))
-    if algorithm == "bcq":
-        return DiscreteBCQSettings(updates) if discrete else BCQSettings(updates)
-    if discrete:
-        return DiscreteCQLSettings(updates, target_interval=max(1, round(DiscreteCQLSettings.target_interval * share)))
-    return CQLSettings(updates)
+    check_choice("algorithm", algorithm, PAPER_UPDATES)
+    if algorithm == "discrete_cql":
+        interval = round(DiscreteCQLSettings.target_interval * updates / PAPER_UPDATES[algorithm])
+        return DiscreteCQLSettings(updates, target_interval=max(1, interval))
+    kinds: dict[str, type[OfflineSettings]] = {
+        "discrete_bcq": DiscreteBCQSettings,
+        "bcq": BCQSettings,
+        "cql": CQLSettings,
+    }
+    return kinds[algorithm](updates)

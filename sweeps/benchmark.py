@@ -47,6 +47,7 @@ def parser() -> console.Parser:
     suites = "\n".join(f"  {suite.name:<13} {suite.about}" for suite in SUITES.values())
     there = ", ".join(name for name, entry in METHODS.items() if entry.make is not None)
     planned = ", ".join(name for name, entry in METHODS.items() if entry.make is None)
+    presets = "paper, laptop (the paper's for PerSim, a tenth or less for BCQ and CQL), or quick (a tenth or less)"
     p = console.Parser(
         prog="benchmark.py",
         description=__doc__,
@@ -58,7 +59,7 @@ def parser() -> console.Parser:
     p.add_argument("--methods", type=names, metavar="LIST", help="of the suite's methods (all)")
     p.add_argument("--agents", type=console.numbers, metavar="LIST", help="numbers of agents N (the suite's)")
     p.add_argument("--trials", type=int, help="repetitions, each with its own data and models (the suite's)")
-    p.add_argument("--preset", help="budget: paper, or quick (a tenth or less) (the suite's)")
+    p.add_argument("--preset", help=f"budget: {presets} (the suite's)")
     p.add_argument("--rank", default="paper", help="of PerSim: a number, auto (by sweeps/rank_cv.py), or paper (paper)")
     p.add_argument("--planner", help="of the methods that plan (the default of each environment)")
     p.add_argument("--seed", type=int, default=0, help="trial t uses seed + t (0)")
