@@ -23,9 +23,7 @@ DISCRETE = [
 ]
 CONTINUOUS = [
     BCQSettings(400, gamma=0.5, widths=(32, 32), vae_widths=(32, 32), phi=0.5, tau=0.1),
-    CQLSettings(
-        300, widths=(32, 32), batch_size=64, actor_learning_rate=1e-2, critic_learning_rate=1e-2, threshold=1.0
-    ),
+    CQLSettings(400, 64, gamma=0.5, widths=(32, 32), actor_learning_rate=1e-3, critic_learning_rate=3e-3, threshold=1.0),
 ]
 
 
