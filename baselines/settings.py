@@ -146,9 +146,6 @@ def offline_settings(algorithm: str, updates: int) -> OfflineSettings:
     if algorithm == "discrete_cql":
         interval = round(DiscreteCQLSettings.target_interval * updates / PAPER_UPDATES[algorithm])
         return DiscreteCQLSettings(updates, target_interval=max(1, interval))
-    kinds: dict[str, type[OfflineSettings]] = {
-        "discrete_bcq": DiscreteBCQSettings,
-        "bcq": BCQSettings,
-        "cql": CQLSettings,
-    }
-    return kinds[algorithm](updates)
+    if algorithm == "cql":
+        return CQLSettings(updates)
+    return DiscreteBCQSettings(updates) if algorithm == "discrete_bcq" else BCQSettings(updates)

@@ -1,11 +1,13 @@
 """The contract of methods; every method of the registry is held to it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from baselines.registry import METHODS, PRESETS, Budget, make_method
+from baselines.settings import PAPER_UPDATES
 from persim.data import collect_regime
 from persim.data.collect import collect
 from persim.data.policies import UniformPolicy
@@ -17,7 +19,16 @@ from persim.presets import preset
 from persim.training import TrainSettings
 
 EXISTING = [name for name, entry in METHODS.items() if entry.make is not None]
-TINY = Budget("tiny", epochs=2, average_last=1, members=2, spare=1, episodes=1, planning={"plans": 12, "horizon": 5})
+TINY = Budget(
+    "tiny",
+    epochs=2,
+    average_last=1,
+    members=2,
+    spare=1,
+    episodes=1,
+    updates=dict.fromkeys(PAPER_UPDATES, 3),
+    planning={"plans": 12, "horizon": 5},
+)
 ENVS = ["mountaincar", "cartpole", "halfcheetah"]
 
 
@@ -38,7 +49,7 @@ def budget_for(env):
 @pytest.mark.parametrize("env", ENVS)
 @pytest.mark.parametrize("name", EXISTING)
 def test_a_fitted_method_acts_in_its_space_and_predicts_if_it_says_so(name, env, data):
-    spec = get(env)
+    spec = replace(get(env), horizon=60)  # spares synthetic episodes of HalfCheetah's whole length
     method = make_method(name, spec, budget_for(env))
     fitted = method.fit(data[env], spec, seed=5)
     agents = np.array([0, 4, 4])
@@ -65,9 +76,10 @@ def test_a_fitted_method_acts_in_its_space_and_predicts_if_it_says_so(name, env,
 def test_parts_trained_apart_and_twice_give_the_same_weights(name, data):
     spec = get("cartpole")
     method = make_method(name, spec, TINY)
+    base = method.base and method.base.train(data["cartpole"], spec, 5)
 
     def weights(order):
-        parts = {part: method.fit_part(part, data["cartpole"], spec, 5) for part in order}
+        parts = {part: method.fit_part(part, data["cartpole"], spec, 5, base=base) for part in order}
         return method.assemble([parts[part] for part in range(method.parts)])
 
     first, second = weights(range(method.parts)), weights(reversed(range(method.parts)))
@@ -76,6 +88,16 @@ def test_parts_trained_apart_and_twice_give_the_same_weights(name, data):
         np.testing.assert_array_equal(second.arrays[array], values)
     json.dumps(first.settings)
     json.dumps(method.about())
+
+
+def test_the_base_of_a_method_is_the_one_that_the_registry_names():
+    for name, entry in METHODS.items():
+        if entry.make is not None:
+            spec = get("cartpole")
+            base = make_method(name, spec, TINY, 4 if entry.ranked else None).base
+            assert (base is None) == (entry.base is None)
+            if base is not None:
+                assert base.learns_with() == make_method(entry.base, spec, TINY, 4).learns_with()
 
 
 def test_parts_are_the_members_of_the_ensemble_trained_in_one_go(data):
@@ -107,7 +129,10 @@ def test_methods_that_are_not_here_yet_say_so():
         make_method("persin", get("cartpole"), TINY)
 
 
-@pytest.mark.parametrize("change", [{"epochs": 0}, {"members": 0}, {"episodes": 0}, {"spare": -1}])
+@pytest.mark.parametrize(
+    "change",
+    [{"epochs": 0}, {"members": 0}, {"episodes": 0}, {"spare": -1}, {"policy_episodes": 0}, {"updates": {"bcq": 0}}],
+)
 def test_budgets_are_checked(change):
     with pytest.raises(InputError, match=next(iter(change))):
         Budget(**{**PRESETS["smoke"].__dict__, **change})
