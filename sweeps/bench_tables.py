@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
 from baselines.registry import METHODS
-from persim.cells import FinishedCell
+from persim.cells import Cell, FinishedCell
 from persim.envs import get
 from persim.evaluation import paper
 from sweeps.suites import TRUE_ENV_REGIME, Grid
@@ -16,10 +16,17 @@ _METRICS = {"prediction_rmse": "50-step prediction RMSE", "reward": "mean reward
 _WIDTH = 17
 
 
-def tables(grid: Grid, results: Sequence[FinishedCell]) -> str:
-    """All tables; the smoke suite has no paper to stand beside."""
+def tables(grid: Grid, results: Sequence[FinishedCell], failed: Collection[str] = ()) -> str:
+    """All tables; the smoke suite has no paper to stand beside.
+
+    Args:
+        grid: what was asked for.
+        results: the cells that are finished.
+        failed: ids of those that failed.
+    """
+    broken = [cell for cell in grid.cells() if cell.id in failed]
     blocks = [
-        _table(grid, env, regime, count, metric, results)
+        _table(grid, env, regime, count, metric, results, broken)
         for env, regime in grid.data
         for count in grid.agents
         for metric in _METRICS
@@ -27,16 +34,25 @@ def tables(grid: Grid, results: Sequence[FinishedCell]) -> str:
     return "\n".join(block for block in blocks if block)
 
 
-def _table(grid: Grid, env: str, regime: str, count: int, metric: str, results: Sequence[FinishedCell]) -> str:
+def _table(
+    grid: Grid,
+    env: str,
+    regime: str,
+    count: int,
+    metric: str,
+    results: Sequence[FinishedCell],
+    broken: Sequence[Cell],
+) -> str:
     """One table, a line per method; empty if nothing measured that."""
     agents = range(1, len(get(env).test_agents) + 1)
     lines = []
     for method in grid.existing:
-        own = [done for done in results if _belongs(done, env, regime, count, method)]
+        own = [done for done in results if _belongs(done.cell, env, regime, count, method)]
+        lost = sum(_belongs(cell, env, regime, count, method) for cell in broken)
         ours = {agent: _values(own, metric, agent) for agent in agents}
-        if not any(ours.values()):
+        if not lost and not any(ours.values()):
             continue
-        trials = max(len(values) for values in ours.values())
+        trials = f"{max(len(values) for values in ours.values())}" + (f", {lost} failed" if lost else "")
         lines.append(_line(f"{METHODS[method].title} ({trials})", (_text(ours[agent]) for agent in agents)))
         theirs = _paper(env, regime, count, metric, METHODS[method].title) if grid.suite.name != "smoke" else {}
         if theirs:
@@ -48,8 +64,7 @@ def _table(grid: Grid, env: str, regime: str, count: int, metric: str, results: 
     return "\n".join(["", title, head, *lines])
 
 
-def _belongs(done: FinishedCell, env: str, regime: str, count: int, method: str) -> bool:
-    cell = done.cell
+def _belongs(cell: Cell, env: str, regime: str, count: int, method: str) -> bool:
     if (cell.env, cell.method) != (env, method):
         return False
     return cell.regime == TRUE_ENV_REGIME or (cell.regime, cell.agents) == (regime, count)
@@ -86,4 +101,4 @@ def _paper(env: str, regime: str, count: int, metric: str, title: str) -> dict[i
 
 
 def _line(name: str, columns: Iterable[str]) -> str:
-    return f"{name:<22}" + "".join(f"{text:>{_WIDTH}}" for text in columns)
+    return f"{name:<26}" + "".join(f"{text:>{_WIDTH}}" for text in columns)

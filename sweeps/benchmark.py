@@ -257,7 +257,7 @@ def run(args: argparse.Namespace, grid: Grid, cells: CellStore, tracking: Tracki
         if cell.id in failed:
             tracking.send_failed(cell, failed[cell.id])
     results, _ = _todo(grid, cells)
-    print(bench_tables.tables(grid, results))
+    print(bench_tables.tables(grid, results, failed))
     print(tracking.close(results))
     return {f"{title(cell)} ({cell.id})": failed[cell.id] for cell in todo if cell.id in failed}
 

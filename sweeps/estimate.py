@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from baselines.registry import METHODS
 from persim.envs import get
 from persim.evaluation import paper
 from persim.presets import preset
@@ -34,6 +35,8 @@ _COSTS = {
 }
 _OTHER = _Cost(step_ms=1.0, decision_ms=50.0, steps=200, collect_s=1.0)
 _PREDICTION_S, _ASSEMBLE_S = 2.0, 0.1
+_POLICY_DECISION_MS = {True: 0.01, False: 2.0}  # of one of 100 episodes at once; discrete actions or not
+_UPDATE_MS = {"discrete_bcq": 4.0, "bcq": 70.0, "discrete_cql": 17.0, "cql": 130.0}  # at the paper's nets and batch
 
 
 def seconds(task: Task) -> float:
@@ -44,12 +47,21 @@ def seconds(task: Task) -> float:
     if task.kind == "model":
         return _ASSEMBLE_S
     if task.kind == "part":
-        return _updates(task) * cost.step_ms / 1e3
+        updates = task.cell.settings["method"].get("settings", {}).get("updates")
+        return _updates(task) * cost.step_ms / 1e3 if updates is None else updates * _update_ms(task) / 1e3
     if measurements(cell)[task.number].what != REWARD:
         return _PREDICTION_S
     budget = cell.settings["budget"]
+    if not METHODS[cell.method].plans:
+        spec = get(cell.env)
+        return float(budget["policy_episodes"]) * spec.horizon * _POLICY_DECISION_MS[spec.discrete] / 1e3
     share = _planning_share(task)
     return float(budget["episodes"]) * cost.steps * cost.decision_ms / 1e3 * share
+
+
+def _update_ms(task: Task) -> float:
+    algorithm = "bcq" if "bcq" in task.cell.method else "cql"
+    return _UPDATE_MS[f"discrete_{algorithm}" if get(task.cell.env).discrete else algorithm]
 
 
 def _updates(task: Task) -> float:

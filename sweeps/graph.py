@@ -56,14 +56,19 @@ class TaskGraph:
             if not self._waits[other] and other not in self.failed:
                 self._offer(other)
 
-    def fail(self, key: str, error: str) -> list[str]:
+    def fail(self, key: str, error: str, *, final: bool = False) -> list[str]:
         """A task failed: it is tried again, or fails for good with all that need it.
+
+        Args:
+            key: of the task.
+            error: why.
+            final: whether it would fail again in the same way.
 
         Returns:
             The keys that failed for good by this.
         """
         self._attempts[key] += 1
-        if self._attempts[key] < ATTEMPTS:
+        if self._attempts[key] < ATTEMPTS and not final:
             self._offer(key)
             return []
         return self._give_up(key, error)

@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from persim.data import Trajectories
+from persim.training import DivergenceError
 from sweeps.tasks import Task
 from sweeps.work import perform
 
@@ -59,11 +60,12 @@ class Worker:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended: its seconds, or its error."""
+    """How a task ended: its seconds, or its error, which is final if it would be the same on every attempt."""
 
     task: Task
     seconds: float = 0.0
     error: str | None = None
+    final: bool = False
 
 
 class Pool:
@@ -155,7 +157,8 @@ class Pool:
             seconds = ray.get(ref)
         except RayTaskError as error:  # the task raised; the worker is well
             self._idle[kind].append(actor)
-            return Outcome(task, error=_brief(error.cause if hasattr(error, "cause") else error))
+            cause = getattr(error, "cause", error)
+            return Outcome(task, error=_brief(cause), final=isinstance(cause, DivergenceError))
         except RayError as error:  # the worker or its node is gone
             return Outcome(task, error=f"the worker was lost ({type(error).__name__})")
         self._idle[kind].append(actor)

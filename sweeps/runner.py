@@ -129,7 +129,7 @@ class _Run:
     def _take_in(self, outcome: Outcome) -> None:
         task = outcome.task
         if outcome.error is not None:
-            self._give_up(self._graph.fail(task.key, outcome.error))
+            self._give_up(self._graph.fail(task.key, outcome.error, final=outcome.final))
             return
         self._data.release(task)
         self._graph.succeed(task.key)

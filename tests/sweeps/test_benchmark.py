@@ -3,17 +3,22 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 
 from baselines import registry
 from persim import console, store
 from persim.cells import CellStore
+from persim.data import Trajectories, collect_regime
+from persim.envs import get
 from sweeps import benchmark
 from sweeps.suites import SUITES
 from sweeps.tracking import default_uri
@@ -21,7 +26,7 @@ from tests.sweeps.cluster import two_nodes
 from tests.sweeps.test_rank_cv import wait_for, workers_of
 
 SCRIPT = Path(benchmark.__file__)
-SMOKE = ["--suite", "smoke", "--envs", "cartpole"]
+SMOKE = ["--suite", "smoke", "--envs", "cartpole", "--methods", "persim,true-env"]
 CELLS = 4  # PerSim and True env+MPC, two trials
 
 
@@ -187,9 +192,10 @@ def test_a_cell_that_fails_is_reported_and_stops_no_other(undisturbed, tmp_path)
         (tmp_path / "runs" / "models" / path.name).write_bytes(path.read_bytes())
     victim = sorted((tmp_path / "runs" / "models").iterdir())[0]
     victim.write_bytes(victim.read_bytes()[:-40])
-    code, _, errors = finish(start(tmp_path))
+    code, output, errors = finish(start(tmp_path))
     assert code == 1
     assert "1 cell failed; the same command tries again" in errors
+    assert "PerSim (1, 1 failed)" in output
     assert victim.name in errors
     assert "is damaged" in errors
     assert [run.info.status for run in children(tmp_path)].count("FAILED") == 1
@@ -201,6 +207,47 @@ def test_a_cell_that_fails_is_reported_and_stops_no_other(undisturbed, tmp_path)
     assert code == 0, errors
     assert [run.info.status for run in children(tmp_path)] == ["FINISHED"] * CELLS
     assert rows(tmp_path) == rows(undisturbed[0])
+
+
+AUGMENTATION = ["--suite", "augmentation", "--envs", "cartpole", "--agents", "6", "--trials", "1", "--preset", "smoke"]
+
+
+@pytest.mark.ray
+def test_policies_and_the_synthetic_trajectories_behind_them(tmp_path):
+    code, output, errors = finish(start(tmp_path, arguments=AUGMENTATION))
+    assert code == 0, errors
+    assert "CartPole, random data, N = 6: mean reward of an episode (smoke budget)" in output
+    for method in SUITES["augmentation"].methods:
+        assert f"{registry.METHODS[method].title} (1)" in output
+    assert "d3rlpy_logs" not in os.listdir(tmp_path)
+    models = [path.name.rpartition("-")[0] for path in (tmp_path / "runs" / "models").iterdir()]
+    assert models.count("cartpole-persim") == 1  # both start from the same simulator
+    client = MlflowClient(tracking_uri=default_uri(tmp_path / "runs"))
+    found = client.search_runs([client.get_experiment_by_name("augmentation").experiment_id])
+    cql = next(run for run in found if run.data.params.get("method") == "cql-a")
+    assert {"curve/td_loss", "curve/conservative_loss", "reward/agent_5"} <= set(cql.data.metrics)
+    assert [point.step for point in client.get_metric_history(cql.info.run_id, "curve/td_loss")] == list(range(1, 11))
+
+
+@pytest.mark.ray
+def test_a_diverged_critic_is_named_with_its_step_and_stops_no_other(tmp_path):
+    first = recorded(tmp_path)
+    data = Trajectories.load(first)
+    replace(data, reward=np.full(len(data), 3e38, np.float32)).save(first)
+    code, output, errors = finish(start(tmp_path, "--methods", "cql-p,true-env", arguments=AUGMENTATION))
+    assert code == 1
+    assert re.search(r"failed: cartpole, random, N=6, CQL-P, trial 1 .*: DivergenceError: .* at step 1; lower", errors)
+    assert "CQL-P (0, 1 failed)" in output
+    assert "True env+MPC (1)" in output
+
+
+def recorded(folder):
+    """The dataset of the cells of ``AUGMENTATION``, where they will look for it."""
+    grid = benchmark.grid_of(benchmark.parser().parse_args(AUGMENTATION))
+    cell = grid.cells()[0]
+    path = CellStore(folder / "runs").dataset_path(cell.env, cell.regime, cell.agents, 0)
+    collect_regime(get(cell.env), cell.regime, cell.agents, 0).save(path)
+    return path
 
 
 BAD = [
@@ -220,7 +267,7 @@ BAD = [
     (["--suite", "smoke", "--device", "cudda"], "did you mean 'cuda'"),
     (["--suite", "smoke", "--gpu-share", "2"], "gpu-share is 2.0"),
     (["--suite", "smoke", "--cpus", "0"], "cpus is 0"),
-    (["--suite", "augmentation", "--envs", "cartpole"], "has no method yet that could run"),
+    (["--suite", "prediction", "--envs", "cartpole", "--methods", "cadm"], "has no method yet that could run"),
     (["--suite", "smoke", "--store", "/proc/runs"], "cannot be written"),
     (["--suite", "smoke", "--tracking-uri", "http://127.0.0.1:9"], "does not answer"),
     (["--suite", "smoke", "--address", "127.0.0.1:9"], "no Ray cluster answers at address '127.0.0.1:9'"),

@@ -51,6 +51,12 @@ def test_a_task_is_tried_three_times_then_takes_down_what_needs_it():
     assert g.unfinished == 0
 
 
+def test_what_would_fail_again_is_not_tried_again():
+    g = graph(task("a"), task("b", "a"))
+    assert sorted(g.fail("a", "td_loss became nan at step 7", final=True)) == ["a", "b"]
+    assert g.unfinished == 0
+
+
 def test_what_failed_is_not_offered_when_another_need_is_met():
     g = graph(task("a"), task("b"), task("c", "a", "b"))
     for _ in range(ATTEMPTS):
