@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from baselines import bcq, cql
+from baselines.generators import torch_seed
 from baselines.quiet import d3rlpy
 from baselines.settings import BCQSettings, CQLSettings, DiscreteBCQSettings, DiscreteCQLSettings, OfflineSettings
 from persim.data.trajectories import ActionSpace, Trajectories
@@ -26,14 +26,6 @@ _BUILDERS: dict[type[OfflineSettings], Any] = {
     DiscreteCQLSettings: cql.discrete_cql,
     CQLSettings: cql.cql,
 }
-
-
-@contextmanager
-def torch_seed(seed: np.random.SeedSequence) -> Iterator[None]:
-    """d3rlpy draws from torch's global generators; here they are seeded, and afterwards what they were."""
-    with torch.random.fork_rng():
-        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
-        yield
 
 
 class Transitions:

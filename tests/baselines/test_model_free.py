@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from baselines import model_free
+from baselines import chunks
 from baselines.augmented import Augmented
 from baselines.learner import Transitions
 from baselines.model_free import ModelFree
@@ -140,7 +140,7 @@ def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(setti
     spec, settings = spec_for(settings), replace(settings, updates=120)
     method, data = ModelFree(settings, spec, pooled=True), recorded(spec)
     expected = method.fit_part(0, data, spec, seed=3)
-    monkeypatch.setattr(model_free, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(chunks, "CHECKPOINT_SECONDS", 0.0)
     path = tmp_path / "checkpoint.safetensors"
 
     def kill(share):
