@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -15,6 +15,7 @@ from baselines import bcq, cql
 from baselines.generators import torch_seed
 from baselines.quiet import d3rlpy
 from baselines.settings import BCQSettings, CQLSettings, DiscreteBCQSettings, DiscreteCQLSettings, OfflineSettings
+from baselines.snapshots import adam_arrays, below, load_adam, load_net, net_arrays, under
 from persim.data.trajectories import ActionSpace, Trajectories
 from persim.planning.cem import to_box
 from persim.store import Arrays
@@ -107,33 +108,29 @@ class Learner:
 
     def arrays(self) -> Arrays:
         """The weights that it acts with: all but the targets."""
-        nets = {name: net for name, net in self._nets.items() if not name.startswith("targ_")}
-        return {f"{name}.{key}": _numpy(value) for name, net in nets.items() for key, value in net.state_dict().items()}
+        return self._weights(name for name in self._nets if not name.startswith("targ_"))
 
     def load(self, arrays: Arrays) -> None:
         """Takes the weights of ``arrays``, or of ``state``."""
         for name, net in self._nets.items():
-            if any(key.startswith(f"{name}.") for key in arrays):
-                net.load_state_dict({key: torch.from_numpy(arrays[f"{name}.{key}"]) for key in net.state_dict()})
+            if own := below(f"{name}.", arrays):
+                load_net(net, own)
 
     def state(self) -> Arrays:
         """Everything that the next step depends on: weights, targets, and Adam's averages."""
-        found = {f"{name}.{key}": _numpy(v) for name, net in self._nets.items() for key, v in net.state_dict().items()}
+        found = self._weights(self._nets)
         for name, optimiser in self._optimisers.items():
-            for index, averages in optimiser.state_dict()["state"].items():
-                found |= {f"{name}.{index}.{key}": _numpy(value) for key, value in averages.items()}
+            found |= under(f"{name}.", adam_arrays(optimiser))
         return found
 
     def load_state(self, arrays: Arrays) -> None:
         """Goes on from ``state``."""
         self.load(arrays)
         for name, optimiser in self._optimisers.items():
-            states: dict[int, dict[str, Tensor]] = {}
-            for key in (key for key in arrays if key.startswith(f"{name}.")):
-                _, index, what = key.split(".")
-                states.setdefault(int(index), {})[what] = torch.from_numpy(arrays[key])
-            optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
+            load_adam(optimiser, below(f"{name}.", arrays))
 
-
-def _numpy(value: Tensor) -> NDArray[Any]:
-    return np.array(value.detach().cpu().numpy())  # a copy: the next step writes into the original
+    def _weights(self, names: Iterable[str]) -> Arrays:
+        found: Arrays = {}
+        for name in names:
+            found |= under(f"{name}.", net_arrays(self._nets[name]))
+        return found

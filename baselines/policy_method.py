@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from baselines.snapshots import below, under
 from persim.data.policies import BatchPolicy
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import Array, EnvSpec
@@ -74,19 +75,15 @@ class PolicyMethod(Method):
 
     def assemble(self, parts: Sequence[Weights]) -> Weights:
         """All policies side by side; the curves are means over them."""
-        arrays = {f"{part}/{name}": value for part, own in enumerate(parts) for name, value in own.arrays.items()}
+        arrays = {name: v for part, own in enumerate(parts) for name, v in under(f"{part}/", own.arrays).items()}
         abouts = [own.settings["about"] for own in parts]
         curves = {name: _mean_curve([about["curves"][name] for about in abouts]) for name in abouts[0]["curves"]}
         return Weights(arrays, {"about": {"curves": curves, "seconds": sum(about["seconds"] for about in abouts)}})
 
     def restore(self, weights: Weights, spec: EnvSpec, covariates: Array | None = None, device: str = "cpu") -> Fitted:
         """The policies."""
-        actors = []
-        for part in range(self.parts):
-            prefix = f"{part}/"
-            own = {name.removeprefix(prefix): v for name, v in weights.arrays.items() if name.startswith(prefix)}
-            actors.append(self._actor(own, spec, device))
-        return _Policies(actors, self.pooled)
+        own = [below(f"{part}/", weights.arrays) for part in range(self.parts)]
+        return _Policies([self._actor(arrays, spec, device) for arrays in own], self.pooled)
 
 
 def _mean_curve(curves: Sequence[list[list[float]]]) -> list[list[float]]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from baselines.augmented import Augmented
 from baselines.model_free import ModelFree
+from baselines.morel.method import Morel
+from baselines.morel.settings import PAPER_MOREL, MorelSettings
 from baselines.settings import PAPER_UPDATES, OfflineSettings, offline_settings
 from persim.envs.spec import EnvSpec
 from persim.errors import InputError, check_at_least, check_choice
@@ -27,6 +29,7 @@ class Budget:
         spare: candidates trained beyond them.
         episodes: per test agent of a method that plans.
         updates: gradient steps of BCQ and CQL, by algorithm.
+        morel: passes of MOReL over the data, fewest updates of its dynamics, and steps of its policy.
         policy_episodes: per test agent of a method that learns a policy, which acts at once.
         planner: None for the default of the environment.
         planning: options of the planner that differ from its own.
@@ -42,6 +45,7 @@ class Budget:
     spare: int
     episodes: int
     updates: dict[str, int] = field(default_factory=lambda: dict(PAPER_UPDATES))
+    morel: dict[str, int] = field(default_factory=lambda: dict(PAPER_MOREL))
     policy_episodes: int = 100
     planner: str | None = None
     planning: dict[str, Any] = field(default_factory=dict)
@@ -54,6 +58,9 @@ class Budget:
         for algorithm, updates in self.updates.items():
             check_choice("updates: algorithm", algorithm, PAPER_UPDATES)
             check_at_least(f"updates of {algorithm}", updates, 1)
+        for name, amount in self.morel.items():
+            check_choice("morel: budget", name, PAPER_MOREL)
+            check_at_least(f"{name} of morel", amount, 1)
 
     def how_to_plan(self, spec: EnvSpec) -> PlanningSettings:
         """The planner with its settings in an environment."""
@@ -61,12 +68,22 @@ class Budget:
 
 
 _FEW_UPDATES = {"discrete_bcq": 55_000, "bcq": 11_000, "discrete_cql": 10_000, "cql": 5_000}
+_SHORT_MOREL = {**PAPER_MOREL, "ppo_steps": 200_000}
 # The paper trains exactly the members that it keeps; two more cost 40 % and spare us the poor minima (persim.ensemble).
 _PAPER = Budget("paper", epochs=300, average_last=50, members=5, spare=2, episodes=20)
 PRESETS = {
     "paper": _PAPER,
-    "laptop": replace(_PAPER, name="laptop", updates=_FEW_UPDATES),
-    "quick": Budget("quick", epochs=30, average_last=10, members=3, spare=0, episodes=5, updates=_FEW_UPDATES),
+    "laptop": replace(_PAPER, name="laptop", updates=_FEW_UPDATES, morel=_SHORT_MOREL),
+    "quick": Budget(
+        "quick",
+        epochs=30,
+        average_last=10,
+        members=3,
+        spare=0,
+        episodes=5,
+        updates=_FEW_UPDATES,
+        morel={"epochs": 1, "min_updates": 2_000, "ppo_steps": 100_000},
+    ),
     "smoke": Budget(
         "smoke",
         epochs=2,
@@ -75,6 +92,7 @@ PRESETS = {
         spare=0,
         episodes=1,
         updates=dict.fromkeys(PAPER_UPDATES, 10),
+        morel={"epochs": 1, "min_updates": 10, "ppo_steps": 1},
         policy_episodes=2,
         planning={"plans": 20, "horizon": 8},
     ),
@@ -140,6 +158,13 @@ def _augmented(algorithm: str) -> Maker:
     return make
 
 
+def _morel(*, pooled: bool) -> Maker:
+    def make(spec: EnvSpec, budget: Budget, rank: int | None) -> Method:
+        return Morel(MorelSettings.of(spec, **budget.morel), spec, pooled=pooled)
+
+    return make
+
+
 METHODS: dict[str, Entry] = {
     "persim": Entry("PerSim", _persim, ranked=True),
     "true-env": Entry("True env+MPC", _true_env, learns=False),
@@ -149,8 +174,8 @@ METHODS: dict[str, Entry] = {
     "bcq-a": Entry("BCQ-A", _model_free("bcq", pooled=False), plans=False),
     "cql-p": Entry("CQL-P", _model_free("cql", pooled=True), plans=False),
     "cql-a": Entry("CQL-A", _model_free("cql", pooled=False), plans=False),
-    "morel-p": Entry("MOReL-P"),
-    "morel-a": Entry("MOReL-A"),
+    "morel-p": Entry("MOReL-P", _morel(pooled=True), plans=False),
+    "morel-a": Entry("MOReL-A", _morel(pooled=False), plans=False),
     "persim-bcq-5": Entry("PerSim-BCQ-5", _augmented("bcq"), ranked=True, plans=False, base="persim"),
     "persim-cql-5": Entry("PerSim-CQL-5", _augmented("cql"), ranked=True, plans=False, base="persim"),
     "persim-unseen": Entry("PerSim, unseen agents"),

@@ -27,6 +27,7 @@ TINY = Budget(
     spare=1,
     episodes=1,
     updates=dict.fromkeys(PAPER_UPDATES, 3),
+    morel={"epochs": 1, "min_updates": 3, "ppo_steps": 1024},
     planning={"plans": 12, "horizon": 5},
 )
 ENVS = ["mountaincar", "cartpole", "halfcheetah"]
@@ -131,7 +132,15 @@ def test_methods_that_are_not_here_yet_say_so():
 
 @pytest.mark.parametrize(
     "change",
-    [{"epochs": 0}, {"members": 0}, {"episodes": 0}, {"spare": -1}, {"policy_episodes": 0}, {"updates": {"bcq": 0}}],
+    [
+        {"epochs": 0},
+        {"members": 0},
+        {"episodes": 0},
+        {"spare": -1},
+        {"policy_episodes": 0},
+        {"updates": {"bcq": 0}},
+        {"morel": {"ppo_steps": 0}},
+    ],
 )
 def test_budgets_are_checked(change):
     with pytest.raises(InputError, match=next(iter(change))):
