@@ -68,12 +68,11 @@ class Budget:
 
 
 _FEW_UPDATES = {"discrete_bcq": 55_000, "bcq": 11_000, "discrete_cql": 10_000, "cql": 5_000}
-_SHORT_MOREL = {**PAPER_MOREL, "ppo_steps": 200_000}
 # The paper trains exactly the members that it keeps; two more cost 40 % and spare us the poor minima (persim.ensemble).
 _PAPER = Budget("paper", epochs=300, average_last=50, members=5, spare=2, episodes=20)
 PRESETS = {
     "paper": _PAPER,
-    "laptop": replace(_PAPER, name="laptop", updates=_FEW_UPDATES, morel=_SHORT_MOREL),
+    "laptop": replace(_PAPER, name="laptop", updates=_FEW_UPDATES),
     "quick": Budget(
         "quick",
         epochs=30,

@@ -9,9 +9,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecEnv
 
 from baselines.morel.mdp import PessimisticMDP
+from baselines.quiet_sb3 import VecEnv
 from baselines.snapshots import copy_of
 from persim.data.trajectories import ActionSpace
 from persim.store import Arrays

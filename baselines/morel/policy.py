@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3 import PPO
-from stable_baselines3.common.logger import Logger
 
 from baselines.generators import global_seed
 from baselines.morel.episodes import Episodes
 from baselines.morel.settings import PPOSettings
+from baselines.quiet_sb3 import PPO, Logger
 from baselines.snapshots import adam_arrays, below, copy_of, load_adam, load_net, net_arrays, under
 from persim.store import Arrays
 from persim.training import DivergenceError
@@ -68,7 +67,7 @@ class PolicyTraining:
         with global_seed(seed):
             self._episodes.rng = np.random.default_rng(seed.spawn(1)[0])
             self._learn((stop - start) * self._settings.update_steps, stop)
-        steps, rewards, ended, halted = self._episodes.totals
+        steps, rewards, ended, halted = self._episodes.totals.tolist()
         episodes = max(ended, 1)
         return {
             "policy_length": steps / episodes,
