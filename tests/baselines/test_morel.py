@@ -104,7 +104,7 @@ def test_the_detector_fires_in_the_half_of_the_states_that_the_data_do_not_cover
     columns["step"] = np.arange(len(starts)) - np.searchsorted(episode, episode)
     columns["agent"] = np.zeros(len(starts), np.int64)
     half = replace(data, **columns)
-    training = DynamicsTraining(DynamicsSettings(32, min_updates=2000), half, (0, 0), "cpu")
+    training = DynamicsTraining(DynamicsSettings(32, min_updates=1000), half, (0, 0), "cpu")
     training.advance(0, training.updates)
     for rule in ("fixed", "percentile"):
         settings = replace(PESSIMISM, rule=rule)

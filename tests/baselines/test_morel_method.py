@@ -22,7 +22,7 @@ from tests.baselines.toy import GLIDE, WALK, recorded, share_of_the_way
 LEARNING = MorelSettings(
     DynamicsSettings(32, min_updates=600, learning_rate=3e-3),
     PessimismSettings(penalty=-50.0, horizon=20),
-    PPOSettings(10_000, 512, 64, gamma=0.5, learning_rate=1e-2, widths=(32, 32), clip_value=20.0),
+    PPOSettings(8_000, 512, 64, gamma=0.5, learning_rate=1e-2, widths=(32, 32), clip_value=20.0),
 )
 SHORT = MorelSettings(
     DynamicsSettings(8, min_updates=30),
