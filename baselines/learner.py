@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -36,6 +36,17 @@ def torch_seed(seed: np.random.SeedSequence) -> Iterator[None]:
         yield
 
 
+class Scale(NamedTuple):
+    """Mean and spread ``[S]`` of the states that were learnt from."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """States ``[B, S]`` z-scored."""
+        return (states - self.mean) / self.spread
+
+
 class Transitions:
     """Rows to learn from, as tensors; actions of a box scaled to [-1, 1], timeouts are not terminals.
 
@@ -56,6 +67,13 @@ class Transitions:
 
     def __len__(self) -> int:
         return len(self._states)
+
+    def normalise(self) -> Scale:
+        """Z-scores the states from now on; returns by what. A dimension that never changes keeps its unit."""
+        mean, spread = self._states.mean(0), self._states.std(0, correction=0)
+        scale = Scale(mean, torch.where(spread > 0, spread, 1))
+        self._states, self._following = scale(self._states), scale(self._following)
+        return scale
 
     def batch(self, rows: Tensor) -> Any:
         """The transitions with these numbers ``[B]``."""
@@ -89,7 +107,12 @@ class Learner:
         space: of the actions.
         seed: of the initial weights.
         device: of the nets.
+
+    Attributes:
+        scale: of the states, or None if they are taken as they are.
     """
+
+    scale: Scale | None = None
 
     def __init__(
         self, settings: OfflineSettings, state_dim: int, space: ActionSpace, seed: np.random.SeedSequence, device: str
@@ -109,6 +132,7 @@ class Learner:
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """The algorithm's best actions ``[B]`` or ``[B, A]``; continuous BCQ samples."""
         rows = torch.from_numpy(np.asarray(states, dtype=np.float32)).to(self._device)
+        rows = rows if self.scale is None else self.scale(rows)
         with torch.no_grad(), torch_seed(np.random.SeedSequence(int(rng.integers(2**63)))):
             best = self._impl.inner_predict_best_action(rows).cpu().numpy()
         return to_box(self._space, best) if isinstance(self._space, gym.spaces.Box) else best.astype(np.int64)
@@ -116,10 +140,15 @@ class Learner:
     def arrays(self) -> Arrays:
         """The weights that it acts with: all but the targets."""
         nets = {name: net for name, net in self._nets.items() if not name.startswith("targ_")}
-        return {f"{name}.{key}": _numpy(value) for name, net in nets.items() for key, value in net.state_dict().items()}
+        own = {f"{name}.{key}": _numpy(value) for name, net in nets.items() for key, value in net.state_dict().items()}
+        if self.scale is not None:
+            own |= {f"scale.{name}": _numpy(value) for name, value in self.scale._asdict().items()}
+        return own
 
     def load(self, arrays: Arrays) -> None:
         """Takes the weights of ``arrays``, or of ``state``."""
+        if "scale.mean" in arrays:
+            self.scale = Scale(*(torch.from_numpy(arrays[f"scale.{name}"]).to(self._device) for name in Scale._fields))
         for name, net in self._nets.items():
             if any(key.startswith(f"{name}.") for key in arrays):
                 net.load_state_dict({key: torch.from_numpy(arrays[f"{name}.{key}"]) for key in net.state_dict()})

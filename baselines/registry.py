@@ -8,7 +8,7 @@ from typing import Any
 
 from baselines.augmented import Augmented
 from baselines.model_free import ModelFree
-from baselines.settings import PAPER_UPDATES, OfflineSettings, offline_settings
+from baselines.settings import NORMALISED, PAPER_UPDATES, OfflineSettings, offline_settings
 from persim.envs.spec import EnvSpec
 from persim.errors import InputError, check_at_least, check_choice
 from persim.methods import Method, PerSim, PerSimSettings, TrueEnv
@@ -27,6 +27,7 @@ class Budget:
         spare: candidates trained beyond them.
         episodes: per test agent of a method that plans.
         updates: gradient steps of BCQ and CQL, by algorithm.
+        normalised: whether BCQ and CQL see z-scored states; None for MountainCar only.
         policy_episodes: per test agent of a method that learns a policy, which acts at once.
         planner: None for the default of the environment.
         planning: options of the planner that differ from its own.
@@ -42,6 +43,7 @@ class Budget:
     spare: int
     episodes: int
     updates: dict[str, int] = field(default_factory=lambda: dict(PAPER_UPDATES))
+    normalised: bool | None = None
     policy_episodes: int = 100
     planner: str | None = None
     planning: dict[str, Any] = field(default_factory=dict)
@@ -123,7 +125,8 @@ def _true_env(spec: EnvSpec, budget: Budget, rank: int | None) -> Method:
 
 def _offline(algorithm: str, spec: EnvSpec, budget: Budget) -> OfflineSettings:
     name = f"discrete_{algorithm}" if spec.discrete else algorithm
-    return offline_settings(name, budget.updates[name])
+    normalised = spec.name in NORMALISED if budget.normalised is None else budget.normalised
+    return offline_settings(name, budget.updates[name], normalised=normalised)
 
 
 def _model_free(algorithm: str, *, pooled: bool) -> Maker:

@@ -195,6 +195,30 @@ def test_timeouts_are_no_terminals_and_actions_of_a_box_are_scaled():
     torch.testing.assert_close(2 * batch.actions[: len(data)], torch.from_numpy(np.array(data.action)))
 
 
+@pytest.mark.parametrize("settings", [DISCRETE[1], CONTINUOUS[0]], ids=named)
+def test_with_normalised_states_the_unit_of_a_state_does_not_matter(settings):
+    """In thousandths the toy is the same toy; raw states of that size would be learnt otherwise."""
+    spec, settings = spec_for(settings), replace(settings, updates=20, normalised=True)
+    data = recorded(spec)
+    far = {name: getattr(data, name) * 1000 + 7000 for name in ("observation", "next_observation")}
+    states = data.observation[:30]
+
+    def actions(data, states):
+        method = ModelFree(settings, spec, pooled=True)
+        policy = method.restore(method.train(data, spec, seed=0), spec).policy(np.zeros(30, int))
+        return policy.act(states, np.random.default_rng(0))
+
+    np.testing.assert_allclose(actions(replace(data, **far), states * 1000 + 7000), actions(data, states), atol=0.01)
+
+
+def test_a_state_that_never_changes_is_not_divided_by_zero():
+    data = recorded(WALK)
+    columns = {name: np.ones_like(getattr(data, name)) for name in ("observation", "next_observation")}
+    rows = Transitions([replace(data, **columns)], "cpu")
+    rows.normalise()
+    assert not rows.batch(torch.arange(5)).observations.any()
+
+
 def test_data_without_terminals_or_with_an_action_lacking_can_be_learnt_from(caplog):
     spec = WALK
     data = recorded(spec)

@@ -259,6 +259,7 @@ BAD = [
     (["--suite", "smoke", "--agents", "4"], "agents is 4"),
     (["--suite", "smoke", "--agents", "6,x"], "no list of whole numbers"),
     (["--suite", "smoke", "--trials", "0"], "trials is 0"),
+    (["--suite", "smoke", "--states", "rwa"], "did you mean 'raw'"),
     (["--suite", "smoke", "--seed", "-1"], "seed is -1"),
     (["--suite", "smoke", "--rank", "few"], "rank 'few' is no rank"),
     (["--suite", "smoke", "--rank", "0"], "rank is 0"),
