@@ -57,9 +57,9 @@ class Budget:
             check_choice("updates: algorithm", algorithm, PAPER_UPDATES)
             check_at_least(f"updates of {algorithm}", updates, 1)
 
-    def how_to_plan(self, spec: EnvSpec) -> PlanningSettings:
-        """The planner with its settings in an environment."""
-        return PlanningSettings.of(spec, self.planner, **self.planning)
+    def how_to_plan(self, spec: EnvSpec, *, whole: bool = False) -> PlanningSettings:
+        """The planner with its settings in an environment; ``whole``: of plans that are played to their end."""
+        return PlanningSettings.of(spec, self.planner, whole=whole, **self.planning)
 
 
 _FEW_UPDATES = {"discrete_bcq": 55_000, "bcq": 11_000, "discrete_cql": 10_000, "cql": 5_000}
@@ -106,10 +106,10 @@ class Entry:
     base: str | None = None
 
 
-def _persim(spec: EnvSpec, budget: Budget, rank: int | None) -> PerSim:
+def _persim(spec: EnvSpec, budget: Budget, rank: int | None, *, whole: bool = False) -> PerSim:
     settings = PerSimSettings.of(
         spec,
-        budget.how_to_plan(spec),
+        budget.how_to_plan(spec, whole=whole),
         rank=rank,
         members=budget.members,
         spare=budget.spare,
@@ -138,7 +138,7 @@ def _model_free(algorithm: str, *, pooled: bool) -> Maker:
 
 def _augmented(algorithm: str) -> Maker:
     def make(spec: EnvSpec, budget: Budget, rank: int | None) -> Method:
-        return Augmented(_offline(algorithm, spec, budget), spec, _persim(spec, budget, rank))
+        return Augmented(_offline(algorithm, spec, budget), spec, _persim(spec, budget, rank, whole=True))
 
     return make
 
