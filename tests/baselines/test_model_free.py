@@ -108,8 +108,11 @@ def named(settings):
     return type(settings).__name__.removesuffix("Settings")
 
 
-@pytest.mark.parametrize("pooled", [True, False], ids=["P", "A"])
-@pytest.mark.parametrize("settings", DISCRETE + CONTINUOUS, ids=named)
+@pytest.mark.parametrize(("settings", "pooled"), [
+    *((settings, pooled) for settings in DISCRETE for pooled in (True, False)),
+    *((settings, True) for settings in CONTINUOUS),
+    *(pytest.param(settings, False, marks=pytest.mark.slow) for settings in CONTINUOUS),
+], ids=lambda value: ("P" if value else "A") if isinstance(value, bool) else named(value))  # fmt: skip
 def test_each_learns_the_best_policy_of_a_toy_from_random_data(settings, pooled):
     spec = spec_for(settings)
     data = recorded(spec, horizon=200)
@@ -117,7 +120,7 @@ def test_each_learns_the_best_policy_of_a_toy_from_random_data(settings, pooled)
     assert (share_of_the_way(spec, data, fitted) > 0.65).all()
 
 
-@pytest.mark.parametrize("settings", [DISCRETE[0], CONTINUOUS[1]], ids=named)
+@pytest.mark.parametrize("settings", [DISCRETE[0], pytest.param(CONTINUOUS[1], marks=pytest.mark.slow)], ids=named)
 def test_synthetic_trajectories_of_the_simulator_teach_what_the_recorded_one_cannot(settings):
     spec = spec_for(settings)
     data = recorded(spec, agents=20, horizon=60)

@@ -230,6 +230,7 @@ def test_policies_and_the_synthetic_trajectories_behind_them(tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_diverged_critic_is_named_with_its_step_and_stops_no_other(tmp_path):
     first = recorded(tmp_path)
     data = Trajectories.load(first)
