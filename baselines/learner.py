@@ -14,8 +14,9 @@ from torch import Tensor
 from baselines import bcq, cql
 from baselines.generators import torch_seed
 from baselines.quiet import d3rlpy
+from baselines.scale import Scale
 from baselines.settings import BCQSettings, CQLSettings, DiscreteBCQSettings, DiscreteCQLSettings, OfflineSettings
-from baselines.snapshots import adam_arrays, below, load_adam, load_net, net_arrays, under
+from baselines.snapshots import adam_arrays, below, copy_of, load_adam, load_net, net_arrays, under
 from persim.data.trajectories import ActionSpace, Trajectories
 from persim.planning.cem import to_box
 from persim.store import Arrays
@@ -50,6 +51,12 @@ class Transitions:
     def __len__(self) -> int:
         return len(self._states)
 
+    def normalise(self) -> Scale:
+        """Z-scores the states from now on; returns by what. A dimension that never changes keeps its unit."""
+        scale = Scale.of(self._states)
+        self._states, self._following = scale.normalise(self._states), scale.normalise(self._following)
+        return scale
+
     def batch(self, rows: Tensor) -> Any:
         """The transitions with these numbers ``[B]``."""
         actions, rewards = self._actions[rows], self._rewards[rows]
@@ -82,7 +89,12 @@ class Learner:
         space: of the actions.
         seed: of the initial weights.
         device: of the nets.
+
+    Attributes:
+        scale: of the states, or None if they are taken as they are.
     """
+
+    scale: Scale | None = None
 
     def __init__(
         self, settings: OfflineSettings, state_dim: int, space: ActionSpace, seed: np.random.SeedSequence, device: str
@@ -102,16 +114,22 @@ class Learner:
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """The algorithm's best actions ``[B]`` or ``[B, A]``; continuous BCQ samples."""
         rows = torch.from_numpy(np.asarray(states, dtype=np.float32)).to(self._device)
+        rows = rows if self.scale is None else self.scale.normalise(rows)
         with torch.no_grad(), torch_seed(np.random.SeedSequence(int(rng.integers(2**63)))):
             best = self._impl.inner_predict_best_action(rows).cpu().numpy()
         return to_box(self._space, best) if isinstance(self._space, gym.spaces.Box) else best.astype(np.int64)
 
     def arrays(self) -> Arrays:
         """The weights that it acts with: all but the targets."""
-        return self._weights(name for name in self._nets if not name.startswith("targ_"))
+        own = self._weights(name for name in self._nets if not name.startswith("targ_"))
+        if self.scale is not None:
+            own |= {f"scale.{name}": copy_of(value) for name, value in self.scale._asdict().items()}
+        return own
 
     def load(self, arrays: Arrays) -> None:
         """Takes the weights of ``arrays``, or of ``state``."""
+        if "scale.mean" in arrays:
+            self.scale = Scale(*(torch.from_numpy(arrays[f"scale.{name}"]).to(self._device) for name in Scale._fields))
         for name, net in self._nets.items():
             if own := below(f"{name}.", arrays):
                 load_net(net, own)

@@ -60,6 +60,8 @@ class ModelFree(PolicyMethod):
         rows = Transitions(self._sources(part, data, spec, seed, device, base), device)
         init = seeding.sequence(seed, "init", part)
         learner = Learner(self.settings, spec.state_dim, spec.action_space, init, device)
+        if self.settings.normalised:
+            learner.scale = rows.normalise()
         progress = train(_Updates(learner, rows, self.settings, (seed, part)), checkpoint, report)
         about = {"curves": progress.curves, "seconds": progress.seconds}
         return Weights(learner.arrays(), {"about": about})

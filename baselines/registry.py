@@ -10,7 +10,7 @@ from baselines.augmented import Augmented
 from baselines.model_free import ModelFree
 from baselines.morel.method import Morel
 from baselines.morel.settings import PAPER_MOREL, MorelSettings
-from baselines.settings import PAPER_UPDATES, OfflineSettings, offline_settings
+from baselines.settings import NORMALISED, PAPER_UPDATES, OfflineSettings, offline_settings
 from persim.envs.spec import EnvSpec
 from persim.errors import InputError, check_at_least, check_choice
 from persim.methods import Method, PerSim, PerSimSettings, TrueEnv
@@ -29,6 +29,7 @@ class Budget:
         spare: candidates trained beyond them.
         episodes: per test agent of a method that plans.
         updates: gradient steps of BCQ and CQL, by algorithm.
+        normalised: whether BCQ and CQL see z-scored states; None for MountainCar only.
         morel: passes of MOReL over the data, fewest updates of its dynamics, and steps of its policy.
         policy_episodes: per test agent of a method that learns a policy, which acts at once.
         planner: None for the default of the environment.
@@ -45,6 +46,7 @@ class Budget:
     spare: int
     episodes: int
     updates: dict[str, int] = field(default_factory=lambda: dict(PAPER_UPDATES))
+    normalised: bool | None = None
     morel: dict[str, int] = field(default_factory=lambda: dict(PAPER_MOREL))
     policy_episodes: int = 100
     planner: str | None = None
@@ -62,9 +64,9 @@ class Budget:
             check_choice("morel: budget", name, PAPER_MOREL)
             check_at_least(f"{name} of morel", amount, 1)
 
-    def how_to_plan(self, spec: EnvSpec) -> PlanningSettings:
-        """The planner with its settings in an environment."""
-        return PlanningSettings.of(spec, self.planner, **self.planning)
+    def how_to_plan(self, spec: EnvSpec, *, whole: bool = False) -> PlanningSettings:
+        """The planner with its settings in an environment; ``whole``: of plans that are played to their end."""
+        return PlanningSettings.of(spec, self.planner, whole=whole, **self.planning)
 
 
 _FEW_UPDATES = {"discrete_bcq": 55_000, "bcq": 11_000, "discrete_cql": 10_000, "cql": 5_000}
@@ -121,10 +123,10 @@ class Entry:
     base: str | None = None
 
 
-def _persim(spec: EnvSpec, budget: Budget, rank: int | None) -> PerSim:
+def _persim(spec: EnvSpec, budget: Budget, rank: int | None, *, whole: bool = False) -> PerSim:
     settings = PerSimSettings.of(
         spec,
-        budget.how_to_plan(spec),
+        budget.how_to_plan(spec, whole=whole),
         rank=rank,
         members=budget.members,
         spare=budget.spare,
@@ -140,7 +142,8 @@ def _true_env(spec: EnvSpec, budget: Budget, rank: int | None) -> Method:
 
 def _offline(algorithm: str, spec: EnvSpec, budget: Budget) -> OfflineSettings:
     name = f"discrete_{algorithm}" if spec.discrete else algorithm
-    return offline_settings(name, budget.updates[name])
+    normalised = spec.name in NORMALISED if budget.normalised is None else budget.normalised
+    return offline_settings(name, budget.updates[name], normalised=normalised)
 
 
 def _model_free(algorithm: str, *, pooled: bool) -> Maker:
@@ -152,7 +155,7 @@ def _model_free(algorithm: str, *, pooled: bool) -> Maker:
 
 def _augmented(algorithm: str) -> Maker:
     def make(spec: EnvSpec, budget: Budget, rank: int | None) -> Method:
-        return Augmented(_offline(algorithm, spec, budget), spec, _persim(spec, budget, rank))
+        return Augmented(_offline(algorithm, spec, budget), spec, _persim(spec, budget, rank, whole=True))
 
     return make
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,38 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from baselines.scale import Scale
 from persim.data.trajectories import Trajectories
 
 LAYERS = 4
-
-
-@dataclass(frozen=True)
-class Scale:
-    """z-scores of columns ``[D]``; a column that never changes has spread 1, so that its score is 0."""
-
-    mean: Tensor
-    spread: Tensor
-
-    @classmethod
-    def of(cls, rows: NDArray[np.floating]) -> Scale:
-        """Of rows ``[M, D]``."""
-        # Not by spread == 0: the mean of equal numbers may be off in the last bit.
-        still = rows.max(0) == rows.min(0)
-        wide = rows.astype(np.float64)
-        mean, spread = np.where(still, wide[0], wide.mean(0)), np.where(still, 1.0, wide.std(0))
-        return cls(torch.from_numpy(mean).float(), torch.from_numpy(spread).float())
-
-    def normalise(self, values: Tensor) -> Tensor:
-        """To z-scores."""
-        return (values - self.mean) / self.spread
-
-    def restore(self, scores: Tensor) -> Tensor:
-        """From z-scores."""
-        return scores * self.spread + self.mean
-
-    def to(self, device: str) -> Scale:
-        """On that device."""
-        return Scale(self.mean.to(device), self.spread.to(device))
 
 
 class Ensemble(nn.Module):
@@ -65,9 +37,9 @@ class Ensemble(nn.Module):
     ) -> None:
         super().__init__()
         self._actions = data.action_dim if data.discrete else 0
-        self.states = Scale.of(data.observation).to(device)
-        self.actions = None if data.discrete else Scale.of(data.action).to(device)
-        self.outputs = Scale.of(_outputs(data)).to(device)
+        self.states = Scale.of(on(device, data.observation))
+        self.actions = None if data.discrete else Scale.of(on(device, data.action))
+        self.outputs = Scale.of(_outputs(data, device))
         sizes = (data.state_dim + data.action_dim, width, width, width, data.state_dim + 1)
         rng = torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
         layers = list(pairwise(sizes))
@@ -91,9 +63,8 @@ class Ensemble(nn.Module):
 
 def training_rows(ensemble: Ensemble, data: Trajectories, device: str) -> tuple[Tensor, Tensor]:
     """Inputs ``[M, S + A]`` and normalised targets ``[M, S + 1]`` of all transitions."""
-    states, actions = (torch.from_numpy(np.array(part)).to(device) for part in (data.observation, data.action))
-    targets = torch.from_numpy(_outputs(data)).float().to(device)
-    return ensemble.inputs(states, actions), ensemble.outputs.normalise(targets)
+    inputs = ensemble.inputs(on(device, data.observation), on(device, data.action))
+    return inputs, ensemble.outputs.normalise(_outputs(data, device))
 
 
 def disagreement(outputs: Tensor) -> Tensor:
@@ -103,8 +74,13 @@ def disagreement(outputs: Tensor) -> Tensor:
     return distances.amax(0)
 
 
-def _outputs(data: Trajectories) -> NDArray[np.float32]:
-    return np.concatenate([data.delta, data.reward[:, None]], axis=1)
+def on(device: str, column: NDArray[Any]) -> Tensor:
+    """A column of the data as a tensor; a copy, since those of the data cannot be written to."""
+    return torch.from_numpy(np.array(column)).to(device)
+
+
+def _outputs(data: Trajectories, device: str) -> Tensor:
+    return on(device, np.concatenate([data.delta, data.reward[:, None]], axis=1))
 
 
 def _uniform(shape: tuple[int, int, int], wide: int, rng: torch.Generator, device: str) -> nn.Parameter:

@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
+from baselines.morel.dynamics import on
 from baselines.morel.mdp import PessimisticMDP, halting_threshold
 from baselines.morel.settings import MorelSettings
 from baselines.morel.training import DynamicsTraining
@@ -65,7 +65,7 @@ class Stages:
         return self._policy
 
     def _mdp(self) -> PessimisticMDP:
-        starts = torch.from_numpy(np.array(self._data.observation)).to(self._device)
+        starts = on(self._device, self._data.observation)
         pessimism, ensemble = self._settings.pessimism, self._dynamics.ensemble
         threshold = halting_threshold(ensemble, self._dynamics.inputs, pessimism)
         return PessimisticMDP(ensemble, starts, threshold, pessimism, self._spec)

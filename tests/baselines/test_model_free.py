@@ -46,8 +46,11 @@ def named(settings):
     return type(settings).__name__.removesuffix("Settings")
 
 
-@pytest.mark.parametrize("pooled", [True, False], ids=["P", "A"])
-@pytest.mark.parametrize("settings", DISCRETE + CONTINUOUS, ids=named)
+@pytest.mark.parametrize(("settings", "pooled"), [
+    *((settings, pooled) for settings in DISCRETE for pooled in (True, False)),
+    *((settings, True) for settings in CONTINUOUS),
+    *(pytest.param(settings, False, marks=pytest.mark.slow) for settings in CONTINUOUS),
+], ids=lambda value: ("P" if value else "A") if isinstance(value, bool) else named(value))  # fmt: skip
 def test_each_learns_the_best_policy_of_a_toy_from_random_data(settings, pooled):
     spec = spec_for(settings)
     data = recorded(spec, horizon=200)
@@ -55,7 +58,7 @@ def test_each_learns_the_best_policy_of_a_toy_from_random_data(settings, pooled)
     assert (share_of_the_way(spec, data, fitted) > 0.65).all()
 
 
-@pytest.mark.parametrize("settings", [DISCRETE[0], CONTINUOUS[1]], ids=named)
+@pytest.mark.parametrize("settings", [DISCRETE[0], pytest.param(CONTINUOUS[1], marks=pytest.mark.slow)], ids=named)
 def test_synthetic_trajectories_of_the_simulator_teach_what_the_recorded_one_cannot(settings):
     spec = spec_for(settings)
     data = recorded(spec, agents=20, horizon=60)
@@ -128,6 +131,30 @@ def test_timeouts_are_no_terminals_and_actions_of_a_box_are_scaled():
     assert not batch.terminals.any()
     assert len(batch.observations) == 2 * len(data)
     torch.testing.assert_close(2 * batch.actions[: len(data)], torch.from_numpy(np.array(data.action)))
+
+
+@pytest.mark.parametrize("settings", [DISCRETE[1], CONTINUOUS[0]], ids=named)
+def test_with_normalised_states_the_unit_of_a_state_does_not_matter(settings):
+    """In thousandths the toy is the same toy; raw states of that size would be learnt otherwise."""
+    spec, settings = spec_for(settings), replace(settings, updates=20, normalised=True)
+    data = recorded(spec)
+    far = {name: getattr(data, name) * 1000 + 7000 for name in ("observation", "next_observation")}
+    states = data.observation[:30]
+
+    def actions(data, states):
+        method = ModelFree(settings, spec, pooled=True)
+        policy = method.restore(method.train(data, spec, seed=0), spec).policy(np.zeros(30, int))
+        return policy.act(states, np.random.default_rng(0))
+
+    np.testing.assert_allclose(actions(replace(data, **far), states * 1000 + 7000), actions(data, states), atol=0.01)
+
+
+def test_a_state_that_never_changes_is_not_divided_by_zero():
+    data = recorded(WALK)
+    columns = {name: np.ones_like(getattr(data, name)) for name in ("observation", "next_observation")}
+    rows = Transitions([replace(data, **columns)], "cpu")
+    rows.normalise()
+    assert not rows.batch(torch.arange(5)).observations.any()
 
 
 def test_data_without_terminals_or_with_an_action_lacking_can_be_learnt_from(caplog):

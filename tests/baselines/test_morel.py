@@ -9,11 +9,12 @@ import torch
 from torch.nn.functional import linear
 
 from baselines.morel.actor import StochasticActor
-from baselines.morel.dynamics import Ensemble, Scale, disagreement, training_rows
+from baselines.morel.dynamics import Ensemble, disagreement, training_rows
 from baselines.morel.episodes import Episodes
 from baselines.morel.mdp import PessimisticMDP, halting_threshold
 from baselines.morel.settings import DynamicsSettings, MorelSettings, PessimismSettings, PPOSettings
 from baselines.morel.training import DynamicsTraining
+from baselines.scale import Scale
 from persim.envs import get
 from persim.errors import InputError
 from persim.training import DivergenceError
@@ -34,7 +35,7 @@ def mdp_of(data, spec, threshold=np.inf, **changes):
 def test_z_scores_are_those_of_the_columns_and_a_constant_column_scores_zero():
     rows = np.random.default_rng(0).normal(3, 2, (1000, 3)).astype(np.float32)
     rows[:, 1] = 0.1  # whose mean in floating point is not exactly 0.1
-    scale = Scale.of(rows)
+    scale = Scale.of(torch.from_numpy(rows))
     scores = scale.normalise(torch.from_numpy(rows))
     torch.testing.assert_close(scores.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(scores.std(0, correction=0), torch.tensor([1.0, 0.0, 1.0]), atol=1e-5, rtol=0)
@@ -169,7 +170,7 @@ def test_episodes_start_in_states_of_the_data_or_with_the_defect_in_their_z_scor
     assert set(starts[:, 0].tolist()) <= known
     assert len(set(starts[:, 0].tolist())) > 0.9 * len(known)
     twice = mdp_of(data, GLIDE, normalises_starts_twice=True).start(5000, np.random.default_rng(0))
-    torch.testing.assert_close(twice, Scale.of(data.observation).normalise(starts))
+    torch.testing.assert_close(twice, Scale.of(torch.from_numpy(np.array(data.observation))).normalise(starts))
 
 
 def episodes_of(mdp, spec, count=6, **options):

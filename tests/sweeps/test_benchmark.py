@@ -230,6 +230,7 @@ def test_policies_and_the_synthetic_trajectories_behind_them(tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_diverged_critic_is_named_with_its_step_and_stops_no_other(tmp_path):
     first = recorded(tmp_path)
     data = Trajectories.load(first)
@@ -259,6 +260,7 @@ BAD = [
     (["--suite", "smoke", "--agents", "4"], "agents is 4"),
     (["--suite", "smoke", "--agents", "6,x"], "no list of whole numbers"),
     (["--suite", "smoke", "--trials", "0"], "trials is 0"),
+    (["--suite", "smoke", "--states", "rwa"], "did you mean 'raw'"),
     (["--suite", "smoke", "--seed", "-1"], "seed is -1"),
     (["--suite", "smoke", "--rank", "few"], "rank 'few' is no rank"),
     (["--suite", "smoke", "--rank", "0"], "rank is 0"),
