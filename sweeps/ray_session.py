@@ -54,7 +54,10 @@ def check_address(address: str) -> None:
 
 def _no_cluster(address: str | None, error: Exception) -> InputError:
     if address is None:
-        return InputError(f"Ray did not start on this machine ({_brief(error)}); see ray.io, or give --address")
+        return InputError(
+            f"Ray did not start on this machine ({_brief(error)}); if it is busy, run the command again when it is less "
+            "so, or give the --address of a cluster"
+        )
     return InputError(
         f"no Ray cluster answers at address {address!r} ({_brief(error)}); "
         "give auto or host:port of a running one, or leave --address out to use this machine"
@@ -93,7 +96,8 @@ def ray_session(address: str | None, cpus: int | None = None) -> Iterator[int]:
                 )
             else:
                 ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises a bare Exception where a busy machine is too slow to start it
+            ray.shutdown()
             raise _no_cluster(address, error) from error
         try:
             yield int(ray.cluster_resources().get("CPU", 1))

@@ -300,6 +300,18 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path, monkeypatch, capsys):
     assert "the cluster has no GPU; give --device cpu or auto" in capsys.readouterr().err
 
 
+def test_a_ray_that_does_not_start_is_one_line(tmp_path, monkeypatch, capsys):
+    import ray
+
+    def too_slow(**options):
+        raise Exception("The current node timed out during startup.")  # what Ray does on a busy machine
+
+    monkeypatch.setattr(ray, "init", too_slow)
+    monkeypatch.chdir(tmp_path)
+    assert console.run(benchmark.main, SMOKE) == 2
+    assert "Ray did not start on this machine (The current node timed out" in capsys.readouterr().err
+
+
 def test_a_second_driver_on_the_store_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
