@@ -55,8 +55,8 @@ def check_address(address: str) -> None:
 def _no_cluster(address: str | None, error: Exception) -> InputError:
     if address is None:
         return InputError(
-            f"Ray did not start on this machine ({_brief(error)}); if it is busy, run the command again when it is less "
-            "so, or give the --address of a cluster"
+            f"Ray did not start on this machine ({_brief(error)}); if it is busy, run the command again when it is "
+            "less so, or give the --address of a cluster"
         )
     return InputError(
         f"no Ray cluster answers at address {address!r} ({_brief(error)}); "
