@@ -37,7 +37,7 @@ def synthetic_trajectories(
     mean over members that roll out separately within a plan, and start together at the next one.
 
     The paper does not say where these episodes start. Here they do at initial states of ``data``, of any
-    agent, drawn uniformly: the true environment is not asked for anything.
+    agent: the true environment is not asked for anything. See ``spread_starts``.
 
     Args:
         simulator: plans and predicts; trained on ``data``.
@@ -58,8 +58,7 @@ def synthetic_trajectories(
     """
     check_at_least("per_agent", per_agent, 1)
     ids = np.repeat(data.agent_ids(agents), per_agent)
-    starts = data.observation[data.step == 0]
-    states = starts[rng.integers(len(starts), size=len(ids))]
+    states = spread_starts(data.observation[data.step == 0], len(agents), per_agent, rng).reshape(len(ids), -1)
     active, step = np.arange(len(ids)), 0
     blocks: list[Columns] = []
     while len(active) and step < spec.horizon:
@@ -75,6 +74,34 @@ def synthetic_trajectories(
         raise InputError(f"the simulator of {spec.name} predicts no finite state; train it for more epochs")
     columns["agent"] = ids[columns["agent"]]
     return replace(data, **columns, synthetic=True)
+
+
+def spread_starts(starts: States, agents: int, per_agent: int, rng: np.random.Generator) -> States:
+    """Start states far from each other, so that a policy learns from few episodes what to do wherever it begins.
+
+    For each agent the first is drawn uniformly, each next one is the farthest from those before (Gonzalez 1985),
+    in units of the spread of the initial states. Five drawn uniformly often leave a gap: of MountainCar's agent 3
+    every fifth episode began in one, and never arrived.
+
+    Args:
+        starts: the initial states of the data ``[M, S]``.
+        agents: how many there are.
+        per_agent: start states of each.
+        rng: the source of all randomness.
+
+    Returns:
+        ``[agents, per_agent, S]``.
+    """
+    spread = starts.std(0)
+    scaled = starts / np.where(spread > 0, spread, 1)
+    chosen = rng.integers(len(starts), size=(agents, 1))
+    nearest = np.full((agents, len(starts)), np.inf)
+    for _ in range(per_agent - 1):
+        nearest = np.minimum(nearest, np.square(scaled - scaled[chosen[:, -1:]]).sum(2))
+        again = rng.integers(len(starts), size=agents)  # once every state is taken, anyone may be again
+        following = np.where(nearest.max(axis=1) > 0, nearest.argmax(axis=1), again)
+        chosen = np.concatenate([chosen, following[:, None]], axis=1)
+    return np.asarray(starts[chosen])
 
 
 def _float32(states: NDArray[np.float64]) -> States:

@@ -17,6 +17,7 @@ from persim.envs.spec import Covariate, EnvSpec
 from persim.errors import InputError
 from persim.methods import PerSim, PerSimSettings, Simulator, TrueEnv, synthetic_trajectories
 from persim.methods.planned import PlanningSettings
+from persim.methods.synthetic import spread_starts
 
 HORIZON, GOAL = 10, 6.0
 
@@ -97,7 +98,7 @@ def test_whole_plans_are_played_before_the_next_is_sought(data):
 
 
 def test_episodes_end_at_their_first_terminated_state(data):
-    result = made(Walk(), data, agents=[2, 1], per_agent=6)
+    result = made(Walk(), data, agents=[2, 1], seed=1, per_agent=6)
     for rows in episodes(result):
         np.testing.assert_array_equal(result.terminated[rows], result.next_observation[rows, 0] > GOAL)
         assert result.terminated[rows[-1]]
@@ -141,6 +142,18 @@ def test_rows_are_those_of_each_episode_made_alone(data, length):
         assert [found[row] for row in rows] == one_at_a_time(Walk(length, fixed=True), start, agent)
 
 
+def test_start_states_are_spread_over_the_initial_ones_whatever_their_units():
+    line = np.stack([np.linspace(0, 1, 101), np.zeros(101)], axis=1).astype(np.float32)
+    chosen = spread_starts(line, 40, 5, np.random.default_rng(0))
+    assert chosen.shape == (40, 5, 2)
+    gaps = np.diff(np.sort(chosen[..., 0], axis=1), axis=1)
+    assert gaps.max() <= 0.5
+    assert gaps.min() >= 0.125 - 0.02
+    assert len(np.unique(chosen[:, 0, 0])) > 20  # the first is drawn for each agent
+    scaled = spread_starts(line * np.float32([1000, 1]), 40, 5, np.random.default_rng(0))
+    np.testing.assert_allclose(scaled[..., 0], 1000 * chosen[..., 0], atol=21)  # two grid points: ties
+
+
 def test_starts_are_initial_states_of_the_data(data):
     result = made(Walk(), data, agents=[1], per_agent=100)
     starts = result.observation[result.step == 0, 0]
@@ -148,7 +161,7 @@ def test_starts_are_initial_states_of_the_data(data):
     observed, shares = np.unique(data.observation[data.step == 0, 0], return_counts=True)
     assert len(observed) > 1
     np.testing.assert_array_equal(known, observed)
-    np.testing.assert_allclose(counts / 100, shares / shares.sum(), atol=0.15)
+    np.testing.assert_allclose(counts / 100, shares / shares.sum(), atol=0.15)  # uniform once each has been taken
 
 
 def test_the_result_is_an_ordinary_dataset_marked_synthetic(data, tmp_path):
