@@ -150,8 +150,10 @@ def test_start_states_are_spread_over_the_initial_ones_whatever_their_units():
     assert gaps.max() <= 0.5
     assert gaps.min() >= 0.125 - 0.02
     assert len(np.unique(chosen[:, 0, 0])) > 20  # the first is drawn for each agent
-    scaled = spread_starts(line * np.float32([1000, 1]), 40, 5, np.random.default_rng(0))
-    np.testing.assert_allclose(scaled[..., 0], 1000 * chosen[..., 0], atol=21)  # two grid points: ties
+    cloud = np.random.default_rng(1).normal(size=(101, 2)).astype(np.float32)  # without ties
+    units = np.float32([1024, 1])
+    first, scaled = (spread_starts(rows, 40, 5, np.random.default_rng(0)) for rows in (cloud, cloud * units))
+    np.testing.assert_array_equal(scaled, first * units)
 
 
 def test_starts_are_initial_states_of_the_data(data):
