@@ -69,7 +69,7 @@ class Budget:
 
 
 # Six to forty minutes of a core for MountainCar, vanilla and PE-TS (docs/baselines.md); the paper's takes days of one.
-_LITTLE_CADM = {"iterations": 5, "epochs": 200, "updates": 30_000, "particles": 5, "plans": 200}
+_LITTLE_CADM = {"iterations": 5, "epochs": 200, "updates": 20_000, "particles": 5, "plans": 200}
 _FEW_UPDATES = {"discrete_bcq": 55_000, "bcq": 11_000, "discrete_cql": 10_000, "cql": 5_000}
 # The paper trains exactly the members that it keeps; two more cost 40 % and spare us the poor minima (persim.ensemble).
 _PAPER = Budget("paper", epochs=300, average_last=50, members=5, spare=2, episodes=20)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from baselines.cadm.nets import CaDMNets
-from baselines.cadm.settings import CaDMSettings
 
 
 class Batch(NamedTuple):
@@ -41,8 +40,6 @@ def reconstruction(nets: CaDMNets, batch: Batch, backward_weight: float) -> Tens
     return ahead.mean((1, 2)).sum() + backward_weight * back.mean((1, 2)).sum()
 
 
-def regularisation(nets: CaDMNets, settings: CaDMSettings) -> Tensor:
-    """Weight decay, and what draws the bounds of the variance together."""
-    if not nets.probabilistic:
-        return nets.penalty()
-    return nets.penalty() + settings.bound_weight * (nets.highest.sum() - nets.lowest.sum())
+def bound_penalty(nets: CaDMNets, weight: float) -> Tensor | float:
+    """What draws the bounds of the variance together, if one is predicted."""
+    return weight * (nets.highest.sum() - nets.lowest.sum()) if nets.probabilistic else 0.0

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baselines.cadm.losses import reconstruction, regularisation
+from baselines.cadm.losses import bound_penalty, reconstruction
 from baselines.cadm.nets import CaDMNets
 from baselines.cadm.scales import Scales
 from baselines.cadm.settings import CaDMSettings
@@ -124,7 +124,7 @@ class _Run:
         self._identity = _identity(table)
         dims = (table.states.shape[1], spec.state_dim, spec.action_dim)
         self.nets = CaDMNets(self.settings, *dims, seeding.sequence(table.seed, "cadm", "init")).to(table.device)
-        self._adam = torch.optim.Adam(self.nets.parameters(), lr=self.settings.learning_rate, fused=True)
+        self._adam = self.nets.adam(self.settings.learning_rate)
         self.progress = Progress()
 
     def order(self, stage: Stage) -> Tensor:
@@ -142,7 +142,7 @@ class _Run:
         batch = stage.batch(order[:, step * self.batch_size : (step + 1) * self.batch_size])
         loss = reconstruction(self.nets, batch, self.settings.backward_weight)
         self._adam.zero_grad()
-        (loss + regularisation(self.nets, self.settings)).backward()  # type: ignore[no-untyped-call]
+        (loss + bound_penalty(self.nets, self.settings.bound_weight)).backward()  # type: ignore[no-untyped-call]
         self._adam.step()
         return loss.detach() / self.settings.members
 
