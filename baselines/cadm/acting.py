@@ -148,7 +148,7 @@ class ContextPolicy(BatchPolicy):
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """First actions of the plans found for these states."""
         model, how = self._model, self._settings
-        now = torch.from_numpy(np.asarray(states, dtype=np.float32)).to(model.device)
+        now = torch.from_numpy(np.array(states, dtype=np.float32)).to(model.device)
         if self._last is not None:
             self._recorder.add(*self._last, now)
         generator = torch.Generator(model.device).manual_seed(int(rng.integers(2**62)))

@@ -111,7 +111,7 @@ class FittedCaDM:
     ) -> NDArray[np.float64]:
         """Mean over particles, the contexts frozen after the last step of ``history``; see ``Predictor``."""
         model = self._model
-        start = torch.from_numpy(np.asarray(states, dtype=np.float32)).to(model.device)
+        start = torch.from_numpy(np.array(states, dtype=np.float32)).to(model.device)
         played = torch.from_numpy(np.array(actions)).to(model.device)
         contexts = model.contexts(recorded(history, len(states), model, self._length))
         seed = seeding.integer(_NOISE, "cadm", "particles")

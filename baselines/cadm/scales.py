@@ -16,19 +16,19 @@ _CONSTANT = 1e-6  # a spread below this share of the largest value is rounding
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and standard deviation of each column."""
+    """Mean and standard deviation of each column; 0 for one that is constant, and so is always predicted."""
 
     mean: Tensor
     spread: Tensor
 
     @classmethod
     def of(cls, values: Tensor) -> Scale:
-        """Of rows ``[n, D]``; the spread of a column that is constant is 1, so that nothing is divided by 0."""
+        """Of rows ``[n, D]``."""
         mean = values.mean(0, dtype=torch.float64)
         # Not values.var: it has no float64 sums of float32 values, and sums of millions would lose digits.
         spread = (values.double() - mean).square().mean(0).sqrt()
         constant = spread <= _CONSTANT * values.abs().amax(0).double()
-        spread = torch.where(constant, 1.0, spread + _TINY)
+        spread = torch.where(constant, 0.0, spread + _TINY)
         return cls(mean.float(), spread.float())
 
     @classmethod
@@ -37,11 +37,11 @@ class Scale:
         return cls(torch.zeros(width, device=device), torch.ones(width, device=device))
 
     def apply(self, values: Tensor) -> Tensor:
-        """Normalised values ``[..., D]``."""
-        return (values - self.mean) / self.spread
+        """Normalised values ``[..., D]``; nothing is divided by 0."""
+        return (values - self.mean) / torch.where(self.spread == 0, 1.0, self.spread)
 
     def undo(self, values: Tensor) -> Tensor:
-        """The inverse of ``apply``."""
+        """The inverse of ``apply`` on values as they were in the data."""
         return values * self.spread + self.mean
 
 
