@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from baselines.model_free import ModelFree, of_agent
+from baselines.model_free import ModelFree
+from baselines.policy_method import of_agent
 from baselines.settings import OfflineSettings
 from persim import seeding
 from persim.data.trajectories import Trajectories

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -13,8 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from baselines import bcq, cql
+from baselines.generators import torch_seed
 from baselines.quiet import d3rlpy
+from baselines.scale import Scale
 from baselines.settings import BCQSettings, CQLSettings, DiscreteBCQSettings, DiscreteCQLSettings, OfflineSettings
+from baselines.snapshots import adam_arrays, below, copy_of, load_adam, load_net, net_arrays, under
 from persim.data.trajectories import ActionSpace, Trajectories
 from persim.planning.cem import to_box
 from persim.store import Arrays
@@ -26,14 +28,6 @@ _BUILDERS: dict[type[OfflineSettings], Any] = {
     DiscreteCQLSettings: cql.discrete_cql,
     CQLSettings: cql.cql,
 }
-
-
-@contextmanager
-def torch_seed(seed: np.random.SeedSequence) -> Iterator[None]:
-    """d3rlpy draws from torch's global generators; here they are seeded, and afterwards what they were."""
-    with torch.random.fork_rng():
-        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
-        yield
 
 
 class Transitions:
@@ -56,6 +50,12 @@ class Transitions:
 
     def __len__(self) -> int:
         return len(self._states)
+
+    def normalise(self) -> Scale:
+        """Z-scores the states from now on; returns by what. A dimension that never changes keeps its unit."""
+        scale = Scale.of(self._states)
+        self._states, self._following = scale.normalise(self._states), scale.normalise(self._following)
+        return scale
 
     def batch(self, rows: Tensor) -> Any:
         """The transitions with these numbers ``[B]``."""
@@ -89,7 +89,12 @@ class Learner:
         space: of the actions.
         seed: of the initial weights.
         device: of the nets.
+
+    Attributes:
+        scale: of the states, or None if they are taken as they are.
     """
+
+    scale: Scale | None = None
 
     def __init__(
         self, settings: OfflineSettings, state_dim: int, space: ActionSpace, seed: np.random.SeedSequence, device: str
@@ -109,39 +114,41 @@ class Learner:
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """The algorithm's best actions ``[B]`` or ``[B, A]``; continuous BCQ samples."""
         rows = torch.from_numpy(np.asarray(states, dtype=np.float32)).to(self._device)
+        rows = rows if self.scale is None else self.scale.normalise(rows)
         with torch.no_grad(), torch_seed(np.random.SeedSequence(int(rng.integers(2**63)))):
             best = self._impl.inner_predict_best_action(rows).cpu().numpy()
         return to_box(self._space, best) if isinstance(self._space, gym.spaces.Box) else best.astype(np.int64)
 
     def arrays(self) -> Arrays:
         """The weights that it acts with: all but the targets."""
-        nets = {name: net for name, net in self._nets.items() if not name.startswith("targ_")}
-        return {f"{name}.{key}": _numpy(value) for name, net in nets.items() for key, value in net.state_dict().items()}
+        own = self._weights(name for name in self._nets if not name.startswith("targ_"))
+        if self.scale is not None:
+            own |= {f"scale.{name}": copy_of(value) for name, value in self.scale._asdict().items()}
+        return own
 
     def load(self, arrays: Arrays) -> None:
         """Takes the weights of ``arrays``, or of ``state``."""
+        if "scale.mean" in arrays:
+            self.scale = Scale(*(torch.from_numpy(arrays[f"scale.{name}"]).to(self._device) for name in Scale._fields))
         for name, net in self._nets.items():
-            if any(key.startswith(f"{name}.") for key in arrays):
-                net.load_state_dict({key: torch.from_numpy(arrays[f"{name}.{key}"]) for key in net.state_dict()})
+            if own := below(f"{name}.", arrays):
+                load_net(net, own)
 
     def state(self) -> Arrays:
         """Everything that the next step depends on: weights, targets, and Adam's averages."""
-        found = {f"{name}.{key}": _numpy(v) for name, net in self._nets.items() for key, v in net.state_dict().items()}
+        found = self._weights(self._nets)
         for name, optimiser in self._optimisers.items():
-            for index, averages in optimiser.state_dict()["state"].items():
-                found |= {f"{name}.{index}.{key}": _numpy(value) for key, value in averages.items()}
+            found |= under(f"{name}.", adam_arrays(optimiser))
         return found
 
     def load_state(self, arrays: Arrays) -> None:
         """Goes on from ``state``."""
         self.load(arrays)
         for name, optimiser in self._optimisers.items():
-            states: dict[int, dict[str, Tensor]] = {}
-            for key in (key for key in arrays if key.startswith(f"{name}.")):
-                _, index, what = key.split(".")
-                states.setdefault(int(index), {})[what] = torch.from_numpy(arrays[key])
-            optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
+            load_adam(optimiser, below(f"{name}.", arrays))
 
-
-def _numpy(value: Tensor) -> NDArray[Any]:
-    return np.array(value.detach().cpu().numpy())  # a copy: the next step writes into the original
+    def _weights(self, names: Iterable[str]) -> Arrays:
+        found: Arrays = {}
+        for name in names:
+            found |= under(f"{name}.", net_arrays(self._nets[name]))
+        return found

@@ -10,7 +10,9 @@ from baselines.augmented import Augmented
 from baselines.cadm import ActingSettings, CaDM, CaDMSettings
 from baselines.cadm.settings import PAPER_CADM
 from baselines.model_free import ModelFree
-from baselines.settings import PAPER_UPDATES, OfflineSettings, offline_settings
+from baselines.morel.method import Morel
+from baselines.morel.settings import PAPER_MOREL, MorelSettings
+from baselines.settings import NORMALISED, PAPER_UPDATES, OfflineSettings, offline_settings
 from persim.envs.spec import EnvSpec
 from persim.errors import InputError, check_at_least, check_choice
 from persim.methods import Method, PerSim, PerSimSettings, TrueEnv
@@ -31,6 +33,8 @@ class Budget:
         updates: gradient steps of BCQ and CQL, by algorithm.
         cadm: of CaDM: iterations, epochs of each, updates in all (0: as many as that takes), particles of
             PE-TS, and plans of a decision where ``planning`` does not say.
+        normalised: whether BCQ and CQL see z-scored states; None for MountainCar only.
+        morel: passes of MOReL over the data, fewest updates of its dynamics, and steps of its policy.
         policy_episodes: per test agent of a method that learns a policy, which acts at once.
         planner: None for the default of the environment.
         planning: options of the planner that differ from its own.
@@ -47,6 +51,8 @@ class Budget:
     episodes: int
     updates: dict[str, int] = field(default_factory=lambda: dict(PAPER_UPDATES))
     cadm: dict[str, int] = field(default_factory=lambda: dict(PAPER_CADM))
+    normalised: bool | None = None
+    morel: dict[str, int] = field(default_factory=lambda: dict(PAPER_MOREL))
     policy_episodes: int = 100
     planner: str | None = None
     planning: dict[str, Any] = field(default_factory=dict)
@@ -62,13 +68,16 @@ class Budget:
         for name, number in self.cadm.items():
             check_choice("cadm", name, PAPER_CADM)
             check_at_least(f"cadm: {name}", number, 0 if name == "updates" else 1)
+        for name, amount in self.morel.items():
+            check_choice("morel: budget", name, PAPER_MOREL)
+            check_at_least(f"{name} of morel", amount, 1)
 
-    def how_to_plan(self, spec: EnvSpec) -> PlanningSettings:
-        """The planner with its settings in an environment."""
-        return PlanningSettings.of(spec, self.planner, **self.planning)
+    def how_to_plan(self, spec: EnvSpec, *, whole: bool = False) -> PlanningSettings:
+        """The planner with its settings in an environment; ``whole``: of plans that are played to their end."""
+        return PlanningSettings.of(spec, self.planner, whole=whole, **self.planning)
 
 
-# Six to forty minutes of a core for MountainCar, vanilla and PE-TS (docs/baselines.md); the paper's takes days of one.
+# Minutes of a core (docs/baselines.md); the paper's takes days of one, or a GPU.
 _LITTLE_CADM = {"iterations": 5, "epochs": 200, "updates": 20_000, "particles": 5, "plans": 200}
 _FEW_UPDATES = {"discrete_bcq": 55_000, "bcq": 11_000, "discrete_cql": 10_000, "cql": 5_000}
 # The paper trains exactly the members that it keeps; two more cost 40 % and spare us the poor minima (persim.ensemble).
@@ -85,6 +94,7 @@ PRESETS = {
         episodes=5,
         updates=_FEW_UPDATES,
         cadm={**_LITTLE_CADM, "updates": 3000},
+        morel={"epochs": 1, "min_updates": 2_000, "ppo_steps": 100_000},
     ),
     "smoke": Budget(
         "smoke",
@@ -95,6 +105,7 @@ PRESETS = {
         episodes=1,
         updates=dict.fromkeys(PAPER_UPDATES, 10),
         cadm={"iterations": 2, "epochs": 2, "updates": 10, "particles": 5, "plans": 20},
+        morel={"epochs": 1, "min_updates": 10, "ppo_steps": 1},
         policy_episodes=2,
         planning={"plans": 20, "horizon": 8},
     ),
@@ -124,10 +135,10 @@ class Entry:
     base: str | None = None
 
 
-def _persim(spec: EnvSpec, budget: Budget, rank: int | None) -> PerSim:
+def _persim(spec: EnvSpec, budget: Budget, rank: int | None, *, whole: bool = False) -> PerSim:
     settings = PerSimSettings.of(
         spec,
-        budget.how_to_plan(spec),
+        budget.how_to_plan(spec, whole=whole),
         rank=rank,
         members=budget.members,
         spare=budget.spare,
@@ -143,7 +154,8 @@ def _true_env(spec: EnvSpec, budget: Budget, rank: int | None) -> Method:
 
 def _offline(algorithm: str, spec: EnvSpec, budget: Budget) -> OfflineSettings:
     name = f"discrete_{algorithm}" if spec.discrete else algorithm
-    return offline_settings(name, budget.updates[name])
+    normalised = spec.name in NORMALISED if budget.normalised is None else budget.normalised
+    return offline_settings(name, budget.updates[name], normalised=normalised)
 
 
 def _model_free(algorithm: str, *, pooled: bool) -> Maker:
@@ -155,7 +167,14 @@ def _model_free(algorithm: str, *, pooled: bool) -> Maker:
 
 def _augmented(algorithm: str) -> Maker:
     def make(spec: EnvSpec, budget: Budget, rank: int | None) -> Method:
-        return Augmented(_offline(algorithm, spec, budget), spec, _persim(spec, budget, rank))
+        return Augmented(_offline(algorithm, spec, budget), spec, _persim(spec, budget, rank, whole=True))
+
+    return make
+
+
+def _morel(*, pooled: bool) -> Maker:
+    def make(spec: EnvSpec, budget: Budget, rank: int | None) -> Method:
+        return Morel(MorelSettings.of(spec, **budget.morel), spec, pooled=pooled)
 
     return make
 
@@ -194,8 +213,8 @@ METHODS: dict[str, Entry] = {
     "bcq-a": Entry("BCQ-A", _model_free("bcq", pooled=False), plans=False),
     "cql-p": Entry("CQL-P", _model_free("cql", pooled=True), plans=False),
     "cql-a": Entry("CQL-A", _model_free("cql", pooled=False), plans=False),
-    "morel-p": Entry("MOReL-P"),
-    "morel-a": Entry("MOReL-A"),
+    "morel-p": Entry("MOReL-P", _morel(pooled=True), plans=False),
+    "morel-a": Entry("MOReL-A", _morel(pooled=False), plans=False),
     "persim-bcq-5": Entry("PerSim-BCQ-5", _augmented("bcq"), ranked=True, plans=False, base="persim"),
     "persim-cql-5": Entry("PerSim-CQL-5", _augmented("cql"), ranked=True, plans=False, base="persim"),
     "persim-unseen": Entry("PerSim, unseen agents"),

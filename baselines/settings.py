@@ -18,6 +18,7 @@ class OfflineSettings:
         batch_size: transitions of a step.
         gamma: discount.
         widths: hidden layers of every net (continuous BCQ's auto-encoder has its own).
+        normalised: whether states are z-scored by the data that are learnt from; the published codes do not.
 
     Raises:
         InputError: a number out of range.
@@ -27,6 +28,7 @@ class OfflineSettings:
     batch_size: int
     gamma: float = GAMMA
     widths: tuple[int, ...] = (256, 256)
+    normalised: bool = False
 
     def __post_init__(self) -> None:
         check_at_least("updates", self.updates, 1)
@@ -133,7 +135,11 @@ class CQLSettings(OfflineSettings):
 PAPER_UPDATES = {"discrete_bcq": 550_000, "bcq": 550_000, "discrete_cql": 500_000, "cql": 500_000}
 
 
-def offline_settings(algorithm: str, updates: int) -> OfflineSettings:
+# MountainCar's velocity is at most 0.07, its position ten times as much: on raw states the nets hardly see it.
+NORMALISED = frozenset({"mountaincar"})
+
+
+def offline_settings(algorithm: str, updates: int, *, normalised: bool = False) -> OfflineSettings:
     """The paper's settings of ``discrete_bcq``, ``bcq``, ``discrete_cql`` or ``cql``, with so many updates.
 
     Discrete CQL copies its target as often in a short training as in one of the paper's length: each copy
@@ -145,7 +151,9 @@ def offline_settings(algorithm: str, updates: int) -> OfflineSettings:
     check_choice("algorithm", algorithm, PAPER_UPDATES)
     if algorithm == "discrete_cql":
         interval = round(DiscreteCQLSettings.target_interval * updates / PAPER_UPDATES[algorithm])
-        return DiscreteCQLSettings(updates, target_interval=max(1, interval))
+        return DiscreteCQLSettings(updates, normalised=normalised, target_interval=max(1, interval))
     if algorithm == "cql":
-        return CQLSettings(updates)
-    return DiscreteBCQSettings(updates) if algorithm == "discrete_bcq" else BCQSettings(updates)
+        return CQLSettings(updates, normalised=normalised)
+    if algorithm == "discrete_bcq":
+        return DiscreteBCQSettings(updates, normalised=normalised)
+    return BCQSettings(updates, normalised=normalised)

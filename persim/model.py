@@ -214,9 +214,11 @@ class LowRankDynamics(nn.Module):
         """Reads what ``save`` wrote; returns the model and what it was trained on.
 
         Raises:
-            InputError: the file is missing or damaged.
+            InputError: the file is missing or damaged, or holds the weights of another method.
         """
         arrays, saved = store.read_arrays(path, KIND)
+        if "model" not in saved:
+            raise InputError(f"{str(path)!r} holds another method's weights, no simulator of PerSim; give one of those")
         return cls.from_arrays(arrays, ModelSettings(**saved["model"])).to(device), saved["about"]
 
 

@@ -34,6 +34,7 @@ from sweeps.tasks import Task, missing, plan
 from sweeps.tracking import tracking_folder
 
 DEVICES = ("cpu", "cuda", "auto")
+STATES = {"default": None, "raw": False, "normalised": True}
 LOCK = "benchmark"
 
 
@@ -62,6 +63,8 @@ def parser() -> console.Parser:
     p.add_argument("--preset", help=f"budget: {presets} (the suite's)")
     p.add_argument("--rank", default="paper", help="of PerSim: a number, auto (by sweeps/rank_cv.py), or paper (paper)")
     p.add_argument("--planner", help="of the methods that plan (the default of each environment)")
+    p.add_argument("--states", default="default", help="of BCQ and CQL: raw, normalised, or default: normalised in "
+                   "MountainCar, whose velocities are tiny (default)")  # fmt: skip
     p.add_argument("--seed", type=int, default=0, help="trial t uses seed + t (0)")
     p.add_argument("--dry-run", action="store_true", help="print the cells, what is done, and how long the rest takes")
     about = "for data, models and results: a folder, or a URL such as s3://BUCKET/PREFIX (runs)"
@@ -98,7 +101,7 @@ def grid_of(args: argparse.Namespace) -> Grid:
     preset = PRESETS[check_choice("preset", args.preset or suite.preset, PRESETS)]
     methods = args.methods or suite.methods
     counts = args.agents or suite.agents
-    budget = replace(preset, planner=args.planner)
+    budget = replace(preset, planner=args.planner, normalised=STATES[check_choice("states", args.states, STATES)])
     trials = suite.trials if args.trials is None else args.trials
     grid = Grid(suite, data, tuple(dict.fromkeys(methods)), tuple(dict.fromkeys(counts)), trials, budget, args.seed)
     return replace(grid, ranks=_ranks(args, grid))

@@ -62,7 +62,7 @@ SUITES = {
               ("persim", "cadm", "cadm-pets", "bcq-p"), agents=(25, 50, 100, 250, 500)),
         Suite("smoke", "everything once, tiny, in seconds; its numbers mean nothing",
               (("cartpole", "random"), ("mountaincar", "pure")),
-              ("persim", "true-env", "bcq-p", "cql-a", "persim-cql-5"),
+              ("persim", "true-env", "bcq-p", "cql-a", "morel-a", "persim-cql-5"),
               agents=(6,), trials=2, measures=("prediction", "reward"), preset="smoke"),
     )
 }  # fmt: skip

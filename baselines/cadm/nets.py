@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
 from baselines.cadm.settings import CaDMSettings
+from baselines.snapshots import below, load_net, net_arrays, under
 from persim.store import Arrays
 
 Activation = Callable[[Tensor], Tensor]
@@ -117,8 +118,8 @@ class CaDMNets(nn.Module):
 
     def arrays(self) -> Arrays:
         """All parameters."""
-        return {f"net.{name}": np.array(value.detach().cpu().numpy()) for name, value in self.state_dict().items()}
+        return under("net.", net_arrays(self))
 
     def load(self, arrays: Arrays) -> None:
         """Takes the parameters of ``arrays``."""
-        self.load_state_dict({name: torch.from_numpy(arrays[f"net.{name}"]) for name in self.state_dict()})
+        load_net(self, below("net.", arrays))

@@ -16,7 +16,11 @@ _CONSTANT = 1e-6  # a spread below this share of the largest value is rounding
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and standard deviation of each column; 0 for one that is constant, and so is always predicted."""
+    """Mean and standard deviation of each column.
+
+    That of a constant column is 0, not 1 as in ``baselines.scale``: PE-TS never predicts less than a certain
+    share of it as noise, and a dimension that never changed is to stay as it is.
+    """
 
     mean: Tensor
     spread: Tensor

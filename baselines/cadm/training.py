@@ -18,6 +18,7 @@ from baselines.cadm.nets import CaDMNets
 from baselines.cadm.scales import Scales
 from baselines.cadm.settings import CaDMSettings
 from baselines.cadm.stage import Stage, Table, stage_scales
+from baselines.snapshots import adam_arrays, below, load_adam, under
 from persim import seeding, store
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import EnvSpec
@@ -209,9 +210,7 @@ class _Run:
 
     def save(self, path: Path) -> None:
         """Writes all that the next step depends on."""
-        arrays = self.nets.arrays()
-        for index, averages in self._adam.state_dict()["state"].items():
-            arrays |= {f"adam.{index}.{name}": np.array(value.cpu().numpy()) for name, value in averages.items()}
+        arrays = self.nets.arrays() | under("adam.", adam_arrays(self._adam))
         store.write_arrays(path, arrays, CHECKPOINT, {"identity": self._identity, "progress": asdict(self.progress)})
 
     def restore(self, path: Path) -> None:
@@ -225,11 +224,7 @@ class _Run:
             raise InputError(f"checkpoint {str(path)!r} belongs to another run; delete it or give another path")
         self.nets.load(arrays)
         self.progress = Progress(**state["progress"])
-        averages: dict[int, dict[str, Tensor]] = {}
-        for key in (key for key in arrays if key.startswith("adam.")):
-            _, index, name = key.split(".")
-            averages.setdefault(int(index), {})[name] = torch.from_numpy(np.array(arrays[key]))
-        self._adam.load_state_dict({"state": averages, "param_groups": self._adam.state_dict()["param_groups"]})
+        load_adam(self._adam, below("adam.", arrays))
 
 
 class _Saver:

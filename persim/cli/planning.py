@@ -31,14 +31,14 @@ def add_planner_options(p: console.Parser) -> None:
         p.add_argument(f"--{name}", type=int, help=f"{text} (the planner's own)")
 
 
-def chosen_planner(args: argparse.Namespace, spec: EnvSpec, name: str) -> PlannerSettings:
+def chosen_planner(args: argparse.Namespace, spec: EnvSpec, name: str, *, whole: bool = False) -> PlannerSettings:
     """Settings of the planner of that name as asked for; refuses one that does not fit.
 
     Raises:
         InputError: unknown, out of range, or not for these actions.
     """
     given = {key: getattr(args, key) for key in OPTIONS if getattr(args, key) is not None}
-    settings = planner_settings(name, spec.name, **given)
+    settings = planner_settings(name, spec.name, whole=whole, **given)
     PLANNERS[name].check_space(spec.action_space)
     return settings
 

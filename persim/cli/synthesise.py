@@ -91,7 +91,7 @@ def _job(args: argparse.Namespace) -> _Job:
     if args.out.is_dir():
         raise InputError(f"--out {str(args.out)!r} is a folder; give the name of a file to write in it")
     planner = args.planner or default_planner(spec.action_space)
-    planning = PlanningSettings(planner, chosen_planner(args, spec, planner))
+    planning = PlanningSettings(planner, chosen_planner(args, spec, planner, whole=True))
     device, training = resolve_device(args.device), Training.of(args, spec)
     n_agents = training.agents
     if args.model:

@@ -258,7 +258,7 @@ def _learn(
         from stable_baselines3.common.callbacks import BaseCallback
         from stable_baselines3.common.logger import Logger
     except ImportError as error:
-        raise InputError("stable-baselines3 is missing; install it with: pip install 'persim[policies]'") from error
+        raise InputError("stable-baselines3 is missing; install it with: pip install stable-baselines3") from error
 
     class _Stop(BaseCallback):  # type: ignore[misc]  # imported late, untyped
         def _on_step(self) -> bool:

@@ -19,7 +19,7 @@ class PaperError:
 
 @dataclass(frozen=True)
 class PaperReward:
-    """Average reward in Tables 9 to 11, with its standard deviation over five trials."""
+    """Average reward in Tables 3 and 9 to 11, with its standard deviation over five trials."""
 
     mean: float
     std: float
@@ -51,5 +51,5 @@ def reward(env: str, regime: str, method: str = "PerSim") -> dict[int, PaperRewa
 
     The rows of ``True env+MPC`` have an empty regime.
     """
-    rows = _rows("reward.csv", env, regime, method)
+    rows = _rows("reward.csv", env, regime, method) or _rows("augmentation.csv", env, regime, method)
     return {int(row["agent"]) - 1: PaperReward(float(row["reward_mean"]), float(row["reward_std"])) for row in rows}

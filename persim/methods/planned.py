@@ -40,14 +40,20 @@ class PlanningSettings:
     settings: PlannerSettings
 
     @classmethod
-    def of(cls, spec: EnvSpec, planner: str | None = None, **options: Any) -> PlanningSettings:
+    def of(cls, spec: EnvSpec, planner: str | None = None, *, whole: bool = False, **options: Any) -> PlanningSettings:
         """The default planner of the environment, or the one named, with these options changed.
+
+        Args:
+            spec: the environment.
+            planner: its name.
+            whole: whether plans are played to their end before the next one is sought.
+            options: of the planner that differ from its own.
 
         Raises:
             InputError: unknown planner or option, or it does not fit the actions.
         """
         name = planner or default_planner(spec.action_space)
-        return cls(name, planner_settings(name, spec.name, **options))
+        return cls(name, planner_settings(name, spec.name, whole=whole, **options))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from baselines import model_free
+from baselines import chunks
 from baselines.augmented import Augmented
 from baselines.learner import Transitions
 from baselines.model_free import ModelFree
@@ -20,15 +20,12 @@ from baselines.settings import (
     offline_settings,
 )
 from persim import store
-from persim.data.collect import collect
-from persim.data.policies import UniformPolicy
-from persim.envs.spec import Covariate, EnvSpec
 from persim.errors import InputError
-from persim.evaluation.reward import average_rewards
 from persim.methods import PerSim, PerSimSettings
 from persim.methods.planned import PlanningSettings
 from persim.training import KIND as CHECKPOINT
 from persim.training import DivergenceError
+from tests.baselines.toy import COLUMNS, GLIDE, WALK, line, recorded, share_of_the_way
 
 SMALL = {"gamma": 0.5, "widths": (32, 32)}
 DISCRETE = [
@@ -41,65 +38,6 @@ CONTINUOUS = [
 ]
 
 
-def line(space, move):
-    """A walk on a line in steps of ``push``: an agent earns most by going to 0 and staying there."""
-    return EnvSpec(
-        name="line", title="Line", covariates=(Covariate("push", "", 0.1, 0.5, 0.3),),
-        test_agents=((0.2,), (0.4,)), policy_agents=(), horizon=10,
-        observation_space=gym.spaces.Box(-5, 5, (1,)), action_space=space,
-        reset=lambda rng, covariates: rng.uniform(-1, 1, (len(covariates), 1)),
-        step=lambda states, actions, covariates: (states + covariates * move(actions).reshape(-1, 1)).clip(-1, 1),
-        reward=lambda states, actions, following: -10 * following[..., 0].abs(),
-        terminated=lambda following: torch.zeros_like(following[..., 0], dtype=torch.bool),
-    )  # fmt: skip
-
-
-WALK = line(gym.spaces.Discrete(3), lambda actions: actions - 1.0)
-GLIDE = line(gym.spaces.Box(-2, 2, (1,)), lambda actions: actions / 2)
-
-
-def recorded(spec, agents=8, horizon=40):
-    covariates = spec.sample_agents(agents, np.random.default_rng(0))
-    return collect(spec, covariates, UniformPolicy(spec.action_space), np.random.default_rng(1), horizon=horizon)
-
-
-def earned(spec, data, fitted):
-    result = average_rewards(spec, data.covariates, fitted.policy, np.random.default_rng(5), agents=(0, 1), episodes=20)
-    return np.array([agent.mean for agent in result.agents])
-
-
-def best_possible(spec, data):
-    """Straight to 0: by whole steps, or in the box by just as much as is needed."""
-
-    class Straight(UniformPolicy):
-        def __init__(self, agents):
-            self.push = data.covariates[agents]
-
-        def act(self, states, rng):
-            wanted = -states / self.push
-            return np.round(wanted.clip(-1, 1)[:, 0]).astype(int) + 1 if spec.discrete else (2 * wanted).clip(-2, 2)
-
-        def keep(self, running):
-            self.push = self.push[running]
-
-    result = average_rewards(spec, data.covariates, Straight, np.random.default_rng(5), agents=(0, 1), episodes=20)
-    return np.array([agent.mean for agent in result.agents])
-
-
-def random_reward(spec, data):
-    result = average_rewards(
-        spec, data.covariates, lambda agents: UniformPolicy(spec.action_space), np.random.default_rng(5),
-        agents=(0, 1), episodes=20,
-    )  # fmt: skip
-    return np.array([agent.mean for agent in result.agents])
-
-
-def share_of_the_way(spec, data, fitted):
-    """0 for what random actions earn, 1 for the best policy, of each of the two test agents."""
-    best, chance = best_possible(spec, data), random_reward(spec, data)
-    return (earned(spec, data, fitted) - chance) / (best - chance)
-
-
 def spec_for(settings):
     return WALK if isinstance(settings, (DiscreteBCQSettings, DiscreteCQLSettings)) else GLIDE
 
@@ -108,8 +46,11 @@ def named(settings):
     return type(settings).__name__.removesuffix("Settings")
 
 
-@pytest.mark.parametrize("pooled", [True, False], ids=["P", "A"])
-@pytest.mark.parametrize("settings", DISCRETE + CONTINUOUS, ids=named)
+@pytest.mark.parametrize(("settings", "pooled"), [
+    *((settings, pooled) for settings in DISCRETE for pooled in (True, False)),
+    *((settings, True) for settings in CONTINUOUS),
+    *(pytest.param(settings, False, marks=pytest.mark.slow) for settings in CONTINUOUS),
+], ids=lambda value: ("P" if value else "A") if isinstance(value, bool) else named(value))  # fmt: skip
 def test_each_learns_the_best_policy_of_a_toy_from_random_data(settings, pooled):
     spec = spec_for(settings)
     data = recorded(spec, horizon=200)
@@ -117,7 +58,7 @@ def test_each_learns_the_best_policy_of_a_toy_from_random_data(settings, pooled)
     assert (share_of_the_way(spec, data, fitted) > 0.65).all()
 
 
-@pytest.mark.parametrize("settings", [DISCRETE[0], CONTINUOUS[1]], ids=named)
+@pytest.mark.parametrize("settings", [DISCRETE[0], pytest.param(CONTINUOUS[1], marks=pytest.mark.slow)], ids=named)
 def test_synthetic_trajectories_of_the_simulator_teach_what_the_recorded_one_cannot(settings):
     spec = spec_for(settings)
     data = recorded(spec, agents=20, horizon=60)
@@ -132,15 +73,12 @@ def test_synthetic_trajectories_of_the_simulator_teach_what_the_recorded_one_can
     assert (share_of_the_way(spec, data, ModelFree(settings, spec, pooled=False).fit(data, spec, 0)) < 0.65).any()
 
 
-COLUMNS = ("agent", "step", "observation", "action", "next_observation", "reward", "terminated", "truncated")
-
-
 @pytest.mark.parametrize("settings", DISCRETE + CONTINUOUS, ids=named)
 def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(settings, tmp_path, monkeypatch):
     spec, settings = spec_for(settings), replace(settings, updates=120)
     method, data = ModelFree(settings, spec, pooled=True), recorded(spec)
     expected = method.fit_part(0, data, spec, seed=3)
-    monkeypatch.setattr(model_free, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(chunks, "CHECKPOINT_SECONDS", 0.0)
     path = tmp_path / "checkpoint.safetensors"
 
     def kill(share):
@@ -193,6 +131,30 @@ def test_timeouts_are_no_terminals_and_actions_of_a_box_are_scaled():
     assert not batch.terminals.any()
     assert len(batch.observations) == 2 * len(data)
     torch.testing.assert_close(2 * batch.actions[: len(data)], torch.from_numpy(np.array(data.action)))
+
+
+@pytest.mark.parametrize("settings", [DISCRETE[1], CONTINUOUS[0]], ids=named)
+def test_with_normalised_states_the_unit_of_a_state_does_not_matter(settings):
+    """In thousandths the toy is the same toy; raw states of that size would be learnt otherwise."""
+    spec, settings = spec_for(settings), replace(settings, updates=20, normalised=True)
+    data = recorded(spec)
+    far = {name: getattr(data, name) * 1000 + 7000 for name in ("observation", "next_observation")}
+    states = data.observation[:30]
+
+    def actions(data, states):
+        method = ModelFree(settings, spec, pooled=True)
+        policy = method.restore(method.train(data, spec, seed=0), spec).policy(np.zeros(30, int))
+        return policy.act(states, np.random.default_rng(0))
+
+    np.testing.assert_allclose(actions(replace(data, **far), states * 1000 + 7000), actions(data, states), atol=0.01)
+
+
+def test_a_state_that_never_changes_is_not_divided_by_zero():
+    data = recorded(WALK)
+    columns = {name: np.ones_like(getattr(data, name)) for name in ("observation", "next_observation")}
+    rows = Transitions([replace(data, **columns)], "cpu")
+    rows.normalise()
+    assert not rows.batch(torch.arange(5)).observations.any()
 
 
 def test_data_without_terminals_or_with_an_action_lacking_can_be_learnt_from(caplog):

@@ -6,7 +6,8 @@ import torch
 from torch.nn.functional import log_softmax, mse_loss, nll_loss, relu, smooth_l1_loss
 
 from baselines import bcq, cql
-from baselines.learner import Batch, torch_seed
+from baselines.generators import torch_seed
+from baselines.learner import Batch
 from baselines.quiet import d3rlpy
 from baselines.settings import BCQSettings, CQLSettings, DiscreteBCQSettings, DiscreteCQLSettings
 

@@ -28,6 +28,7 @@ TINY = Budget(
     episodes=1,
     updates=dict.fromkeys(PAPER_UPDATES, 3),
     cadm={"iterations": 2, "epochs": 2, "updates": 6, "particles": 10, "plans": 12},
+    morel={"epochs": 1, "min_updates": 3, "ppo_steps": 1024},
     planning={"plans": 12, "horizon": 5},
 )
 ENVS = ["mountaincar", "cartpole", "halfcheetah"]
@@ -50,7 +51,7 @@ def budget_for(env):
 @pytest.mark.parametrize("env", ENVS)
 @pytest.mark.parametrize("name", EXISTING)
 def test_a_fitted_method_acts_in_its_space_and_predicts_if_it_says_so(name, env, data):
-    spec = replace(get(env), horizon=60)  # spares synthetic episodes of HalfCheetah's whole length
+    spec = replace(get(env), horizon=20)  # spares synthetic episodes of HalfCheetah's whole length
     method = make_method(name, spec, budget_for(env))
     fitted = method.fit(data[env], spec, seed=5)
     agents = np.array([0, 4, 4])
@@ -141,6 +142,7 @@ def test_methods_that_are_not_here_yet_say_so():
         {"updates": {"bcq": 0}},
         {"cadm": {"epochs": 0}},
         {"cadm": {"epoch": 1}},
+        {"morel": {"ppo_steps": 0}},
     ],
 )
 def test_budgets_are_checked(change):

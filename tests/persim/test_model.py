@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from persim import seeding
+from persim import seeding, store
 from persim.batches import TrainingRows
 from persim.errors import InputError
 from persim.gradients import FlatParameters, LossGradient
-from persim.model import LowRankDynamics, ModelSettings
+from persim.model import KIND, LowRankDynamics, ModelSettings
 
 DISCRETE = ModelSettings(n_agents=7, state_dim=4, action_dim=2, discrete=True, rank=3, members=2)
 CONTINUOUS = dataclasses.replace(DISCRETE, discrete=False, action_dim=3, state_widths=(16, 12), action_widths=(8, 9))
@@ -103,6 +103,13 @@ def test_select_keeps_the_chosen_members(rng):
     chosen = model.select([1])
     data = inputs(DISCRETE, rng)
     torch.testing.assert_close(chosen(*data)[0], model(*data)[1])
+
+
+def test_weights_of_another_method_are_refused(tmp_path):
+    path = tmp_path / "bcq.safetensors"
+    store.write_arrays(path, {"a": np.zeros(1)}, KIND, {"about": {}})
+    with pytest.raises(InputError, match="holds another method's weights"):
+        LowRankDynamics.load(path)
 
 
 def test_save_and_load_give_the_same_predictions(tmp_path, rng):

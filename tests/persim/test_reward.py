@@ -132,5 +132,6 @@ def test_the_papers_rewards():
     ours = paper.reward("mountaincar", "random")
     assert [ours[agent].mean for agent in range(5)] == [-57.7, -74.3, -120.4, -186.6, -210.1]
     assert paper.reward("cartpole", "", "True env+MPC")[3] == paper.PaperReward(198.4, 7.2)
+    assert paper.reward("cartpole", "random", "PerSim-CQL-5")[2] == paper.PaperReward(200.0, 0.0)
     assert paper.reward("halfcheetah", "random")
     assert paper.reward("other", "random") == {}

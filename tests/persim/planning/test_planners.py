@@ -183,6 +183,13 @@ def test_defaults():
     assert (cem.plans, cem.horizon, cem.elites, cem.iterations) == (200, 30, 50, 5)
 
 
+def test_plans_that_are_played_to_their_end_are_sought_among_more():
+    each_step, whole = (planner_settings("persistent_shooting", "mountaincar", whole=whole) for whole in (False, True))
+    assert (each_step.plans, whole.plans) == (1000, 10_000)
+    assert planner_settings("persistent_shooting", "mountaincar", whole=True, plans=7).plans == 7
+    assert planner_settings("random_shooting", "mountaincar", whole=True).plans == 1000  # the paper's stays the paper's
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

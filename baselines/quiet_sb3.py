@@ -1,0 +1,13 @@
+"""stable-baselines3 without a banner of the old gym, which it imports where it finds it."""
+
+from __future__ import annotations
+
+import gym_notices.notices
+
+gym_notices.notices.notices.clear()  # printed, so no warnings filter could catch it
+
+from stable_baselines3 import PPO  # noqa: E402
+from stable_baselines3.common.logger import Logger  # noqa: E402
+from stable_baselines3.common.vec_env import VecEnv  # noqa: E402
+
+__all__ = ["PPO", "Logger", "VecEnv"]
