@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from baselines.augmented import Augmented
+from baselines.cadm import ActingSettings, CaDM, CaDMSettings
+from baselines.cadm.settings import PAPER_CADM
 from baselines.model_free import ModelFree
 from baselines.morel.method import Morel
 from baselines.morel.settings import PAPER_MOREL, MorelSettings
@@ -29,6 +31,8 @@ class Budget:
         spare: candidates trained beyond them.
         episodes: per test agent of a method that plans.
         updates: gradient steps of BCQ and CQL, by algorithm.
+        cadm: of CaDM: iterations, epochs of each, updates in all (0: as many as that takes), particles of
+            PE-TS, and plans of a decision where ``planning`` does not say.
         normalised: whether BCQ and CQL see z-scored states; None for MountainCar only.
         morel: passes of MOReL over the data, fewest updates of its dynamics, and steps of its policy.
         policy_episodes: per test agent of a method that learns a policy, which acts at once.
@@ -46,6 +50,7 @@ class Budget:
     spare: int
     episodes: int
     updates: dict[str, int] = field(default_factory=lambda: dict(PAPER_UPDATES))
+    cadm: dict[str, int] = field(default_factory=lambda: dict(PAPER_CADM))
     normalised: bool | None = None
     morel: dict[str, int] = field(default_factory=lambda: dict(PAPER_MOREL))
     policy_episodes: int = 100
@@ -60,6 +65,9 @@ class Budget:
         for algorithm, updates in self.updates.items():
             check_choice("updates: algorithm", algorithm, PAPER_UPDATES)
             check_at_least(f"updates of {algorithm}", updates, 1)
+        for name, number in self.cadm.items():
+            check_choice("cadm", name, PAPER_CADM)
+            check_at_least(f"cadm: {name}", number, 0 if name == "updates" else 1)
         for name, amount in self.morel.items():
             check_choice("morel: budget", name, PAPER_MOREL)
             check_at_least(f"{name} of morel", amount, 1)
@@ -69,12 +77,14 @@ class Budget:
         return PlanningSettings.of(spec, self.planner, whole=whole, **self.planning)
 
 
+# Minutes of a core (docs/baselines.md); the paper's takes days of one, or a GPU.
+_LITTLE_CADM = {"iterations": 5, "epochs": 200, "updates": 20_000, "particles": 5, "plans": 200}
 _FEW_UPDATES = {"discrete_bcq": 55_000, "bcq": 11_000, "discrete_cql": 10_000, "cql": 5_000}
 # The paper trains exactly the members that it keeps; two more cost 40 % and spare us the poor minima (persim.ensemble).
 _PAPER = Budget("paper", epochs=300, average_last=50, members=5, spare=2, episodes=20)
 PRESETS = {
     "paper": _PAPER,
-    "laptop": replace(_PAPER, name="laptop", updates=_FEW_UPDATES),
+    "laptop": replace(_PAPER, name="laptop", updates=_FEW_UPDATES, cadm=_LITTLE_CADM),
     "quick": Budget(
         "quick",
         epochs=30,
@@ -83,6 +93,7 @@ PRESETS = {
         spare=0,
         episodes=5,
         updates=_FEW_UPDATES,
+        cadm={**_LITTLE_CADM, "updates": 3000},
         morel={"epochs": 1, "min_updates": 2_000, "ppo_steps": 100_000},
     ),
     "smoke": Budget(
@@ -93,6 +104,7 @@ PRESETS = {
         spare=0,
         episodes=1,
         updates=dict.fromkeys(PAPER_UPDATES, 10),
+        cadm={"iterations": 2, "epochs": 2, "updates": 10, "particles": 5, "plans": 20},
         morel={"epochs": 1, "min_updates": 10, "ppo_steps": 1},
         policy_episodes=2,
         planning={"plans": 20, "horizon": 8},
@@ -167,11 +179,36 @@ def _morel(*, pooled: bool) -> Maker:
     return make
 
 
+def _cadm_planning(spec: EnvSpec, budget: Budget) -> PlanningSettings:
+    """The planner of CaDM's code: random shooting, or the cross-entropy method where actions are continuous.
+
+    Its settings are those of ``persim.planning`` nearest to CaDM's; what still differs is in docs/baselines.md.
+    """
+    if budget.planner is not None:
+        return budget.how_to_plan(spec)
+    if spec.discrete:
+        return PlanningSettings.of(spec, "random_shooting", **{"plans": budget.cadm["plans"], **budget.planning})
+    options = {"plans": 200, "horizon": 30, "iterations": 4, "smoothing": 0.1, "spread": (0.5, 0.5), **budget.planning}
+    return PlanningSettings.of(spec, "cem", **{"elites": max(1, options["plans"] // 4), **options})
+
+
+def _cadm(make: Callable[..., CaDMSettings], *, pets: bool) -> Maker:
+    def build(spec: EnvSpec, budget: Budget, rank: int | None) -> Method:
+        little = budget.cadm
+        settings = make(iterations=little["iterations"], epochs=little["epochs"], updates=little["updates"] or None)
+        planning = _cadm_planning(spec, budget)
+        warm = planning.planner != "random_shooting"
+        acting = ActingSettings(planning, little["particles"] if pets else 1, warm_start=warm)
+        return CaDM(settings, acting, spec)
+
+    return build
+
+
 METHODS: dict[str, Entry] = {
     "persim": Entry("PerSim", _persim, ranked=True),
     "true-env": Entry("True env+MPC", _true_env, learns=False),
-    "cadm": Entry("Vanilla CaDM"),
-    "cadm-pets": Entry("PE-TS CaDM"),
+    "cadm": Entry("Vanilla CaDM", _cadm(CaDMSettings.vanilla, pets=False)),
+    "cadm-pets": Entry("PE-TS CaDM", _cadm(CaDMSettings.pets, pets=True)),
     "bcq-p": Entry("BCQ-P", _model_free("bcq", pooled=True), plans=False),
     "bcq-a": Entry("BCQ-A", _model_free("bcq", pooled=False), plans=False),
     "cql-p": Entry("CQL-P", _model_free("cql", pooled=True), plans=False),

@@ -38,6 +38,7 @@ _OTHER = _Cost(step_ms=1.0, decision_ms=50.0, steps=200, collect_s=1.0)
 _PREDICTION_S, _ASSEMBLE_S = 2.0, 0.1
 _POLICY_DECISION_MS = {True: 0.01, False: 2.0}  # of one of 100 episodes at once; discrete actions or not
 _UPDATE_MS = {"discrete_bcq": 4.0, "bcq": 70.0, "discrete_cql": 17.0, "cql": 130.0}  # at the paper's nets and batch
+_CADM_UPDATE_MS, _CADM_STATE_MS = 8.5, 0.006  # of one member; of one state moved on in a rollout
 _MOREL_MS = {128: (2.7, 0.065), 512: (35.0, 0.15), 1024: (120.0, 0.35)}  # by width: an update, a step of PPO
 
 
@@ -52,10 +53,11 @@ def seconds(task: Task) -> float:
         return _training(task, cost.step_ms) / 1e3
     if measurements(cell)[task.number].what != REWARD:
         return _PREDICTION_S
-    budget = cell.settings["budget"]
+    budget, spec = cell.settings["budget"], get(cell.env)
     if not METHODS[cell.method].plans:
-        spec = get(cell.env)
         return float(budget["policy_episodes"]) * spec.horizon * _POLICY_DECISION_MS[spec.discrete] / 1e3
+    if "acting" in cell.settings["method"]:  # CaDM; it rarely reaches the goal of MountainCar
+        return float(budget["episodes"]) * spec.horizon * _cadm_decision(task) / 1e3
     share = _planning_share(task)
     return float(budget["episodes"]) * cost.steps * cost.decision_ms / 1e3 * share
 
@@ -65,6 +67,8 @@ def _training(task: Task, step_ms: float) -> float:
     settings = task.cell.settings["method"].get("settings", {})
     if "ppo" in settings:
         return _morel(task, settings)
+    if "future" in settings:
+        return _cadm(task, settings)
     return float(settings["updates"]) * _update_ms(task) if "updates" in settings else _updates(task) * step_ms
 
 
@@ -75,6 +79,21 @@ def _morel(task: Task, settings: dict[str, Any]) -> float:
     update_ms, step_ms = _MOREL_MS[dynamics["width"]]
     updates = max(dynamics["epochs"] * batches, dynamics["min_updates"])
     return float(updates * update_ms + settings["ppo"]["steps"] * step_ms)
+
+
+def _cadm(task: Task, settings: dict[str, Any]) -> float:
+    """Milliseconds of its updates; without a limit as many as the epochs take, half of them on half the data."""
+    pairs = task.cell.agents * _length(task) * settings["future"] / settings["batch_size"]
+    updates = settings["epochs"] * pairs * (settings["iterations"] + 1) / 2
+    return float(min(settings["updates"] or updates, updates) * settings["members"] * _CADM_UPDATE_MS)
+
+
+def _cadm_decision(task: Task) -> float:
+    """Milliseconds of a decision, from the states that all plans, particles, steps and rounds go through."""
+    method = task.cell.settings["method"]
+    plan = method["planning"]["settings"]
+    rounds = 1 + plan.get("iterations", 0)
+    return float(plan["plans"] * plan["horizon"] * rounds * method["acting"]["particles"] * _CADM_STATE_MS)
 
 
 def _update_ms(task: Task) -> float:

@@ -123,7 +123,7 @@ def _prediction(fitted: Fitted, env: str, seed: int) -> Rows:
     policy = load_test_policy(spec.name, spec.action_space)
     rollouts = true_rollouts(spec, policy, seeding.generator(seed, "prediction"))
     rows: Rows = []
-    predicted = fitted.predict(rollouts.agents, rollouts.start, rollouts.played)[:, 1:]
+    predicted = fitted.predict(rollouts.agents, rollouts.start, rollouts.played, rollouts.history)[:, 1:]
     for error in errors_of(predicted, rollouts):
         number = error.agent + 1
         rows += [row("prediction_rmse", error.rmse, number), row("prediction_r2", error.r2, number)]

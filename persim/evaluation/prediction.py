@@ -31,6 +31,19 @@ class Dynamics(Protocol):
 
 
 @dataclass(frozen=True)
+class History:
+    """True steps that were seen before a prediction starts, for methods that learn from them who it is about.
+
+    Attributes:
+        states: ``[B, W + 1, S]``; the last of them is where the prediction starts.
+        actions: ``[B, W]`` or ``[B, W, A]``.
+    """
+
+    states: NDArray[Any]
+    actions: NDArray[Any]
+
+
+@dataclass(frozen=True)
 class TrueRollouts:
     """True trajectories of the test agents under the test policy, as dense arrays.
 
@@ -48,6 +61,11 @@ class TrueRollouts:
     def start(self) -> NDArray[np.float32]:
         """States ``[B, S]`` after the warm-up, 0 for episodes that ended earlier: nothing is asked of those."""
         return np.nan_to_num(self.states[:, WARM_UP])
+
+    @property
+    def history(self) -> History:
+        """The true steps of the warm-up."""
+        return History(self.states[:, : WARM_UP + 1], self.actions[:, :WARM_UP])
 
     @property
     def played(self) -> NDArray[np.int64] | NDArray[np.float32]:

@@ -17,7 +17,7 @@ from persim.data.trajectories import Trajectories
 from persim.ensemble import SPARE_MEMBERS, EnsembleSettings, best_members
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError, check_at_least
-from persim.evaluation.prediction import open_loop
+from persim.evaluation.prediction import History, open_loop
 from persim.methods.protocol import Fitted, Method, Report, Simulator, Weights
 from persim.model import LowRankDynamics, ModelSettings
 from persim.planning.planner import MPC, Planner, PlannerSettings, Plans
@@ -119,7 +119,13 @@ class _Simulator(_Planned):
         super().__init__(planner)
         self.model = model
 
-    def predict(self, agents: NDArray[np.int64], states: NDArray[Any], actions: NDArray[Any]) -> NDArray[np.float64]:
+    def predict(
+        self,
+        agents: NDArray[np.int64],
+        states: NDArray[Any],
+        actions: NDArray[Any],
+        history: History | None = None,
+    ) -> NDArray[np.float64]:
         """Mean over members that roll out separately; see ``Predictor``."""
         return open_loop(self.model, agents, states, actions)
 

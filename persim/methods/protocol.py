@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from persim.data.policies import BatchPolicy
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import Array, EnvSpec
+from persim.evaluation.prediction import History
 from persim.planning.planner import Plans
 from persim.store import Arrays
 
@@ -40,13 +41,21 @@ class Fitted(Protocol):
 class Predictor(Protocol):
     """A fitted method that is model-based."""
 
-    def predict(self, agents: NDArray[np.int64], states: NDArray[Any], actions: NDArray[Any]) -> NDArray[np.float64]:
+    def predict(
+        self,
+        agents: NDArray[np.int64],
+        states: NDArray[Any],
+        actions: NDArray[Any],
+        history: History | None = None,
+    ) -> NDArray[np.float64]:
         """Open-loop prediction.
 
         Args:
             agents: ``[B]``.
             states: ``[B, S]``, where each episode stands.
             actions: ``[B, H]`` or ``[B, H, A]``.
+            history: the true steps that led to ``states``; None if an episode starts there. Only methods that
+                infer from them whom they predict (CaDM) look at it; PerSim knows the agent.
 
         Returns:
             States ``[B, H + 1, S]``, the first of them ``states``.

@@ -27,6 +27,7 @@ TINY = Budget(
     spare=1,
     episodes=1,
     updates=dict.fromkeys(PAPER_UPDATES, 3),
+    cadm={"iterations": 2, "epochs": 2, "updates": 6, "particles": 10, "plans": 12},
     morel={"epochs": 1, "min_updates": 3, "ppo_steps": 1024},
     planning={"plans": 12, "horizon": 5},
 )
@@ -124,8 +125,8 @@ def test_the_true_environment_needs_covariates():
 
 
 def test_methods_that_are_not_here_yet_say_so():
-    with pytest.raises(InputError, match=r"'cadm' \(Vanilla CaDM\) is not here yet"):
-        make_method("cadm", get("cartpole"), TINY)
+    with pytest.raises(InputError, match=r"'persim-unseen' \(PerSim, unseen agents\) is not here yet"):
+        make_method("persim-unseen", get("cartpole"), TINY)
     with pytest.raises(InputError, match="did you mean 'persim'"):
         make_method("persin", get("cartpole"), TINY)
 
@@ -139,6 +140,8 @@ def test_methods_that_are_not_here_yet_say_so():
         {"spare": -1},
         {"policy_episodes": 0},
         {"updates": {"bcq": 0}},
+        {"cadm": {"epochs": 0}},
+        {"cadm": {"epoch": 1}},
         {"morel": {"ppo_steps": 0}},
     ],
 )

@@ -269,7 +269,7 @@ BAD = [
     (["--suite", "smoke", "--device", "cudda"], "did you mean 'cuda'"),
     (["--suite", "smoke", "--gpu-share", "2"], "gpu-share is 2.0"),
     (["--suite", "smoke", "--cpus", "0"], "cpus is 0"),
-    (["--suite", "prediction", "--envs", "cartpole", "--methods", "cadm"], "has no method yet that could run"),
+    (["--suite", "unseen"], "has no method yet that could run"),
     (["--suite", "smoke", "--store", "/proc/runs"], "cannot be written"),
     (["--suite", "smoke", "--tracking-uri", "http://127.0.0.1:9"], "does not answer"),
     (["--suite", "smoke", "--address", "127.0.0.1:9"], "no Ray cluster answers at address '127.0.0.1:9'"),
@@ -340,11 +340,11 @@ def test_suites_name_methods_that_are_known():
 
 def test_methods_to_come_are_listed_and_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert console.run(benchmark.main, ["--suite", "prediction", "--envs", "cartpole", "--dry-run"]) == 0
+    assert console.run(benchmark.main, ["--suite", "unseen", "--dry-run"]) == 0
     output = capsys.readouterr().out
     assert " later" in output
-    assert "Vanilla CaDM: still to be written" in output
-    assert output.count(" to do") == 4 * 5
+    assert "PerSim, unseen agents: still to be written" in output
+    assert " to do" not in output
     assert os.listdir(tmp_path) == []
 
 
@@ -364,6 +364,8 @@ def test_seconds_are_estimated_from_the_size_of_the_work():
     once = cost("--methods", "persim", "--trials", "1")
     assert cost("--methods", "persim", "--trials", "3") == pytest.approx(3 * once)
     assert cost("--methods", "persim", "--trials", "1", "--preset", "quick") < once / 5
+    for method in ("cadm", "cadm-pets"):
+        assert cost("--methods", method, "--preset", "quick") < cost("--methods", method) / 5
 
 
 def test_time_left_goes_from_the_estimate_to_what_was_measured():
