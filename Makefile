@@ -4,6 +4,8 @@
 PYTHON ?= python3
 ENV ?= cartpole
 ARGS ?=
+# Processes that share the tests; those that start Ray stay in one, as each wants the machine for itself.
+WORKERS ?= 2
 BIN := .venv/bin
 # Two spinning OpenMP threads can be a hundred times slower than one on a busy machine.
 export OMP_NUM_THREADS ?= 1
@@ -34,7 +36,7 @@ ui: .venv/installed
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1 --workers 1
 
 test: .venv/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
