@@ -96,7 +96,7 @@ class ContextScorer:
         """See ``persim.planning.scoring.Scorer``; every score is exact, and agents are told apart by context alone."""
         model, count = self._model, plans.shape[1]
         flat = torch.from_numpy(plans.reshape(-1, *plans.shape[2:])).to(model.device)
-        start = torch.from_numpy(states).to(model.device, torch.float32)
+        start = torch.tensor(states, device=model.device, dtype=torch.float32)  # a copy: they may be read-only
         episode = torch.arange(len(states), device=model.device).repeat_interleave(count)
         contexts = self._round_contexts()
         scores = [
