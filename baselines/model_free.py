@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
-from baselines.chunks import train
+from baselines.chunks import Trainee, train
 from baselines.generators import torch_seed
 from baselines.policy_method import Actor, PolicyMethod
 from baselines.settings import OfflineSettings
@@ -62,9 +62,24 @@ class ModelFree(PolicyMethod):
         learner = Learner(self.settings, spec.state_dim, spec.action_space, init, device)
         if self.settings.normalised:
             learner.scale = rows.normalise()
-        progress = train(_Updates(learner, rows, self.settings, (seed, part)), checkpoint, report)
+        updates = Updates(learner, rows, self.settings, (seed, part))
+        trainee = self._judged(updates, part, data, spec, seed, device, base)
+        progress = train(trainee, checkpoint, report)
         about = {"curves": progress.curves, "seconds": progress.seconds}
-        return Weights(learner.arrays(), {"about": about})
+        return Weights(trainee.arrays(), {"about": about})
+
+    def _judged(
+        self,
+        updates: Updates,
+        part: int,
+        data: Trajectories,
+        spec: EnvSpec,
+        seed: int,
+        device: str,
+        base: Weights | None,
+    ) -> Policies:
+        """What decides which of the policies on the way is kept; here it is the last."""
+        return updates
 
     def _sources(
         self, part: int, data: Trajectories, spec: EnvSpec, seed: int, device: str, base: Weights | None
@@ -80,14 +95,22 @@ class ModelFree(PolicyMethod):
         return learner
 
 
-class _Updates:
+class Policies(Trainee, Protocol):
+    """A training that ends with a policy."""
+
+    def arrays(self) -> Arrays:
+        """The weights that act."""
+        ...
+
+
+class Updates:
     """A learner with its rows; see ``baselines.chunks.Trainee``."""
 
     def __init__(self, learner: Learner, rows: Transitions, settings: OfflineSettings, seeds: tuple[int, int]) -> None:
-        self._learner, self._rows, self._settings, self._seeds = learner, rows, settings, seeds
+        self.learner, self._rows, self._settings, self._seeds = learner, rows, settings, seeds
         self._size = math.ceil(settings.updates / _CHUNKS)
         self.chunks = math.ceil(settings.updates / self._size)
-        self.state, self.load_state = learner.state, learner.load_state
+        self.state, self.load_state, self.arrays = learner.state, learner.load_state, learner.arrays
 
     def advance(self, chunk: int) -> tuple[int, dict[str, float]]:
         """So many updates; the values are the means of their losses.
@@ -103,7 +126,7 @@ class _Updates:
         sums: dict[str, float] = {}
         with torch_seed(seed):
             for step, batch in enumerate(chosen, start + 1):
-                losses = self._learner.update(self._rows.batch(batch), step)
+                losses = self.learner.update(self._rows.batch(batch), step)
                 for name, value in losses.items():
                     if not math.isfinite(value):
                         raise DivergenceError(f"{name} became {value} at step {step}; lower the learning rate")
