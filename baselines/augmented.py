@@ -20,7 +20,7 @@ from persim.methods import PerSim, Simulator, Weights
 from persim.methods.simulated import simulated
 from persim.methods.synthetic import synthetic_trajectories
 
-_EPISODES = 20  # in which a policy is judged
+_EPISODES = {True: 20, False: 5}  # in which a policy is judged; of discrete actions, or not: BCQ's cost the more
 
 
 class Augmented(ModelFree):
@@ -79,9 +79,11 @@ class Augmented(ModelFree):
         inside = simulated(spec, self._simulator(base, spec, device), data)
         numbers = np.arange(data.n_agents, dtype=np.float64)[:, None]
 
+        episodes = _EPISODES[spec.discrete]
+
         def judge(policy: BatchPolicy) -> float:
             rng = seeding.generator(seed, "selection", spec.name, part)
-            result = average_rewards(inside, numbers, lambda _: policy, rng, agents=[part], episodes=_EPISODES)
+            result = average_rewards(inside, numbers, lambda _: policy, rng, agents=[part], episodes=episodes)
             return result.agents[0].mean
 
         return Selection(updates, judge)
