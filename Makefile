@@ -4,7 +4,7 @@
 PYTHON ?= python3
 ENV ?= cartpole
 ARGS ?=
-# Processes that share the tests; those that start Ray stay in one, as each wants the machine for itself.
+# Processes that share the tests, file by file: what a file sets up once (a whole benchmark, say) is set up once.
 WORKERS ?= 2
 BIN := .venv/bin
 # Two spinning OpenMP threads can be a hundred times slower than one on a busy machine.
@@ -36,7 +36,7 @@ ui: .venv/installed
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1 --workers 1
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
