@@ -36,7 +36,7 @@ def plot_methods(path: Path, cells: Sequence[FinishedCell]) -> Path:
     first = cells[0].cell
     metrics = [metric for metric in _METRICS if any(row["metric"] == metric for done in cells for row in done.rows)]
     with mpl.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(7, 0.8 + 3.2 * max(1, len(metrics))), layout="constrained")
+        figure = Figure(figsize=(9, 0.8 + 3.2 * max(1, len(metrics))), layout="constrained")
         FigureCanvasAgg(figure)
         for index, metric in enumerate(metrics):
             axes = figure.add_subplot(len(metrics), 1, index + 1)
@@ -53,13 +53,14 @@ def _panel(axes: mpl.axes.Axes, metric: str, cells: Sequence[FinishedCell]) -> N
     measured = [done for done in cells if any(row["metric"] == metric for row in done.rows)]
     series = sorted({(done.cell.method, done.cell.agents) for done in measured})
     agents = range(1, len(get(cells[0].cell.env).test_agents) + 1)
+    several = len({count for method, count in series if METHODS[method].learns}) > 1
     width = 0.8 / len(series)
     for place, (method, count) in enumerate(series):
         own = [done for done in measured if (done.cell.method, done.cell.agents) == (method, count)]
         values = np.array([[done.value(metric, agent) for agent in agents] for done in own])
         where = np.arange(len(agents)) + (place - (len(series) - 1) / 2) * width
         colour = _COLOURS[place % len(_COLOURS)]
-        label = METHODS[method].title + (f", N={count}" if METHODS[method].learns else "")
+        label = METHODS[method].title + (f", N={count}" if several and METHODS[method].learns else "")
         axes.bar(where, values.mean(0), width * 0.9, color=colour, alpha=0.45, label=label)
         axes.scatter(np.tile(where, len(own)), values.ravel(), s=14, color=colour, zorder=3)
     axes.set_xticks(range(len(agents)), [f"agent {agent}" for agent in agents])
