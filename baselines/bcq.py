@@ -18,7 +18,7 @@ _encoder: Any = d3rlpy.models.encoders.VectorEncoderFactory
 _NEVER = 10**9
 
 
-class DiscreteBCQLearner(_impl.DiscreteBCQImpl):  # type: ignore[misc]
+class DiscreteBCQLearner(_impl.DiscreteBCQImpl):  # type: ignore[misc]  # d3rlpy is untyped
     """Discrete BCQ as its authors have it (Fujimoto et al. 2019b): penalty on raw logits, target that follows."""
 
     tau: float
@@ -60,7 +60,7 @@ def discrete_bcq(settings: DiscreteBCQSettings, state_dim: int, actions: int, de
     return learner
 
 
-class _TanhDecoder(_nets.imitators.VAEDecoder):  # type: ignore[misc]
+class _TanhDecoder(_nets.imitators.VAEDecoder):  # type: ignore[misc]  # d3rlpy is untyped
     """d3rlpy's flag ``with_squash`` is inverted, so that its actions are unbounded; this one has the tanh."""
 
     def forward(self, x: Tensor, latent: Tensor, with_squash: bool = True) -> Tensor:
@@ -68,7 +68,7 @@ class _TanhDecoder(_nets.imitators.VAEDecoder):  # type: ignore[misc]
         return bounded
 
 
-class BCQLearner(_impl.BCQImpl):  # type: ignore[misc]
+class BCQLearner(_impl.BCQImpl):  # type: ignore[misc]  # d3rlpy is untyped
     """Continuous BCQ as its authors have it: bounded decoder, equal start, more samples when it acts."""
 
     acting_samples: int

@@ -19,7 +19,7 @@ _encoder: Any = d3rlpy.models.encoders.VectorEncoderFactory
 _FORMS = {"0.80": (1.0, 1.0, 5.0), "0.90": (2.5, 0.2, 1.0), "2.8": (5.0, 1.0, 1.0)}
 
 
-class DiscreteCQLLearner(_impl.DiscreteCQLImpl):  # type: ignore[misc]
+class DiscreteCQLLearner(_impl.DiscreteCQLImpl):  # type: ignore[misc]  # d3rlpy is untyped
     """d3rlpy's loss from one pass of the critics where it makes two, 1.7 times faster; the test compares them."""
 
     def compute_loss(self, batch: Any, q_tpn: Tensor) -> Any:

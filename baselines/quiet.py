@@ -9,7 +9,7 @@ import structlog
 
 gym_notices.notices.notices.clear()  # printed, so no warnings filter could catch it
 
-import d3rlpy  # noqa: E402
+import d3rlpy  # noqa: E402 (all of these: after its banner is gone)
 import d3rlpy.algos.qlearning.torch.bcq_impl  # noqa: E402
 import d3rlpy.algos.qlearning.torch.cql_impl  # noqa: E402
 import d3rlpy.models.torch.imitators  # noqa: E402

@@ -143,7 +143,7 @@ class _Run:
         batch = stage.batch(order[:, step * self.batch_size : (step + 1) * self.batch_size])
         loss = reconstruction(self.nets, batch, self.settings.backward_weight)
         self._adam.zero_grad()
-        (loss + bound_penalty(self.nets, self.settings.bound_weight)).backward()  # type: ignore[no-untyped-call]
+        (loss + bound_penalty(self.nets, self.settings.bound_weight)).backward()  # type: ignore[no-untyped-call]  # torch
         self._adam.step()
         return loss.detach() / self.settings.members
 

@@ -98,7 +98,7 @@ def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(setti
 def test_torchs_and_numpys_global_generators_are_left_alone():
     spec, data = GLIDE, recorded(GLIDE)
     method = ModelFree(replace(CONTINUOUS[0], updates=3), spec, pooled=True)
-    torch.manual_seed(1), np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1), np.random.seed(1)  # noqa: NPY002 (the global generator is what is tested)
     expected = (torch.rand(1), np.random.rand())  # noqa: NPY002
     torch.manual_seed(1), np.random.seed(1)  # noqa: NPY002
     first = method.fit(data, spec, seed=0).policy(np.array([0])).act(data.observation[:1], np.random.default_rng(0))
