@@ -111,7 +111,7 @@ def check_rows(data: Trajectories, spec: EnvSpec, who: str) -> Trajectories:
         )
     if len(data) < 2:
         raise InputError(
-            f"of {who} 1 transition is recorded, but a policy needs at least 2; give a longer trajectory, or use -P"
+            f"the data of {who} have 1 transition, but a policy needs at least 2; give a longer trajectory, or use -P"
         )
     if isinstance(data.action_space, gym.spaces.Discrete):
         lacking = sorted(set(range(int(data.action_space.n))) - set(np.unique(data.action).tolist()))
