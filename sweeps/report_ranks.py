@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+import numpy as np
 
 from persim import store
 from persim.cells import FinishedCell
@@ -45,17 +48,21 @@ def _sweeps(cells: Sequence[FinishedCell]) -> dict[str, list[FinishedCell]]:
 
 def _section(name: str, trials: Sequence[FinishedCell]) -> Section:
     cell = trials[0].cell
-    summaries = summarise(trials)
-    chosen = choose(summaries)
     title = f"{ENV_TITLES.get(cell.env, cell.env)}, {cell.regime} data, N = {cell.agents}"
-    svg = drawn(f"rank-{name}", lambda: rank_figure(title, trials, summaries, chosen))
+    with np.errstate(invalid="ignore"):  # the spread of trials of which one diverged
+        summaries = summarise(trials)
+    finite = [summary for summary in summaries if math.isfinite(summary.error)]
+    if not finite:
+        return Section(title, f"rank-{name}", ("Every rank diverged.",), level=3)
+    chosen = choose(finite)
+    svg = drawn(f"rank-{name}", lambda: rank_figure(title, trials, finite, chosen))
     caption = (
         f"{title}: hold-out error of every rank with its standard error, {cell.settings.get('epochs', '?')} epochs."
     )
     rows = tuple(
         (
             Entry((f"rank {s.rank}" + (" (chosen)" if s is chosen else ""),)),
-            text(f"{s.error:.2e} ± {s.standard_error:.0e}"),
+            text(f"{s.error:.2e} ± {s.standard_error:.0e}" if s in finite else "diverged"),
             *(text(number(value, 4)) for value in s.prediction_rmse),
             text(str(s.repeats)),
             text(f"{s.seconds:.0f} s"),

@@ -58,7 +58,7 @@ def encode(cells: Iterable[FinishedCell]) -> bytes:
     """The Parquet file of these cells; their order does not matter, curves are left out."""
     rows = [entry for done in sorted(cells, key=_order) for entry in _rows(done)]
     file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file, compression="zstd", write_page_checksum=True)
     return file.getvalue()
 
 
@@ -109,28 +109,27 @@ def read(path: Path, suite: str) -> list[FinishedCell]:
         InputError: as of ``read_all``.
     """
     grouped: dict[str, list[dict[str, Any]]] = {}
-    for entry in _table(path).to_pylist():
+    for entry in _entries(path):
         grouped.setdefault(entry["cell"], []).append(entry)
     return [_cell(path, suite, name, rows) for name, rows in grouped.items()]
 
 
-def _table(path: Path) -> pa.Table:
+def _entries(path: Path) -> list[dict[str, Any]]:
     try:
-        table = pq.read_table(io.BytesIO(path.read_bytes()))
-    except OSError as error:  # also pyarrow's complaint about truncated pages
-        raise _damaged(path, error.strerror or "it is truncated or changed") from error
-    except (pa.ArrowException, ValueError) as error:
-        raise _damaged(path, "it is truncated or no Parquet file") from error
-    versions = set(table["version"].to_pylist()) if "version" in table.schema.names else {None}
+        table = pq.read_table(io.BytesIO(path.read_bytes()), page_checksum_verification=True)
+        columns, entries = table.schema.names, table.to_pylist()
+    except Exception as error:  # Arrow has no one error for what is damaged
+        raise _damaged(path, "it is truncated, changed or no Parquet file") from error
+    versions = {entry.get("version") for entry in entries} if "version" in columns else {None}
     if versions - {VERSION}:
-        came = ", ".join(sorted(str(version) for version in versions - {VERSION}))
+        came = ", ".join(sorted(map(str, versions - {VERSION})))
         raise InputError(
             f"{str(path)!r} has rows of version {came}, this program reads {VERSION}; "
             "use the program version that wrote them, or delete the file and collect again with --store"
         )
     if not table.schema.equals(SCHEMA):
         raise _damaged(path, "its columns are not those of rows")
-    return table
+    return entries
 
 
 def _damaged(path: Path, why: str) -> InputError:
