@@ -117,7 +117,8 @@ def read(path: Path, suite: str) -> list[FinishedCell]:
 def _entries(path: Path) -> list[dict[str, Any]]:
     try:
         table = pq.read_table(io.BytesIO(path.read_bytes()), page_checksum_verification=True)
-        columns, entries = table.schema.names, table.to_pylist()
+        columns = table.schema.names
+        entries: list[dict[str, Any]] = table.to_pylist()
     except Exception as error:  # Arrow has no one error for what is damaged
         raise _damaged(path, "it is truncated, changed or no Parquet file") from error
     versions = {entry.get("version") for entry in entries} if "version" in columns else {None}
