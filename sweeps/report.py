@@ -1,0 +1,127 @@
+"""The report: every table and figure of the paper with ours beside it, as Markdown and one HTML page.
+
+    python sweeps/report.py --store runs         collect what a benchmark has finished, then write the report
+    python sweeps/report.py                      write it anew from the rows in --out alone
+    python sweeps/report.py --suite scarcity     only what belongs to one suite
+
+--out keeps everything: rows-SUITE.parquet (one row per cell, metric and agent; what is there stays), report.md,
+report.html (needs no other file) and figures/. The same rows give the same bytes. An optional notes.json there
+gives reasons and remarks (docs/report.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from persim import console
+from persim.errors import InputError, check_choice
+from sweeps import report_rows
+from sweeps.report_files import write_all
+from sweeps.report_goal import check_notes
+from sweeps.report_page import Figure, Section, html, markdown
+from sweeps.report_results import Results, read_notes
+from sweeps.report_rows import SUITES, Cells
+from sweeps.report_sections import sections
+from sweeps.report_select import Library
+
+TITLE = "PerSim: our numbers beside the paper's"
+
+
+def parser() -> console.Parser:
+    """The command line."""
+    p = console.Parser(
+        prog="report.py",
+        description=__doc__,
+        epilog="in the report † marks another budget than the paper's, – what is not measured;\n"
+        "exit status 2: bad input, nothing was written",
+    )
+    p.add_argument("--suite", help=f"only its sections: {', '.join(SUITES)} (all)")
+    p.add_argument("--out", type=console.folder, default=Path("results"), help="folder of rows and report (results)")
+    p.add_argument(
+        "--store",
+        type=console.store,
+        action="append",
+        default=[],
+        help="of sweeps/benchmark.py or rank_cv.py, whose finished cells are added to --out; may be given again",
+    )
+    p.add_argument("--price", type=float, help="of a core-hour in $: adds what each method cost (left out)")
+    return p
+
+
+def check(args: argparse.Namespace) -> None:
+    """Finds what cannot work before anything is read.
+
+    Raises:
+        InputError: one line that says what and what to do.
+    """
+    if args.suite is not None:
+        check_choice("suite", args.suite, SUITES)
+    if args.price is not None and not (math.isfinite(args.price) and args.price >= 0):
+        raise InputError(f"price is {args.price}, but it has to be a number of $ from 0 for a core-hour")
+    if args.out.exists() and not args.out.is_dir():
+        raise InputError(f"out {str(args.out)!r} is no folder; give the folder of rows and report")
+
+
+def gather(out: Path, stores: Sequence[Path], suite: str | None) -> Cells:
+    """The cells of the folder and of these stores.
+
+    Raises:
+        InputError: there is none (of the suite), one is damaged, or the same cell is there with different values.
+    """
+    cells = report_rows.read_all(out)
+    for root in stores:
+        cells = report_rows.merge(
+            cells, report_rows.collect(root), f"(in store {str(root)!r} and in what was read before)"
+        )
+    if not any(suite in (None, done.cell.suite) for done in cells.values()):
+        what = f"no rows of suite {suite}" if suite else "no rows"
+        raise InputError(
+            f"{str(out)!r} has {what}; run sweeps/benchmark.py, then give its folder with --store, or another --out"
+        )
+    return cells
+
+
+def files(cells: Cells, made: Sequence[Section], title: str, *, rows: bool) -> dict[str, bytes]:
+    """Everything that is written, by path below the folder; ``rows``: also the rows."""
+    found = {figure.path: figure.svg for figure in _figures(made)}
+    found |= {"report.md": markdown(title, made), "report.html": html(title, made)}
+    if rows:
+        for suite in sorted({done.cell.suite for done in cells.values()}):
+            own = [done for done in cells.values() if done.cell.suite == suite]
+            found[report_rows.rows_path(Path(), suite).name] = report_rows.encode(own)
+    return found
+
+
+def _figures(made: Sequence[Section]) -> list[Figure]:
+    return [figure for section in made for figure in section.figures]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the report; returns the exit status."""
+    args = parser().parse_args(argv)
+    check(args)
+    cells = gather(args.out, args.store, args.suite)
+    library = Library(tuple(cells[name] for name in sorted(cells)))
+    results = Results(library, args.out, read_notes(args.out), args.price)
+    check_notes(results)
+    made = sections(results, args.suite)
+    title = TITLE if args.suite is None else f"{TITLE} (suite {args.suite})"
+    written = files(cells, made, title, rows=bool(args.store))
+    write_all(args.out, written)
+    print(_summary(args.out, cells, written))
+    return 0
+
+
+def _summary(out: Path, cells: Cells, written: Mapping[str, bytes]) -> str:
+    suites = {suite: sum(done.cell.suite == suite for done in cells.values()) for suite in SUITES}
+    there = ", ".join(f"{suite} {count}" for suite, count in suites.items() if count)
+    size = len(written["report.html"]) / 1e6
+    return f"{len(cells)} cells ({there})\nwritten: {out / 'report.html'} ({size:.1f} MB), {out / 'report.md'}"
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))

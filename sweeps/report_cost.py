@@ -1,0 +1,119 @@
+"""What each method took: training, a decision, core-hours and money."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import mean, median
+
+from baselines.registry import METHODS
+from persim.cells import FinishedCell
+from sweeps.report_page import Entry, Section, Table, text
+from sweeps.report_results import ENV_TITLES, Results
+from sweeps.report_select import budget_of
+
+_HOUR = 3600
+_MEANING = (
+    "Training and measuring: median over cells; a decision: the mean; all on the machines that ran them. A "
+    "core-hour is an hour of one process with one thread; one on a GPU is counted the same. A trained model that "
+    "several cells share is counted once in the sums. PerSim-BCQ-5 and PerSim-CQL-5 start from PerSim's model, whose "
+    "training is not counted again. Budget smoke is left out."
+)
+Group = tuple[str, str, int, str, str]
+
+
+def cost(results: Results) -> list[Section]:
+    """A table for each environment."""
+    groups = _groups(results.library.cells)
+    tables = tuple(_table(env, groups, results.price) for env in dict.fromkeys(name[0] for name in groups))
+    price = () if results.price is None else (f"A core-hour is taken to cost ${results.price:g}.",)
+    total = sum(core_hours(cells) for cells in groups.values())
+    everything = f"All together: {_hours(total)} core-hours{_money(total, results.price)}."
+    return [Section("Time and cost", "cost", (_MEANING, *price, everything), tables)]
+
+
+def _groups(cells: Iterable[FinishedCell]) -> dict[Group, list[FinishedCell]]:
+    """Cells of one environment, method, N and budget; in the order of environments and methods."""
+    order = {name: place for place, name in enumerate((*ENV_TITLES, *METHODS))}
+    found: dict[Group, list[FinishedCell]] = {}
+    for done in cells:
+        cell = done.cell
+        kind = "rank sweep" if cell.suite == "rank_cv" else "grid"
+        if budget_of(done) != "smoke":
+            found.setdefault((cell.env, cell.method, cell.agents, budget_of(done), kind), []).append(done)
+
+    def place(group: Group) -> tuple[object, ...]:
+        env, method, *rest = group
+        return (order.get(env, len(order)), env, order.get(method, len(order)), method, *rest)
+
+    return {group: found[group] for group in sorted(found, key=place)}
+
+
+def models(cells: Iterable[FinishedCell]) -> list[float]:
+    """Training seconds of the distinct models behind these cells, in increasing order.
+
+    Cells of the same data, method and seed that took exactly the same time share one model.
+    """
+    found = {}
+    for done in cells:
+        cell, seconds = done.cell, done.seconds.get("train", 0.0)
+        if seconds > 0:
+            found[cell.env, cell.regime, cell.agents, cell.method, cell.trial, done.seed, seconds] = seconds
+    return sorted(found.values())
+
+
+def core_hours(cells: Sequence[FinishedCell]) -> float:
+    """Training and measuring of these cells, a shared model once."""
+    return (sum(models(cells)) + sum(done.seconds.get("measure", 0.0) for done in cells)) / _HOUR
+
+
+def _table(env: str, groups: dict[Group, list[FinishedCell]], price: float | None) -> Table:
+    rows = tuple(_row(group, cells, price) for group, cells in groups.items() if group[0] == env)
+    money = () if price is None else ("cost",)
+    columns = (
+        "method",
+        "N",
+        "budget",
+        "cells",
+        "training of a model",
+        "a decision",
+        "measuring a cell",
+        "core-hours",
+        *money,
+    )
+    return Table(ENV_TITLES.get(env, env), columns, rows)
+
+
+def _row(group: Group, cells: Sequence[FinishedCell], price: float | None) -> tuple[Entry, ...]:
+    _, method, count, budget, kind = group
+    title = METHODS[method].title if method in METHODS else method
+    trained = models(cells)
+    decisions = [1e3 * done.seconds["decision"] for done in cells if "decision" in done.seconds]
+    measured = [done.seconds["measure"] for done in cells if "measure" in done.seconds]
+    hours = core_hours(cells)
+    shown = (
+        str(count),
+        kind if kind != "grid" else budget or "–",
+        str(len(cells)),
+        _span(median(trained)) if trained else "–",
+        f"{mean(decisions):.3g} ms" if decisions else "–",
+        _span(median(measured)) if measured else "–",
+        _hours(hours),
+    )
+    money = () if price is None else (text(_dollars(hours * price)),)
+    return (Entry((title,)), *map(text, shown), *money)
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.2f}" if hours < 10 else f"{hours:.0f}"
+
+
+def _dollars(amount: float) -> str:
+    return f"${amount:.2f}"
+
+
+def _money(hours: float, price: float | None) -> str:
+    return "" if price is None else f", {_dollars(hours * price)}"

@@ -1,0 +1,75 @@
+"""Rank selection: the hold-out error of every rank, and which one the rule chooses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from persim import store
+from persim.cells import FinishedCell
+from sweeps.plots import rank_figure
+from sweeps.rank_choice import choose, summarise
+from sweeps.report_compare import number
+from sweeps.report_figures import drawn
+from sweeps.report_page import Entry, Figure, Section, Table, text
+from sweeps.report_results import ENV_TITLES, Results
+
+SUITE = "rank_cv"
+
+
+def ranks(results: Results) -> list[Section]:
+    """A table and a picture for each sweep."""
+    rule = (
+        "Appendix D.1: PerSim is trained on 80 % of the transitions and measured on the rest, as a share of their "
+        "variance. The smallest rank within one standard error of the lowest mean is chosen."
+    )
+    groups = _sweeps(results.library.cells)
+    if not groups:
+        return [Section("Choosing the rank", "ranks", (rule, "No sweep of ranks is here yet."))]
+    return [
+        Section("Choosing the rank", "ranks", (rule,)),
+        *(_section(name, groups[name]) for name in sorted(groups)),
+    ]
+
+
+def _sweeps(cells: Sequence[FinishedCell]) -> dict[str, list[FinishedCell]]:
+    """Trials that differ in rank and repeat only, by a name of their own."""
+    groups: dict[str, list[FinishedCell]] = {}
+    for done in cells:
+        cell = done.cell
+        if cell.suite == SUITE:
+            settings = {name: value for name, value in cell.settings.items() if name != "rank"}
+            name = f"{cell.env.replace(':', '.')}-{cell.regime}-{cell.agents}-{store.settings_hash(settings)[:6]}"
+            groups.setdefault(name, []).append(done)
+    return groups
+
+
+def _section(name: str, trials: Sequence[FinishedCell]) -> Section:
+    cell = trials[0].cell
+    title = f"{ENV_TITLES.get(cell.env, cell.env)}, {cell.regime} data, N = {cell.agents}"
+    with np.errstate(invalid="ignore"):  # the spread of trials of which one diverged
+        summaries = summarise(trials)
+    finite = [summary for summary in summaries if math.isfinite(summary.error)]
+    if not finite:
+        return Section(title, f"rank-{name}", ("Every rank diverged.",), level=3)
+    chosen = choose(finite)
+    svg = drawn(f"rank-{name}", lambda: rank_figure(title, trials, finite, chosen))
+    caption = (
+        f"{title}: hold-out error of every rank with its standard error, {cell.settings.get('epochs', '?')} epochs."
+    )
+    rows = tuple(
+        (
+            Entry((f"rank {s.rank}" + (" (chosen)" if s is chosen else ""),)),
+            text(f"{s.error:.2e} ± {s.standard_error:.0e}" if s in finite else "diverged"),
+            *(text(number(value, 4)) for value in s.prediction_rmse),
+            text(str(s.repeats)),
+            text(f"{s.seconds:.0f} s"),
+        )
+        for s in summaries
+    )
+    agents = (f"agent {agent}" for agent in range(1, len(summaries[0].prediction_rmse) + 1))
+    columns = ("rank", "hold-out error ± s.e.", *agents, "trials", "time of a trial")
+    table = Table(f"{title}: chosen rank {chosen.rank} (by agent: 50-step prediction RMSE of one model)", columns, rows)
+    return Section(title, f"rank-{name}", tables=(table,), figures=(Figure(f"rank-{name}", svg, caption),), level=3)

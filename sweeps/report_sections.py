@@ -1,0 +1,49 @@
+"""The sections of a report, in order. To add one, write a function of ``Results`` and name it here.
+
+A function gives sections as plain data (``sweeps.report_page``): no section knows of another. One that reads a
+file of its own (``results.out / "factors.parquet"``, say) gives an empty list if the file is not there.
+The same folder has to give the same sections, byte for byte: no clock, no unseeded draw, no order of a set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sweeps import report_goal, report_tables
+from sweeps.report_aggregate import aggregates
+from sweeps.report_cost import cost
+from sweeps.report_page import Section
+from sweeps.report_ranks import ranks
+from sweeps.report_results import Results
+from sweeps.report_scarcity import scarcity
+
+Maker = Callable[[Results], Sequence[Section]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A maker of sections, and the suites whose report has them (empty: every report)."""
+
+    make: Maker
+    suites: tuple[str, ...] = ()
+
+
+PARTS = (
+    Part(report_goal.overview),
+    Part(report_goal.goal, ("prediction", "reward", "scarcity")),
+    Part(ranks, ("rank_cv",)),
+    Part(report_tables.prediction, ("prediction",)),
+    Part(report_tables.reward, ("reward",)),
+    Part(report_tables.augmentation, ("augmentation",)),
+    Part(report_tables.unseen, ("unseen",)),
+    Part(scarcity, ("scarcity",)),
+    Part(aggregates, ("reward",)),
+    Part(cost),
+)
+
+
+def sections(results: Results, suite: str | None = None) -> list[Section]:
+    """All sections, or those of one suite."""
+    parts = [part for part in PARTS if suite is None or not part.suites or suite in part.suites]
+    return [section for part in parts for section in part.make(results)]

@@ -1,0 +1,121 @@
+"""Statistics over few runs (Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice").
+
+Runs are given as one array of scores per task. Bootstraps are stratified: each task's runs are resampled
+among themselves. Tasks that share runs (the same key in ``strata``) are resampled together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+RESAMPLES = 2000
+COVERAGE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its percentile bootstrap interval; low and high are not numbers if there is none."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def interquartile_mean(scores: Array) -> Array:
+    """Mean of the middle half along the last axis: a quarter of the values (rounded down) is cut at each end."""
+    cut = scores.shape[-1] // 4
+    ordered = np.sort(scores, axis=-1)
+    return np.asarray(ordered[..., cut : scores.shape[-1] - cut].mean(axis=-1))
+
+
+def iqm(tasks: Sequence[Array], rng: np.random.Generator, strata: Sequence[Hashable] | None = None) -> Interval:
+    """Interquartile mean over all runs of all tasks.
+
+    Args:
+        tasks: scores of each task's runs.
+        rng: of the bootstrap.
+        strata: names of the sets of runs, one per task; by default each task has its own.
+    """
+    draws = interquartile_mean(np.concatenate(resampled(tasks, rng, strata), axis=1))
+    return interval(float(interquartile_mean(np.concatenate(tasks))), draws, tasks)
+
+
+def improvement(
+    ours: Sequence[Array],
+    theirs: Sequence[Array],
+    rng: np.random.Generator,
+    strata: Sequence[Hashable] | None = None,
+) -> Interval:
+    """Probability that a run of ours is better than one of theirs, averaged over tasks; ties count one half.
+
+    Args:
+        ours: scores of each task's runs.
+        theirs: likewise, the same tasks.
+        rng: of the bootstrap.
+        strata: of ``theirs``, as of ``iqm``.
+    """
+    estimate = float(np.mean([_wins(x, y) for x, y in zip(ours, theirs, strict=True)]))
+    pairs = zip(resampled(ours, rng), resampled(theirs, rng, strata), strict=True)
+    draws = np.mean([_wins(x, y) for x, y in pairs], axis=0)
+    return interval(estimate, draws, [*ours, *theirs])
+
+
+def _wins(x: Array, y: Array) -> Array:
+    """Mann-Whitney's U over the number of pairs, ``[..., n]`` against ``[..., m]``."""
+    one, other = x[..., :, None], y[..., None, :]
+    return np.asarray(((one > other) + 0.5 * (one == other)).mean(axis=(-2, -1)))
+
+
+def profile(
+    tasks: Sequence[Array], thresholds: Array, rng: np.random.Generator, strata: Sequence[Hashable] | None = None
+) -> tuple[Array, Array, Array]:
+    """Share of runs whose score is above each threshold, averaged over tasks, with pointwise intervals.
+
+    Returns:
+        The share, its lower and its upper bound, each ``[T]``.
+    """
+    above = [(scores[:, None] > thresholds).astype(float) for scores in tasks]
+    share = np.mean([hits.mean(axis=0) for hits in above], axis=0)
+    picks = _picks([len(scores) for scores in tasks], rng, strata)
+    draws = np.mean([_counts(pick, len(hits)) @ hits for pick, hits in zip(picks, above, strict=True)], axis=0)
+    low, high = np.quantile(draws, _levels(), axis=0)
+    return share, low, high
+
+
+def _counts(pick: NDArray[np.intp], runs: int) -> Array:
+    """How often each run was drawn, as a share: ``[resamples, runs]``."""
+    return np.asarray((pick[:, :, None] == np.arange(runs)).mean(axis=1))
+
+
+def resampled(
+    tasks: Sequence[Array], rng: np.random.Generator, strata: Sequence[Hashable] | None = None
+) -> list[Array]:
+    """Bootstrap samples of each task, ``[resamples, runs]``."""
+    picks = _picks([len(scores) for scores in tasks], rng, strata)
+    return [scores[pick] for scores, pick in zip(tasks, picks, strict=True)]
+
+
+def _picks(sizes: Sequence[int], rng: np.random.Generator, strata: Sequence[Hashable] | None) -> list[NDArray[np.intp]]:
+    drawn: dict[Hashable, NDArray[np.intp]] = {}
+    names: Sequence[Hashable] = range(len(sizes)) if strata is None else strata
+    for name, size in zip(names, sizes, strict=True):
+        if name not in drawn:
+            drawn[name] = rng.integers(size, size=(RESAMPLES, size))
+    return [drawn[name] for name in names]
+
+
+def interval(estimate: float, draws: Array, tasks: Sequence[Array]) -> Interval:
+    """The percentile interval of bootstrap draws; none if no task has two runs to resample."""
+    if all(len(scores) < 2 for scores in tasks):
+        return Interval(estimate, np.nan, np.nan)
+    low, high = np.quantile(draws, _levels())
+    return Interval(estimate, float(low), float(high))
+
+
+def _levels() -> tuple[float, float]:
+    return (1 - COVERAGE) / 2, (1 + COVERAGE) / 2

@@ -1,0 +1,149 @@
+"""Rows: what is written is what is read, whatever the order; what is damaged or contradicts itself is refused."""
+
+import io
+import json
+import math
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from persim.errors import InputError
+from sweeps import report_rows
+from tests.sweeps.report_helpers import cells, fill, rank_trials
+
+
+@pytest.fixture
+def three():
+    return cells("reward", "mountaincar", "random", "persim", [-50.0, -60.0, -70.0], decision=0.02)
+
+
+def by_id(finished):
+    return {done.cell.id: done for done in finished}
+
+
+def table(three):
+    return pq.read_table(io.BytesIO(report_rows.encode(three)))
+
+
+def write(path, changed):
+    pq.write_table(changed, path)
+    return path
+
+
+def test_a_cell_is_read_as_it_was_written(tmp_path, three):
+    path = report_rows.rows_path(tmp_path, "reward")
+    path.write_bytes(report_rows.encode(three))
+    assert by_id(report_rows.read(path, "reward")) == by_id(three)
+    assert report_rows.read_all(tmp_path) == by_id(three)
+
+
+def test_one_row_per_cell_metric_and_agent(three):
+    rows = table(three).to_pylist()
+    assert len(rows) == 3 * 5
+    first = rows[0]
+    assert (first["version"], first["budget"], first["agent"], first["value"]) == (1, "paper", 1, -50.0)
+    assert (first["train_seconds"], first["measure_seconds"], first["decision_seconds"]) == (10.0, 2.0, 0.02)
+    assert json.loads(first["settings"])["budget"]["epochs"] == 300
+
+
+def test_the_bytes_do_not_depend_on_the_order(three):
+    other = [replace(done, rows=done.rows[::-1]) for done in three[::-1]]
+    assert report_rows.encode(three) == report_rows.encode(other)
+
+
+def test_a_value_that_is_not_finite_is_null(tmp_path):
+    (done,) = cells("prediction", "cartpole", "random", "persim", [math.inf])
+    assert table([done])["value"].to_pylist()[-1] is None
+    path = report_rows.rows_path(tmp_path, "prediction")
+    path.write_bytes(report_rows.encode([done]))
+    assert report_rows.read(path, "prediction")[0].value("prediction_rmse", 1) == math.inf
+
+
+def test_rows_without_an_agent(tmp_path):
+    path = report_rows.rows_path(tmp_path, "rank_cv")
+    path.write_bytes(report_rows.encode(rank_trials({3: [0.5]})))
+    assert report_rows.read(path, "rank_cv")[0].value("holdout_error") == 0.5
+
+
+def test_a_store_is_collected(tmp_path, three):
+    fill(tmp_path, three, rank_trials({3: [0.5], 5: [0.1]}))
+    assert len(report_rows.collect(tmp_path)) == 5
+
+
+def test_a_store_without_cells_is_refused(tmp_path):
+    with pytest.raises(InputError, match="has no finished cells of prediction, reward"):
+        report_rows.collect(tmp_path / "nothing")
+
+
+def test_of_a_cell_in_two_places_the_later_is_kept(three):
+    later = [replace(done, ended=2000, seconds={"train": 1.0}) for done in three]
+    assert report_rows.merge(by_id(three), by_id(later), "here") == by_id(later)
+    assert report_rows.merge(by_id(later), by_id(three), "here") == by_id(later)
+
+
+def test_cells_that_disagree_are_refused(three):
+    rows = [{**three[0].rows[0], "value": -51.0}, *three[0].rows[1:]]
+    with pytest.raises(
+        InputError, match=rf"cell {three[0].cell.id} is there twice here and its reward of agent 1 diff"
+    ):
+        report_rows.merge(by_id(three), by_id([replace(three[0], rows=rows)]), "here")
+    with pytest.raises(InputError, match="with 5 and 4 rows"):
+        report_rows.merge(by_id(three), by_id([replace(three[0], rows=three[0].rows[:4])]), "here")
+
+
+def test_duplicate_rows(tmp_path, three):
+    path = report_rows.rows_path(tmp_path, "reward")
+    same = write(path, pa.concat_tables([table(three), table(three)]))
+    assert by_id(report_rows.read(same, "reward")) == by_id(three)
+    other = table(three).set_column(14, "value", pa.array([0.0] * 15))
+    with pytest.raises(InputError, match=r"is there twice in .*-50\.0 and 0\.0"):
+        report_rows.read(write(path, pa.concat_tables([table(three), other])), "reward")
+
+
+def test_rows_of_another_version_are_refused(tmp_path, three):
+    path = report_rows.rows_path(tmp_path, "reward")
+    changed = table(three).set_column(0, "version", pa.array([2] * 15, pa.int32()))
+    with pytest.raises(InputError, match="rows of version 2, this program reads 1"):
+        report_rows.read(write(path, changed), "reward")
+    with pytest.raises(InputError, match="rows of version None"):
+        report_rows.read(write(path, table(three).drop_columns(["version"])), "reward")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "column", "settings", "suite", "env"])
+def test_a_damaged_file_is_refused(tmp_path, three, damage):
+    path = report_rows.rows_path(tmp_path, "reward")
+    good = report_rows.encode(three)
+    if damage == "truncated":
+        path.write_bytes(good[: len(good) // 2])
+    elif damage == "text":
+        path.write_text("no Parquet")
+    elif damage == "column":
+        write(path, table(three).drop_columns(["value"]))
+    else:
+        place = report_rows.SCHEMA.get_field_index(damage)
+        write(path, table(three).set_column(place, damage, pa.array(["{" if damage == "settings" else "x"] * 15)))
+    with pytest.raises(InputError, match="is damaged") as caught:
+        report_rows.read_all(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flipped_byte_is_never_read_as_other_rows(tmp_path, three):
+    good = bytearray(report_rows.encode(three))
+    path = report_rows.rows_path(tmp_path, "reward")
+    for place in range(4, len(good), 61):
+        bad = good.copy()
+        bad[place] ^= 0xFF
+        path.write_bytes(bytes(bad))
+        try:
+            found = report_rows.read_all(tmp_path)
+        except InputError:
+            continue
+        assert by_id(three) == found, place
+
+
+def test_a_file_of_an_unknown_suite_is_refused(tmp_path, three):
+    (tmp_path / "rows-rewards.parquet").write_bytes(report_rows.encode(three))
+    with pytest.raises(InputError, match="did you mean 'reward'"):
+        report_rows.read_all(tmp_path)

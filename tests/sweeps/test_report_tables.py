@@ -1,0 +1,292 @@
+"""What stands in the tables: known means, differences, marks and budgets."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from baselines.registry import PRESETS
+from persim.errors import InputError
+from persim.evaluation.paper import PaperError, PaperReward
+from sweeps import report_goal, report_tables
+from sweeps.report_aggregate import aggregates
+from sweeps.report_compare import compare, number, signed
+from sweeps.report_cost import core_hours, cost
+from sweeps.report_ranks import ranks
+from sweeps.report_results import Results
+from sweeps.report_scarcity import points, scarcity
+from sweeps.report_scores import scaled, scores
+from sweeps.report_select import Library, changes
+from tests.sweeps.report_helpers import cells, done, rank_trials, unseen
+
+LAPTOP, QUICK, SMOKE = PRESETS["laptop"], PRESETS["quick"], PRESETS["smoke"]
+
+
+def results(*groups, **more):
+    return Results(Library(tuple(finished for group in groups for finished in group)), Path(), **more)
+
+
+def block(found, table, regime="random", env="mountaincar"):
+    (wanted,) = [b for b in found.blocks if (b.table, b.regime, b.env) == (table, regime, env)]
+    return wanted
+
+
+def row(found, table, name, regime="random", env="mountaincar"):
+    shown = report_tables.table(block(found, table, regime, env))
+    (wanted,) = [entries for entries in shown.rows if entries[0].lines[0] == name]
+    return wanted
+
+
+@pytest.mark.parametrize(
+    ("values", "mark", "difference"),
+    [
+        ([-57.0, -57.2], "better", 0.6),
+        ([-57.7], "better", 0.0),
+        ([-57.704], "better", -0.004),  # equal as printed
+        ([-57.72], "within", -0.02),
+        ([-63.3], "within", -5.6),
+        ([-63.4], "worse", -5.7),
+        ([-math.inf], "worse", -math.inf),
+    ],
+)
+def test_rewards_are_marked_by_the_papers_deviation(values, mark, difference):
+    found = compare(np.array(values), PaperReward(-57.7, 5.63, 2))
+    assert found.mark == mark
+    assert found.difference == pytest.approx(difference)
+
+
+@pytest.mark.parametrize(
+    ("values", "mark"),
+    [
+        ([0.0014], "better"),  # 0.001 as printed
+        ([0.0016], "worse"),  # one trial has no deviation
+        ([0.001, 0.003], "within"),  # mean 0.002, deviation 0.0014
+        ([0.0029, 0.0031], "worse"),
+        ([math.inf], "worse"),
+        ([math.inf, 0.001], "worse"),
+    ],
+)
+def test_errors_are_marked_by_our_deviation(values, mark):
+    assert compare(np.array(values), PaperError(0.001, 1.0, 3)).mark == mark
+
+
+def test_numbers_as_shown():
+    assert [number(-0.001, 2), number(-1.25, 1), number(1e6, 1), number(math.inf, 1)] == [
+        "0.00", "−1.2", "1.0e+06", "diverged",
+    ]  # fmt: skip
+    assert [signed(0.5, 1), signed(-0.5, 1)] == ["+0.5", "−0.5"]
+
+
+def test_a_cell_has_ours_the_papers_and_the_difference():
+    found = results(cells("reward", "mountaincar", "random", "persim", [-50.0, -60.0]))
+    name, first, *_ = row(found, "9", "PerSim")
+    assert name.lines == ("PerSim", "2 trials, paper")
+    assert first.lines == ("−55.00 ± 7.07", "paper −57.70 ± 5.63", "+2.70 ▲")
+    assert first.style == "better"
+
+
+def test_a_prediction_cell_has_the_median_r2():
+    found = results(cells("prediction", "mountaincar", "random", "persim", [0.005, 0.007, 0.009]))
+    _, first, *_ = row(found, "6", "PerSim")
+    assert first.lines == ("0.0070 ± 0.0020 (0.900)", "paper 0.004 (0.999)", "+0.0030 ▼")
+
+
+def test_a_missing_cell_is_shown_as_missing():
+    name, first, *_ = row(results(), "11", "MOReL-P", env="halfcheetah")
+    assert name.lines == ("MOReL-P", "not measured")
+    assert (first.lines[0], first.style) == ("–", "missing")
+    assert first.lines[1].startswith("paper ")
+
+
+def test_every_number_of_the_paper_has_a_cell():
+    rows = {entries[0].lines[0]: [e.lines[0] for e in entries[1:]] for entries in report_goal.coverage(results()).rows}
+    counts = {"3": 90, "6": 60, "7": 60, "8": 60, "9": 185, "10": 185, "11": 185, "12": 60, "13": 70, "14": 80,
+              "15": 80, "16": 80}  # fmt: skip
+    assert {name: int(row[1]) for name, row in rows.items()} == {f"Table {table}": n for table, n in counts.items()}
+    assert all(row[2:] == ["0", "0", row[1]] for row in rows.values())
+
+
+def test_a_reduced_budget_is_marked():
+    found = results(cells("reward", "mountaincar", "random", "bcq-p", [-400.0], budget=LAPTOP))
+    name, first, *_ = row(found, "9", "BCQ-P")
+    assert name.lines[1] == "1 trial, laptop †"
+    assert first.lines[0] == "−400.0 †"
+    (note,) = report_tables.table(block(found, "9")).notes
+    assert note.endswith("BCQ-P: laptop, updates 55000 (550000).")
+    covered = {entries[0].lines[0]: entries[4].lines[0] for entries in report_goal.coverage(found).rows}
+    assert (covered["Table 9"], covered["Table 6"]) == ("5", "0")
+
+
+@pytest.mark.parametrize(
+    ("method", "budget", "expected"),
+    [
+        ("persim", PRESETS["paper"], ()),
+        ("persim", LAPTOP, ()),
+        ("persim", replace(PRESETS["paper"], episodes=5), ("episodes 5 (20)",)),
+        ("persim", replace(PRESETS["paper"], planning={"plans": 50}), ("plans 50 (1000)",)),
+        ("bcq-p", replace(PRESETS["paper"], episodes=5), ()),  # acts by a policy
+        ("bcq-p", replace(PRESETS["paper"], policy_episodes=5), ("episodes 5 (100)",)),
+    ],
+)
+def test_changes_are_those_that_the_method_depends_on(method, budget, expected):
+    (finished,) = cells("reward", "mountaincar", "random", method, [-50.0], budget=budget)
+    assert changes(finished, "reward") == expected
+
+
+def test_another_planner_is_marked_and_does_not_change_a_prediction():
+    budget = replace(PRESETS["paper"], planner="random_shooting")
+    (finished,) = cells("reward", "mountaincar", "random", "persim", [-50.0], budget=budget)
+    assert "planner random_shooting (persistent_shooting)" in changes(finished, "reward")
+    (finished,) = cells("prediction", "mountaincar", "random", "persim", [0.1], budget=budget)
+    assert changes(finished, "prediction_rmse") == ()
+
+
+def test_rows_of_before_an_option_existed_stay_valid():
+    (finished,) = cells("reward", "mountaincar", "random", "persim", [-50.0])
+    settings = {**finished.cell.settings, "budget": {"name": "paper", "episodes": 20}}
+    old = replace(finished, cell=replace(finished.cell, settings=settings))
+    assert changes(old, "reward") == ()
+
+
+def test_the_best_budget_is_shown_and_smoke_never():
+    paper = cells("reward", "mountaincar", "random", "bcq-p", [-100.0])
+    others = [
+        cells("reward", "mountaincar", "random", "bcq-p", [v, v], budget=b)
+        for v, b in ((-200.0, LAPTOP), (-300.0, QUICK))
+    ]
+    assert row(results(paper, *others), "9", "BCQ-P")[1].lines[0] == "−100.0"
+    shown = results(*others)
+    assert row(shown, "9", "BCQ-P")[0].lines[1] == "2 trials, laptop †"
+    assert "Also measured, not shown. BCQ-P: 2 trials, quick" in report_tables.table(block(shown, "9")).notes[1]
+    smoke = cells("reward", "mountaincar", "random", "bcq-p", [-9.0], budget=SMOKE)
+    assert row(results(smoke), "9", "BCQ-P")[1].style == "missing"
+
+
+def test_unchanged_options_come_before_more_trials():
+    changed = cells(
+        "reward", "mountaincar", "random", "persim", [-1.0] * 3, budget=replace(PRESETS["paper"], episodes=5)
+    )
+    plain = cells("reward", "mountaincar", "random", "persim", [-2.0])
+    assert row(results(changed, plain), "9", "PerSim")[1].lines[0] == "−2.00"
+
+
+def test_the_true_environment_stands_under_every_regime():
+    found = results(cells("reward", "mountaincar", "random", "true-env", [-53.95]))
+    for regime in ("random", "pure", "pure-eps-20", "pure-eps-40"):
+        assert row(found, "9", "True env+MPC", regime)[1].lines == ("−53.95", "paper −53.95 ± 4.1", "+0.00 ▲")
+
+
+def test_a_trial_that_two_suites_measured_counts_once():
+    both = [cells(suite, "mountaincar", "random", "bcq-p", [-100.0]) for suite in ("reward", "augmentation")]
+    found = results(*both)
+    assert row(found, "3", "BCQ-P")[0].lines[1] == "1 trial, paper"
+    assert row(found, "9", "BCQ-P")[0].lines[1] == "1 trial, paper"
+    assert row(results(both[0]), "3", "BCQ-P")[1].lines[0] == "−100.0"
+
+
+def test_scarcity_is_compared_at_its_n():
+    found = results(cells("scarcity", "mountaincar", "random", "persim", [-53.0, -54.0], agents=250))
+    assert row(found, "14", "PerSim, N = 250")[1].lines == ("−53.50 ± 0.71", "paper −53.70 ± 0.41", "+0.20 ▲")
+    assert row(found, "14", "PerSim, N = 25")[1].style == "missing"
+    assert row(found, "9", "PerSim")[1].style == "missing"
+    lines = {line.label: line for line in points(block(found, "14"), 0)}
+    assert (lines["PerSim"].n_agents, lines["PerSim"].mean) == ((250,), (-53.5,))
+    assert lines["PerSim, paper"].n_agents == (25, 50, 100, 250, 500)
+    assert [section.title for section in scarcity(found) if section.figures] == ["MountainCar"]
+
+
+def test_unseen_agents_are_told_apart_by_p():
+    found = results([unseen("random", 1.0, -50.0), unseen("random", 0.25, -90.0)])
+    assert row(found, "13", "PerSim, p = 1")[1].lines[0] == "−50.00"
+    assert row(found, "13", "PerSim, p = 0.25")[1].lines[0] == "−90.00"
+    assert row(found, "13", "PerSim, p = 0.5")[1].style == "missing"
+
+
+def test_cells_that_are_not_reached_are_listed_with_the_reason():
+    values = (-57.0, -74.0, -900.0, -186.0, -210.0)  # agent 3 fails
+    notes = {"9/mountaincar/random/500/3": "too few plans"}
+    found = results(cells("reward", "mountaincar", "random", "persim", [values]), notes=notes)
+    report_goal.check_notes(found)
+    (section,) = report_goal.goal(found)
+    ((cell, shown, behind, reason),) = section.tables[0].rows
+    assert cell.lines == ("Table 9: MountainCar, random", "agent 3")
+    assert shown.style == "worse"
+    assert (behind.lines, reason.lines) == (("1 trial, paper",), ("too few plans",))
+    assert "of 60 cells 4 are better than or equal" in section.text[0]
+    assert "1 worse, 55 not measured" in section.text[0]
+    assert "Table 15: CartPole, pure, N = 25" in section.text[1]
+
+
+def test_a_note_for_a_whole_line():
+    found = results(cells("reward", "cartpole", "random", "persim", [1.0]), notes={"10/cartpole/random/500": "why"})
+    (section,) = report_goal.goal(found)
+    assert [entries[3].lines for entries in section.tables[0].rows] == [("why",)] * 5
+
+
+def test_a_note_on_nothing_is_refused():
+    with pytest.raises(InputError, match="did you mean '9/mountaincar/random/500"):
+        report_goal.check_notes(results(notes={"9/mountaincar/randm/500": "?"}))
+
+
+def test_scores_are_0_for_random_actions_and_1_for_the_papers_best():
+    assert scaled(np.array([22.39, 199.9]), "cartpole", 0) == pytest.approx([0.0, 1.0])
+    assert scaled(np.array([-math.inf]), "cartpole", 0) == [-1.0]
+
+
+def test_aggregates_compare_on_common_tasks():
+    ours = [cells("reward", "cartpole", regime, "persim", [199.9] * 2) for regime in ("random", "pure")]
+    theirs = cells("reward", "cartpole", "random", "cql-p", [22.39] * 2, budget=LAPTOP)
+    found = results(*ours, theirs, cells("reward", "cartpole", "random", "true-env", [199.9]))
+    (section,) = aggregates(found)
+    rows = {entries[0].lines[0]: [e.lines[0] for e in entries[1:]] for entries in section.tables[0].rows}
+    assert rows["CQL-P †"][:2] == ["5", "10"]
+    assert rows["CQL-P †"][2].startswith("0.00 [")
+    assert rows["CQL-P †"][4] == "1.00 [1.00, 1.00]"
+    assert rows["True env+MPC"][0] == "10"
+    assert rows["True env+MPC"][4].startswith("0.50")
+    assert {figure.name for figure in section.figures} == {"iqm", "profiles"}
+    assert scores(found.of("reward"))[0].within("mountaincar") == []
+
+
+def test_aggregates_without_rewards_say_so():
+    (section,) = aggregates(results())
+    assert not section.tables
+    assert not section.figures
+
+
+def test_cost_counts_a_shared_model_once():
+    both = [
+        *cells("reward", "cartpole", "random", "persim", [100.0], train=3600.0, measure=360.0, decision=0.004),
+        *cells("prediction", "cartpole", "random", "persim", [0.1], train=3600.0, measure=0.0),
+    ]
+    assert core_hours(both) == pytest.approx(1.1)
+    (section,) = cost(results(both, price=0.5))
+    ((name, *shown),) = section.tables[0].rows
+    assert name.lines == ("PerSim",)
+    assert [entry.lines[0] for entry in shown] == ["500", "paper", "2", "60 min", "4 ms", "180 s", "1.10", "$0.55"]
+    assert section.text[-1] == "All together: 1.10 core-hours, $0.55."
+
+
+def test_the_rank_is_chosen_by_the_rule():
+    title, section = ranks(results(rank_trials({3: [9.0, 9.1], 5: [1.1, 1.3], 10: [0.9, 1.4]})))
+    assert title.title == "Choosing the rank"
+    assert section.tables[0].rows[1][0].lines == ("rank 5 (chosen)",)
+    assert section.figures[0].svg.startswith(b"<?xml")
+
+
+def test_ranks_that_diverged_are_not_chosen():
+    _, section = ranks(results(rank_trials({3: [math.inf, 1.0], 5: [1.0, 1.0]})))
+    assert section.tables[0].rows[0][1].lines == ("diverged",)
+    assert section.tables[0].rows[1][0].lines == ("rank 5 (chosen)",)
+    _, section = ranks(results(rank_trials({3: [math.inf, math.inf]})))
+    assert section.text == ("Every rank diverged.",)
+
+
+def test_a_run_that_is_not_finite_counts_as_the_worst():
+    (like,) = cells("reward", "cartpole", "random", "persim", [100.0])
+    found = results([done(like.cell, math.nan)])
+    assert row(found, "10", "PerSim", env="cartpole")[1].lines[0] == "diverged"
+    assert row(found, "10", "PerSim", env="cartpole")[1].style == "worse"
+    aggregates(found)
