@@ -19,14 +19,14 @@ from pathlib import Path
 
 from persim import console
 from persim.errors import InputError, check_choice
-from sweeps import report_rows
-from sweeps.report_files import write_all
-from sweeps.report_goal import check_notes
-from sweeps.report_page import Figure, Section, html, markdown
-from sweeps.report_results import Results, read_notes
-from sweeps.report_rows import SUITES, Cells
-from sweeps.report_sections import sections
-from sweeps.report_select import Library
+from sweeps.reporting import rows as row_files
+from sweeps.reporting.files import write_all
+from sweeps.reporting.goal import check_notes
+from sweeps.reporting.page import Figure, Section, html, markdown
+from sweeps.reporting.results import Results, read_notes
+from sweeps.reporting.rows import SUITES, Cells
+from sweeps.reporting.sections import sections
+from sweeps.reporting.select import Library
 
 TITLE = "PerSim: our numbers beside the paper's"
 
@@ -72,11 +72,9 @@ def gather(out: Path, stores: Sequence[Path], suite: str | None) -> Cells:
     Raises:
         InputError: there is none (of the suite), one is damaged, or the same cell is there with different values.
     """
-    cells = report_rows.read_all(out)
+    cells = row_files.read_all(out)
     for root in stores:
-        cells = report_rows.merge(
-            cells, report_rows.collect(root), f"(in store {str(root)!r} and in what was read before)"
-        )
+        cells = row_files.merge(cells, row_files.collect(root), f"(in store {str(root)!r} and in what was read before)")
     if not any(suite in (None, done.cell.suite) for done in cells.values()):
         what = f"no rows of suite {suite}" if suite else "no rows"
         raise InputError(
@@ -92,7 +90,7 @@ def files(cells: Cells, made: Sequence[Section], title: str, *, rows: bool) -> d
     if rows:
         for suite in sorted({done.cell.suite for done in cells.values()}):
             own = [done for done in cells.values() if done.cell.suite == suite]
-            found[report_rows.rows_path(Path(), suite).name] = report_rows.encode(own)
+            found[row_files.rows_path(Path(), suite).name] = row_files.encode(own)
     return found
 
 

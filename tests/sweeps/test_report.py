@@ -14,8 +14,9 @@ import pytest
 
 from baselines.registry import PRESETS
 from persim import console, store
-from sweeps import report, report_sections
-from sweeps.report_page import Entry, Section, Table, html, markdown
+from sweeps import report
+from sweeps.reporting import sections as report_sections
+from sweeps.reporting.page import Entry, Section, Table, html, markdown
 from tests.sweeps.report_helpers import cells, fill, rank_trials
 
 CHROMIUM = next(

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from persim.errors import InputError
-from sweeps import report_rows
+from sweeps.reporting import rows as report_rows
 from tests.sweeps.report_helpers import cells, fill, rank_trials
 
 

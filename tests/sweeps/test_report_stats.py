@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu, trim_mean
 
-from sweeps.report_stats import improvement, interquartile_mean, iqm, profile, resampled
+from sweeps.reporting.stats import improvement, interquartile_mean, iqm, profile, resampled
 
 
 @pytest.fixture

@@ -10,15 +10,16 @@ import pytest
 from baselines.registry import PRESETS
 from persim.errors import InputError
 from persim.evaluation.paper import PaperError, PaperReward
-from sweeps import report_goal, report_tables
-from sweeps.report_aggregate import aggregates
-from sweeps.report_compare import compare, number, signed
-from sweeps.report_cost import core_hours, cost
-from sweeps.report_ranks import ranks
-from sweeps.report_results import Results
-from sweeps.report_scarcity import points, scarcity
-from sweeps.report_scores import scaled, scores
-from sweeps.report_select import Library, changes
+from sweeps.reporting import goal as report_goal
+from sweeps.reporting import tables as report_tables
+from sweeps.reporting.aggregate import aggregates
+from sweeps.reporting.compare import compare, number, signed
+from sweeps.reporting.cost import core_hours, cost
+from sweeps.reporting.ranks import ranks
+from sweeps.reporting.results import Results
+from sweeps.reporting.scarcity import points, scarcity
+from sweeps.reporting.scores import scaled, scores
+from sweeps.reporting.select import Library, changes
 from tests.sweeps.report_helpers import cells, done, rank_trials, unseen
 
 LAPTOP, QUICK, SMOKE = PRESETS["laptop"], PRESETS["quick"], PRESETS["smoke"]

@@ -1,6 +1,6 @@
 """The sections of a report, in order. To add one, write a function of ``Results`` and name it here.
 
-A function gives sections as plain data (``sweeps.report_page``): no section knows of another. One that reads a
+A function gives sections as plain data (``sweeps.reporting.page``): no section knows of another. One that reads a
 file of its own (``results.out / "factors.parquet"``, say) gives an empty list if the file is not there.
 The same folder has to give the same sections, byte for byte: no clock, no unseeded draw, no order of a set.
 """
@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sweeps import report_goal, report_tables
-from sweeps.report_aggregate import aggregates
-from sweeps.report_cost import cost
-from sweeps.report_page import Section
-from sweeps.report_ranks import ranks
-from sweeps.report_results import Results
-from sweeps.report_scarcity import scarcity
+from sweeps.reporting import goal, tables
+from sweeps.reporting.aggregate import aggregates
+from sweeps.reporting.cost import cost
+from sweeps.reporting.page import Section
+from sweeps.reporting.ranks import ranks
+from sweeps.reporting.results import Results
+from sweeps.reporting.scarcity import scarcity
 
 Maker = Callable[[Results], Sequence[Section]]
 
@@ -30,13 +30,13 @@ class Part:
 
 
 PARTS = (
-    Part(report_goal.overview),
-    Part(report_goal.goal, ("prediction", "reward", "scarcity")),
+    Part(goal.overview),
+    Part(goal.goal, ("prediction", "reward", "scarcity")),
     Part(ranks, ("rank_cv",)),
-    Part(report_tables.prediction, ("prediction",)),
-    Part(report_tables.reward, ("reward",)),
-    Part(report_tables.augmentation, ("augmentation",)),
-    Part(report_tables.unseen, ("unseen",)),
+    Part(tables.prediction, ("prediction",)),
+    Part(tables.reward, ("reward",)),
+    Part(tables.augmentation, ("augmentation",)),
+    Part(tables.unseen, ("unseen",)),
     Part(scarcity, ("scarcity",)),
     Part(aggregates, ("reward",)),
     Part(cost),

@@ -16,7 +16,7 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from numpy.typing import NDArray
 
 from baselines.registry import METHODS
-from sweeps.report_stats import Interval
+from sweeps.reporting.stats import Interval
 
 _PALETTE = ("#1f6fb4", "#333333", "#d9601a", "#e3a21a", "#2e8b57", "#7bbf6a", "#8b5fb0", "#c39bd3", "#b03a4f",
             "#e58a97", "#2fa3a8", "#7a4f2a", "#6b6b6b")  # fmt: skip

@@ -10,8 +10,8 @@ from baselines.registry import METHODS
 from persim.cells import FinishedCell
 from persim.data import REGIMES
 from persim.evaluation import paper
-from sweeps.report_compare import Comparison, Known, compare
-from sweeps.report_select import Library, Measured
+from sweeps.reporting.compare import Comparison, Known, compare
+from sweeps.reporting.select import Library, Measured
 from sweeps.suites import ALL_METHODS, ENVS, SUITES
 
 RMSE, R2, REWARD = "prediction_rmse", "prediction_r2", "reward"

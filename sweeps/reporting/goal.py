@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from baselines.registry import METHODS
 from persim.errors import check_choice
-from sweeps.report_blocks import PAPER_AGENTS, Block, Line
-from sweeps.report_compare import MARKS, Comparison
-from sweeps.report_page import Entry, Section, Table, text
-from sweeps.report_results import ENV_TITLES, Results
-from sweeps.report_tables import DAGGER, behind, entry
+from sweeps.reporting.blocks import PAPER_AGENTS, Block, Line
+from sweeps.reporting.compare import MARKS, Comparison
+from sweeps.reporting.page import Entry, Section, Table, text
+from sweeps.reporting.results import ENV_TITLES, Results
+from sweeps.reporting.tables import DAGGER, behind, entry
 
 GOAL_TABLES = ("6", "7", "9", "10", "14", "15")
 ABOUT = "about"

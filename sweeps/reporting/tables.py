@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from persim.evaluation.paper import PaperError
-from sweeps.report_blocks import R2, RMSE, Block, Line
-from sweeps.report_compare import (
+from sweeps.reporting.blocks import R2, RMSE, Block, Line
+from sweeps.reporting.compare import (
     MARKS,
     Known,
     error_decimals,
@@ -17,9 +17,9 @@ from sweeps.report_compare import (
     std,
     with_spread,
 )
-from sweeps.report_page import Entry, Section, Table
-from sweeps.report_results import ENV_TITLES, Results
-from sweeps.report_select import Measured, describe
+from sweeps.reporting.page import Entry, Section, Table
+from sweeps.reporting.results import ENV_TITLES, Results
+from sweeps.reporting.select import Measured, describe
 
 DAGGER = "†"
 _WHAT = {RMSE: "50-step prediction RMSE (median R²)", "reward": "average reward of an episode"}

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from persim import seeding
-from sweeps.report_compare import number
-from sweeps.report_figures import Curve, Pair, iqm_figure, profile_figure
-from sweeps.report_page import Entry, Figure, Section, Table, text
-from sweeps.report_results import ENV_TITLES, Results
-from sweeps.report_scores import MEANING, MethodScores, Task, scores
-from sweeps.report_stats import Interval, improvement, iqm, profile
+from sweeps.reporting.compare import number
+from sweeps.reporting.figures import Curve, Pair, iqm_figure, profile_figure
+from sweeps.reporting.page import Entry, Figure, Section, Table, text
+from sweeps.reporting.results import ENV_TITLES, Results
+from sweeps.reporting.scores import MEANING, MethodScores, Task, scores
+from sweeps.reporting.stats import Interval, improvement, iqm, profile
 
 OURS = "persim"
 THRESHOLDS = np.linspace(-0.25, 1.5, 176)

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 from baselines.registry import METHODS
 from persim.evaluation.paper import PaperReward
-from sweeps.report_blocks import Block, Line
-from sweeps.report_compare import mean, std
-from sweeps.report_figures import Points, scarcity_figure
-from sweeps.report_page import Figure, Section
-from sweeps.report_results import ENV_TITLES, Results
-from sweeps.report_tables import table
+from sweeps.reporting.blocks import Block, Line
+from sweeps.reporting.compare import mean, std
+from sweeps.reporting.figures import Points, scarcity_figure
+from sweeps.reporting.page import Figure, Section
+from sweeps.reporting.results import ENV_TITLES, Results
+from sweeps.reporting.tables import table
 
 
 def scarcity(results: Results) -> list[Section]:

@@ -7,9 +7,9 @@ from statistics import mean, median
 
 from baselines.registry import METHODS
 from persim.cells import FinishedCell
-from sweeps.report_page import Entry, Section, Table, text
-from sweeps.report_results import ENV_TITLES, Results
-from sweeps.report_select import budget_of
+from sweeps.reporting.page import Entry, Section, Table, text
+from sweeps.reporting.results import ENV_TITLES, Results
+from sweeps.reporting.select import budget_of
 
 _HOUR = 3600
 _MEANING = (

@@ -11,10 +11,10 @@ from persim import store
 from persim.cells import FinishedCell
 from sweeps.plots import rank_figure
 from sweeps.rank_choice import choose, summarise
-from sweeps.report_compare import number
-from sweeps.report_figures import drawn
-from sweeps.report_page import Entry, Figure, Section, Table, text
-from sweeps.report_results import ENV_TITLES, Results
+from sweeps.reporting.compare import number
+from sweeps.reporting.figures import drawn
+from sweeps.reporting.page import Entry, Figure, Section, Table, text
+from sweeps.reporting.results import ENV_TITLES, Results
 
 SUITE = "rank_cv"
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from baselines.registry import METHODS
 from persim.evaluation import paper
-from sweeps.report_blocks import Block, Line
+from sweeps.reporting.blocks import Block, Line
 
 _AVERAGE = 5  # place of the average over agents in a row of Table 5
 _WORST = -1.0  # score of a run whose reward was not a finite number
