@@ -127,19 +127,10 @@ class _Run:
         """One step of Adam; returns the loss without regularisation, mean over members."""
         batch = stage.batch(order[:, step * self.batch_size : (step + 1) * self.batch_size])
         loss = reconstruction(self.nets, batch, self.settings.backward_weight)
-        self._anneal(step)
         self._adam.zero_grad()
         (loss + bound_penalty(self.nets, self.settings.bound_weight)).backward()  # type: ignore[no-untyped-call]  # torch
         self._adam.step()
         return loss.detach() / self.settings.members
-
-    def _anneal(self, step: int) -> None:
-        """Sets the learning rate of a step of this epoch, of which ``progress`` may not have heard yet."""
-        if not self.settings.annealed or self.settings.updates is None:
-            return
-        done = self.progress.updates + step - self.progress.step
-        for group in self._adam.param_groups:
-            group["lr"] = self.settings.learning_rate * (1 - done / self.settings.updates)
 
     def log(self, losses: list[float]) -> None:
         """Counts these steps, and makes a point of the curve if it is time.

@@ -51,10 +51,9 @@ def test_a_prediction_is_the_same_when_it_is_asked_for_again(data, rollouts):
     assert error(fitted, rollouts) == error(fitted, rollouts)
 
 
-@pytest.mark.parametrize("limit", [{"updates": None}, {"updates": 5000, "annealed": True}])
 @pytest.mark.parametrize("make", [vanilla, pets])
-def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(make, limit, data, tmp_path, monkeypatch):
-    settings = make(epochs=2, batch_size=48, **limit)
+def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(make, data, tmp_path, monkeypatch):
+    settings = make(updates=None, epochs=2, batch_size=48)
     whole = method(settings).fit_part(Part(0, data, PUSHED, seed=3))
     monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(training, "_CHUNK", 50)
@@ -101,19 +100,6 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(where, data, monkeypatch)
     message = "the loss became nan at step 3; lower" if where == "train" else "the validation loss became nan at step"
     with pytest.raises(DivergenceError, match=message):
         method(vanilla(updates=200)).fit_part(Part(0, data, PUSHED, seed=0))
-
-
-def test_an_annealed_rate_falls_linearly_through_all_iterations(data, monkeypatch):
-    rates, real = [], torch.optim.Adam.step
-
-    def step(adam, *arguments):
-        rates.append({group["lr"] for group in adam.param_groups})
-        return real(adam, *arguments)
-
-    monkeypatch.setattr(torch.optim.Adam, "step", step)
-    method(vanilla(updates=60, annealed=True, learning_rate=2e-3)).fit_part(Part(0, data, PUSHED, seed=0))
-    assert all(len(found) == 1 for found in rates)
-    np.testing.assert_allclose([found.pop() for found in rates], 2e-3 * (1 - np.arange(60) / 60))
 
 
 def test_curves_are_points_of_updates_and_losses(data):
@@ -184,7 +170,6 @@ def test_the_planners_are_those_of_the_public_code_unless_one_is_asked_for():
     (lambda: vanilla(iterations=0), "iterations is 0"),
     (lambda: vanilla(updates=0), "updates is 0"),
     (lambda: vanilla(context=-1), "context is -1"),
-    (lambda: vanilla(updates=None, annealed=True), "updates has no limit; give one"),
     (lambda: vanilla(learning_rate=0.0), "learning_rate"),
     (lambda: vanilla(validation=1.0), "validation"),
     (lambda: CaDMSettings(widths=(10, 10)), "decays has 5 numbers, but widths make 3 layers"),

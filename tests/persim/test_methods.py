@@ -27,7 +27,7 @@ TINY = Budget(
     spare=1,
     episodes=1,
     updates=dict.fromkeys(PAPER_UPDATES, 3),
-    cadm={"iterations": 2, "epochs": 2, "updates": 6, "pets_updates": 6, "particles": 10, "plans": 12},
+    cadm={"iterations": 2, "epochs": 2, "updates": 6, "particles": 10, "plans": 12},
     morel={"epochs": 1, "min_updates": 3, "ppo_steps": 1024},
     planning={"plans": 12, "horizon": 5},
 )
