@@ -122,7 +122,7 @@ class ContextScorer:
             total = self._reward.add(total, states, actions, following)
 
         self._model.play(start, contexts, plans, visit, self._generator)
-        mean = total.earned.mean((0, 1))
+        mean = self._reward.score(total, plans.shape[1]).mean((0, 1))
         return torch.where(mean.isfinite(), mean, -torch.inf)
 
 

@@ -85,7 +85,13 @@ class FittedCaDM:
 
     def policy(self, agents: NDArray[np.int64]) -> BatchPolicy:
         """Plans with contexts that it gathers itself; agents are not told apart by their ids."""
-        return ContextPolicy(self._model, self._acting, plan_reward(self._model.spec), self._length, agents)
+        return ContextPolicy(
+            self._model,
+            self._acting,
+            plan_reward(self._model.spec, progress=self._acting.progress),
+            self._length,
+            agents,
+        )
 
     def predict(
         self,

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from persim.envs import cartpole, mountaincar
-from persim.envs.spec import EnvSpec, RewardFn
+from persim.envs.spec import EnvSpec, RewardFn, StateFn
 
 
 class Earned(NamedTuple):
-    """Sums of rewards so far, and which particles go on; both broadcast to ``[K, L, B]``."""
+    """Sums of rewards so far, the best progress, and which particles go on; all broadcast to ``[K, L, B]``."""
 
     earned: Tensor
+    best: Tensor
     alive: Tensor
 
 
@@ -27,34 +28,44 @@ class PlanReward:
         spec: the environment.
         reward: of a step.
         ends: whether a rollout ends where the episode would; in CaDM's own environments none does.
+        progress: of a state; the best on the way is added once for each step, as PerSim's planners do.
     """
 
     spec: EnvSpec
     reward: RewardFn
     ends: bool
+    progress: StateFn | None = None
 
     def start(self, states: Tensor) -> Earned:
         """Nothing yet, for plans from states ``[B, S]``."""
-        everywhere = torch.ones(len(states), dtype=torch.bool, device=states.device)
-        return Earned(torch.zeros(len(states), dtype=torch.double, device=states.device), everywhere)
+        nothing = torch.zeros(len(states), dtype=torch.double, device=states.device)
+        best = nothing if self.progress is None else self.progress(states).double()
+        return Earned(nothing, best, torch.ones(len(states), dtype=torch.bool, device=states.device))
 
     def add(self, total: Earned, states: Tensor, actions: Tensor, following: Tensor) -> Earned:
         """The sums after one more step of ``[K, L, B, S]``; a state that is not finite spoils its plan."""
         worth = self.reward(states, actions, following).double() + 0 * following.double().sum(-1)
-        earned = total.earned + torch.where(total.alive, worth, 0.0)
-        return Earned(earned, total.alive & ~self.spec.terminated(following) if self.ends else total.alive)
+        earned, best = total.earned + torch.where(total.alive, worth, 0.0), total.best
+        if self.progress is not None:
+            best = torch.where(total.alive, torch.maximum(best, self.progress(following).double()), best)
+        return Earned(earned, best, total.alive & ~self.spec.terminated(following) if self.ends else total.alive)
+
+    def score(self, total: Earned, horizon: int) -> Tensor:
+        """What whole plans are worth ``[K, L, B]``."""
+        return total.earned if self.progress is None else total.earned + horizon * total.best
 
 
-def plan_reward(spec: EnvSpec) -> PlanReward:
-    """The reward that CaDM plans for.
+def plan_reward(spec: EnvSpec, *, progress: bool = False) -> PlanReward:
+    """The reward that CaDM plans for; ``progress``: see ``ActingSettings``.
 
     CaDM's code sums rewards over the whole horizon, whatever has ended on the way, with a reward for each
     of its environments that makes sense so: in CartPole a pole that fell may recover. An environment that
     it does not know tells when its episodes end, and its plans end there.
     """
+    helped = spec.planning.progress if progress else None
     if spec.name == cartpole.SPEC.name:
-        return PlanReward(spec, _limits_kept, ends=False)
-    return PlanReward(spec, spec.reward, ends=spec.name != mountaincar.SPEC.name)
+        return PlanReward(spec, _limits_kept, ends=False, progress=helped)
+    return PlanReward(spec, spec.reward, ends=spec.name != mountaincar.SPEC.name, progress=helped)
 
 
 def _limits_kept(states: Tensor, actions: Tensor, following: Tensor) -> Tensor:

@@ -101,6 +101,8 @@ class ActingSettings:
         planning: its planner.
         particles: of each plan, spread evenly over the members; each keeps its member.
         warm_start: whether a search starts from the plan of the step before; random shooting does not.
+        progress: whether planning is helped by the environment's measure of progress, as PerSim's is
+            (``PlanningHints.progress``; MountainCar's height). No source says whether it helped CaDM in PerSim's paper.
         mixed_members: defect of the public code: particle p moves by member p // (particles / members),
             but has the context of member p mod members, which for most particles is another's.
         mixed_episodes: defect of the public code: in every second round of the cross-entropy method
@@ -113,6 +115,7 @@ class ActingSettings:
     planning: PlanningSettings
     particles: int = 1
     warm_start: bool = True
+    progress: bool = False
     mixed_members: bool = False
     mixed_episodes: bool = False
 

@@ -210,6 +210,17 @@ def test_mountaincar_goes_on_at_the_goal_and_other_environments_end():
     assert plan_reward(PUSHED).ends
 
 
+@pytest.mark.parametrize("progress", [False, True])
+def test_progress_adds_the_best_height_on_the_way_once_a_step_if_it_is_asked_for(progress):
+    reward = plan_reward(get("mountaincar"), progress=progress)
+    total = reward.start(torch.tensor([[-0.5, 0.0], [-0.5, 0.0]]))
+    for positions in ([-0.4, -0.6], [-0.7, -0.9]):
+        following = torch.tensor([[position, 0.01] for position in positions])
+        total = reward.add(total, following, torch.zeros(2), following)
+    helped = np.array([-2 + 2 * 0.01 * -0.4, -2 + 2 * 0.01 * -0.5])
+    np.testing.assert_allclose(reward.score(total, 2).numpy(), helped if progress else [-2, -2], rtol=1e-6)
+
+
 def test_the_history_of_a_prediction_is_what_the_policy_would_have_recorded():
     model, rng = model_of(vanilla()), np.random.default_rng(0)
     states, actions = rng.normal(size=(2, 15, S)).astype(np.float32), rng.integers(0, 2, (2, 14))
