@@ -55,7 +55,7 @@ class PlanReward:
         return total.earned if self.progress is None else total.earned + horizon * total.best
 
 
-def plan_reward(spec: EnvSpec, *, progress: bool = False) -> PlanReward:
+def plan_reward(spec: EnvSpec, *, progress: bool = True) -> PlanReward:
     """The reward that CaDM plans for; ``progress``: see ``ActingSettings``.
 
     CaDM's code sums rewards over the whole horizon, whatever has ended on the way, with a reward for each

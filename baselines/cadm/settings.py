@@ -102,7 +102,8 @@ class ActingSettings:
         particles: of each plan, spread evenly over the members; each keeps its member.
         warm_start: whether a search starts from the plan of the step before; random shooting does not.
         progress: whether planning is helped by the environment's measure of progress, as PerSim's is
-            (``PlanningHints.progress``; MountainCar's height). No source says whether it helped CaDM in PerSim's paper.
+            (``PlanningHints.progress``; MountainCar's height). CaDM's code does not know MountainCar, and PerSim's
+            paper does not say; with it the paper's rewards come out, without it not (docs/baselines.md).
         mixed_members: defect of the public code: particle p moves by member p // (particles / members),
             but has the context of member p mod members, which for most particles is another's.
         mixed_episodes: defect of the public code: in every second round of the cross-entropy method
@@ -115,7 +116,7 @@ class ActingSettings:
     planning: PlanningSettings
     particles: int = 1
     warm_start: bool = True
-    progress: bool = False
+    progress: bool = True
     mixed_members: bool = False
     mixed_episodes: bool = False
 
