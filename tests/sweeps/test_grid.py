@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from persim.cells import CellStore, FinishedCell, row
 from sweeps import bench_tables, benchmark, estimate
 from sweeps.bench_bar import CellBar
+from sweeps.suites import covariates_of, spec_of, weights_key
+from sweeps.tasks import base_cell
 
 
 def grid_of(*arguments):
@@ -28,6 +31,47 @@ def test_episodes_are_part_of_the_cell_and_of_the_title():
     usual = grid_of(*cartpole)
     [cell] = usual.cells()
     assert "(paper budget)" in bench_tables.tables(usual, [FinishedCell(cell, done.rows, {}, 0, "", {}, 0, 0)])
+
+
+UNSEEN = ["--suite", "unseen", "--regimes", "random", "--trials", "1"]
+
+
+def test_unseen_agents_are_part_of_the_cell_and_of_no_other():
+    cells = {cell.method: cell for cell in grid_of(*UNSEEN).cells()}
+    assert list(cells) == ["persim-p100", "persim-p50", "persim-p25", "persim-p10", "cadm", "cadm-pets", "bcq-p"]
+    for name, cell in cells.items():
+        assert spec_of(cell).test_agents == ((0.00005,), (0.00008,), (0.002,), (0.0037,), (0.004,))
+        np.testing.assert_array_equal(covariates_of(cell), np.array(spec_of(cell).test_agents))
+        assert cell.settings["measures"] == (["reward"] if name == "bcq-p" else ["prediction", "reward"])
+    [usual] = grid_of("--suite", "reward", "--envs", "mountaincar", "--regimes", "random", "--methods", "cadm",
+                      "--trials", "1").cells()  # fmt: skip
+    assert "unseen" not in usual.settings
+    assert weights_key(usual) == weights_key(cells["cadm"])
+    assert covariates_of(usual).shape == (500, 1)
+
+
+def test_cells_from_before_there_were_unseen_agents_keep_their_ids():
+    [cell] = grid_of("--suite", "smoke", "--envs", "cartpole", "--methods", "true-env", "--trials", "1").cells()
+    assert cell.id == "7b4a590da8c5"
+
+
+def test_unseen_agents_start_from_the_weights_that_other_suites_train():
+    [cell] = grid_of(*UNSEEN, "--methods", "persim-p25").cells()
+    [usual] = grid_of("--suite", "prediction", "--envs", "mountaincar", "--regimes", "random", "--methods", "persim",
+                      "--trials", "1").cells()  # fmt: skip
+    assert weights_key(base_cell(cell)) == weights_key(usual)
+
+
+def test_the_paper_stands_beside_unseen_agents():
+    grid = grid_of(*UNSEEN, "--methods", "persim-p50,cadm,bcq-p")
+    rows = [row(metric, -1.0, agent) for metric in ("prediction_rmse", "reward") for agent in range(1, 6)]
+    done = [FinishedCell(cell, rows, {}, 0, "", {}, 0, 0) for cell in grid.cells()]
+    lines = [line.split() for line in bench_tables.tables(grid, done).splitlines()]
+    assert ["gravity", "5e-05", "8e-05", "0.002", "0.0037", "0.004"] in lines
+    assert ["the", "paper's", "0.007", "0.006", "0.000", "0.001", "0.001"] in lines
+    assert "-54.0 ± 0.9" in bench_tables.tables(grid, done)
+    assert ["the", "paper's", "0.378", "0.373", "0.159", "0.329", "0.339"] in lines
+    assert "-97.2 ± 20.6" in bench_tables.tables(grid, done)
 
 
 def test_seconds_are_estimated_from_the_size_of_the_work():
