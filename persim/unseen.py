@@ -106,17 +106,19 @@ class FactorMap(nn.Module):
 
     def z_factors(self, factors: Tensor) -> Tensor:
         """Factors ``[K, R, M]``, z-scored."""
-        mean, deviation = self.output_scale.double()[..., None]
-        return ((factors - mean) / deviation).float()
+        mean, deviation = self.output_scale.double().unsqueeze(-1)
+        scores: Tensor = (factors - mean) / deviation
+        return scores.float()
 
     def scaled(self, covariates: Tensor) -> Tensor:
         """Covariates ``[C, M]`` to z-scored factors ``[K, R, M]``."""
         rows = self.inputs(covariates).expand(len(self.affine), -1, -1)
-        return torch.bmm(self.affine, with_ones(rows)) + perceptron(self.layers, rows)
+        factors: Tensor = torch.bmm(self.affine, with_ones(rows)) + perceptron(self.layers, rows)
+        return factors
 
     def forward(self, covariates: Tensor) -> Tensor:
         """Covariates ``[C, M]`` to factors ``[K, R, M]``."""
-        mean, deviation = self.output_scale[..., None]
+        mean, deviation = self.output_scale.unsqueeze(-1)
         factors: Tensor = mean + deviation * self.scaled(covariates)
         return factors
 
@@ -205,7 +207,7 @@ def _descend(built: FactorMap, covariates: Tensor, factors: Tensor, settings: Ma
     for _ in range(settings.steps):
         each = (built.scaled(covariates) - targets).square().mean((1, 2))
         adam.zero_grad()
-        each.sum().backward()  # the members share nothing: each descends on its own
+        torch.autograd.backward(each.sum())  # the members share nothing: each descends on its own
         adam.step()
         rate.step()
         losses.append(each.detach().mean())
