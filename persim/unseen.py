@@ -217,7 +217,7 @@ def _descend(built: FactorMap, covariates: Tensor, factors: Tensor, settings: Ma
 def unseen_model(model: LowRankDynamics, factor_map: FactorMap, covariates: Array) -> LowRankDynamics:
     """The ensemble for agents with these covariates ``[M, C]``; their ids are 0 to M - 1."""
     with torch.no_grad():
-        return model.with_agents(factor_map(torch.from_numpy(covariates).mT))
+        return model.with_agents(factor_map(torch.tensor(covariates).mT))
 
 
 def _known(model: LowRankDynamics, spec: EnvSpec, known: Known) -> tuple[NDArray[np.int64], Array]:

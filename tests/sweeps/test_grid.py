@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from persim.cells import CellStore, FinishedCell, row
-from sweeps import bench_tables, benchmark, estimate
+from persim.evaluation.prediction import true_rollouts
+from persim.evaluation.reward import average_rewards
+from sweeps import bench_tables, benchmark, estimate, work
 from sweeps.bench_bar import CellBar
+from sweeps.runner import finished_cell
 from sweeps.suites import covariates_of, spec_of, weights_key
-from sweeps.tasks import base_cell
+from sweeps.tasks import base_cell, missing, plan
 
 
 def grid_of(*arguments):
@@ -60,6 +63,34 @@ def test_unseen_agents_start_from_the_weights_that_other_suites_train():
     [usual] = grid_of("--suite", "prediction", "--envs", "mountaincar", "--regimes", "random", "--methods", "persim",
                       "--trials", "1").cells()  # fmt: skip
     assert weights_key(base_cell(cell)) == weights_key(usual)
+
+
+def test_a_cell_of_unseen_agents_measures_those(tmp_path, monkeypatch):
+    predicted, played = [], []
+
+    def rollouts(spec, *rest):
+        predicted.append(spec.test_agents)
+        return true_rollouts(spec, *rest, episodes=2)
+
+    def rewards(spec, covariates, *rest, agents, **more):
+        played.append((agents[0], covariates[agents[0]].tolist()))
+        return average_rewards(spec, covariates, *rest, agents=agents, **more)
+
+    monkeypatch.setattr(work, "true_rollouts", rollouts)
+    monkeypatch.setattr(work, "average_rewards", rewards)
+    [cell] = grid_of(*UNSEEN, "--methods", "persim-p25", "--preset", "smoke", "--agents", "20").cells()
+    cells = CellStore(tmp_path)
+    planned = plan([cell], cells)
+    for task in missing(planned.tasks, planned.of_cell[cell.id], tmp_path).values():
+        data = work.dataset(task, cells) if task.kind == "part" else None
+        work.perform(task, tmp_path, data, "cpu")
+    done = finished_cell(cell, len(planned.of_cell[cell.id]), tmp_path)
+    for agent in range(1, 6):
+        assert done.value("prediction_rmse", agent) > 0
+        assert -500 <= done.value("reward", agent) < 0
+    whom = ((0.00005,), (0.00008,), (0.002,), (0.0037,), (0.004,))
+    assert predicted == [whom]
+    assert played == [(agent, list(row)) for agent, row in enumerate(whom)]
 
 
 def test_the_paper_stands_beside_unseen_agents():
