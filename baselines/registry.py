@@ -13,6 +13,7 @@ from baselines.model_free import ModelFree
 from baselines.morel.method import Morel
 from baselines.morel.settings import PAPER_MOREL, MorelSettings
 from baselines.settings import NORMALISED, PAPER_UPDATES, OfflineSettings, offline_settings
+from baselines.unseen import UnseenAgents
 from persim.envs.spec import EnvSpec
 from persim.errors import InputError, check_at_least, check_choice
 from persim.methods import Method, PerSim, PerSimSettings, TrueEnv
@@ -125,6 +126,9 @@ class Entry:
         ranked: whether a rank has a meaning for it.
         plans: whether it plans at every step, which takes long; the others act by a policy.
         base: name of the method whose weights it starts from (``Method.base``).
+        unseen: whether it can act for agents that are not in the data: it is told their covariates, infers who
+            they are, or does not tell agents apart.
+        p: of PerSim for unseen agents, the share of training agents whose covariates are used.
     """
 
     title: str
@@ -133,6 +137,8 @@ class Entry:
     ranked: bool = False
     plans: bool = True
     base: str | None = None
+    unseen: bool = False
+    p: float | None = None
 
 
 def _persim(spec: EnvSpec, budget: Budget, rank: int | None, *, whole: bool = False) -> PerSim:
@@ -204,20 +210,27 @@ def _cadm(make: Callable[..., CaDMSettings], *, pets: bool) -> Maker:
     return build
 
 
+def _unseen(p: float) -> Entry:
+    def make(spec: EnvSpec, budget: Budget, rank: int | None) -> Method:
+        return UnseenAgents(_persim(spec, budget, rank), p)
+
+    return Entry(f"PerSim(p={p})", make, ranked=True, base="persim", unseen=True, p=p)
+
+
 METHODS: dict[str, Entry] = {
     "persim": Entry("PerSim", _persim, ranked=True),
-    "true-env": Entry("True env+MPC", _true_env, learns=False),
-    "cadm": Entry("Vanilla CaDM", _cadm(CaDMSettings.vanilla, pets=False)),
-    "cadm-pets": Entry("PE-TS CaDM", _cadm(CaDMSettings.pets, pets=True)),
-    "bcq-p": Entry("BCQ-P", _model_free("bcq", pooled=True), plans=False),
+    "true-env": Entry("True env+MPC", _true_env, learns=False, unseen=True),
+    "cadm": Entry("Vanilla CaDM", _cadm(CaDMSettings.vanilla, pets=False), unseen=True),
+    "cadm-pets": Entry("PE-TS CaDM", _cadm(CaDMSettings.pets, pets=True), unseen=True),
+    "bcq-p": Entry("BCQ-P", _model_free("bcq", pooled=True), plans=False, unseen=True),
     "bcq-a": Entry("BCQ-A", _model_free("bcq", pooled=False), plans=False),
-    "cql-p": Entry("CQL-P", _model_free("cql", pooled=True), plans=False),
+    "cql-p": Entry("CQL-P", _model_free("cql", pooled=True), plans=False, unseen=True),
     "cql-a": Entry("CQL-A", _model_free("cql", pooled=False), plans=False),
-    "morel-p": Entry("MOReL-P", _morel(pooled=True), plans=False),
+    "morel-p": Entry("MOReL-P", _morel(pooled=True), plans=False, unseen=True),
     "morel-a": Entry("MOReL-A", _morel(pooled=False), plans=False),
     "persim-bcq-5": Entry("PerSim-BCQ-5", _augmented("bcq"), ranked=True, plans=False, base="persim"),
     "persim-cql-5": Entry("PerSim-CQL-5", _augmented("cql"), ranked=True, plans=False, base="persim"),
-    "persim-unseen": Entry("PerSim, unseen agents"),
+    **{f"persim-p{round(100 * p)}": _unseen(p) for p in (1.0, 0.5, 0.25, 0.1)},
 }
 
 

@@ -56,7 +56,7 @@ class ModelSettings:
             object.__setattr__(self, field, tuple(getattr(self, field)))
 
 
-def _uniform(shape: tuple[int, ...], fan_in: int, rng: np.random.Generator) -> Tensor:
+def uniform_layer(shape: tuple[int, ...], fan_in: int, rng: np.random.Generator) -> Tensor:
     """Uniform in +-1/sqrt(fan_in), weights and biases alike: the default of ``torch.nn.Linear``."""
     bound = fan_in**-0.5
     return torch.from_numpy(rng.uniform(-bound, bound, size=shape).astype(np.float32))
@@ -110,7 +110,7 @@ class LowRankDynamics(nn.Module):
         shapes = [(settings.n_agents, settings.rank)]
         for sizes in (state, action):
             shapes += list(pairwise(sizes))
-        return [_uniform((fan_out, fan_in + 1), fan_in, rng) for fan_in, fan_out in shapes]
+        return [uniform_layer((fan_out, fan_in + 1), fan_in, rng) for fan_in, fan_out in shapes]
 
     state_scale: Tensor
     delta_scale: Tensor
@@ -131,13 +131,13 @@ class LowRankDynamics(nn.Module):
         """Feature-major states ``[..., S, B]`` as the state encoder sees them."""
         if not self.settings.normalised:
             return states
-        return _z_scores(states, self.state_scale)
+        return z_scores(states, self.state_scale)
 
     def scaled_deltas(self, deltas: Tensor) -> Tensor:
         """Feature-major state differences ``[..., S, B]`` as ``delta`` predicts them."""
         if not self.settings.normalised:
             return deltas
-        return _z_scores(deltas, self.delta_scale)
+        return z_scores(deltas, self.delta_scale)
 
     def encode_actions(self, actions: Tensor) -> Tensor:
         """Actions as features ``[..., A, B]``: one-hot of ``[..., B]``, or ``[..., B, A]`` transposed."""
@@ -153,12 +153,12 @@ class LowRankDynamics(nn.Module):
 
     def state_factors(self, states: Tensor) -> Tensor:
         """v: states ``[K, S, B]`` to factors ``[K, S, R, B]``."""
-        factors = _perceptron(self.state_layers, states)
+        factors = perceptron(self.state_layers, states)
         return factors.view(len(factors), self.settings.state_dim, self.settings.rank, -1)
 
     def action_factors(self, actions: Tensor) -> Tensor:
         """w: encoded actions ``[K, A, B]`` to factors ``[K, R, B]``."""
-        return _perceptron(self.action_layers, actions)
+        return perceptron(self.action_layers, actions)
 
     def delta(self, agents: Tensor, states: Tensor, actions: Tensor) -> Tensor:
         """Scaled state differences ``[K, S, B]`` of feature-major ``[K, B]``, scaled ``[K, S, B]``, ``[K, A, B]``."""
@@ -194,6 +194,14 @@ class LowRankDynamics(nn.Module):
         chosen.load_state_dict(state)
         return chosen.to(self.device)
 
+    def with_agents(self, factors: Tensor) -> LowRankDynamics:
+        """A new model of other agents, whose factors ``[K, R, M]`` are given; all else is as it is here."""
+        settings = replace(self.settings, n_agents=factors.shape[-1])
+        other = LowRankDynamics(settings, [np.random.SeedSequence(0)] * settings.members)
+        unbiased = torch.cat([factors, torch.zeros_like(factors[..., :1])], dim=-1)
+        other.load_state_dict({**self.state_dict(), "agent_layer": unbiased})
+        return other.to(self.device)
+
     def arrays(self) -> store.Arrays:
         """All weights by name."""
         return {name: value.detach().cpu().numpy() for name, value in self.state_dict().items()}
@@ -222,12 +230,12 @@ class LowRankDynamics(nn.Module):
         return cls.from_arrays(arrays, ModelSettings(**saved["model"])).to(device), saved["about"]
 
 
-def _z_scores(rows: Tensor, scale: Tensor) -> Tensor:
+def z_scores(rows: Tensor, scale: Tensor) -> Tensor:
     """Feature-major rows ``[..., F, B]`` less mean, over deviation."""
     return (rows - scale[0, :, None]) / scale[1, :, None]
 
 
-def _perceptron(layers: nn.ParameterList, rows: Tensor) -> Tensor:
+def perceptron(layers: nn.ParameterList, rows: Tensor) -> Tensor:
     """A ReLU MLP on feature-major rows ``[K, in, B]``."""
     last = len(layers) - 1
     for index, layer in enumerate(layers):

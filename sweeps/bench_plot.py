@@ -15,6 +15,7 @@ from baselines.registry import METHODS
 from persim import store
 from persim.cells import FinishedCell
 from persim.envs import get
+from sweeps.suites import spec_of
 
 _METRICS = {"reward": "mean reward of an episode", "prediction_rmse": "50-step prediction RMSE"}
 _COLOURS = (
@@ -52,7 +53,7 @@ def _panel(axes: mpl.axes.Axes, metric: str, cells: Sequence[FinishedCell]) -> N
     """Bars side by side for each agent, one per method and N that measured the metric."""
     measured = [done for done in cells if any(row["metric"] == metric for row in done.rows)]
     series = sorted({(done.cell.method, done.cell.agents) for done in measured})
-    agents = range(1, len(get(cells[0].cell.env).test_agents) + 1)
+    agents = range(1, len(spec_of(cells[0].cell).test_agents) + 1)
     several = len({count for method, count in series if METHODS[method].learns}) > 1
     width = 0.8 / len(series)
     for place, (method, count) in enumerate(series):

@@ -9,7 +9,7 @@ import numpy as np
 from baselines.registry import METHODS, PRESETS, Budget
 from persim.cells import Cell, FinishedCell
 from persim.envs import get
-from persim.evaluation import paper
+from sweeps.bench_paper import beside
 from sweeps.suites import TRUE_ENV_REGIME, Grid
 
 _METRICS = {"prediction_rmse": "50-step prediction RMSE", "reward": "mean reward of an episode"}
@@ -44,7 +44,7 @@ def _table(
     broken: Sequence[Cell],
 ) -> str:
     """One table, a line per method; empty if nothing measured that."""
-    agents = range(1, len(get(env).test_agents) + 1)
+    agents = range(1, len(grid.suite.unseen.get(env, get(env).test_agents)) + 1)
     lines = []
     for method in grid.existing:
         own = [done for done in results if _belongs(done.cell, env, regime, count, method)]
@@ -54,14 +54,22 @@ def _table(
             continue
         trials = f"{max(len(values) for values in ours.values())}" + (f", {lost} failed" if lost else "")
         lines.append(_line(f"{METHODS[method].title} ({trials})", (_text(ours[agent]) for agent in agents)))
-        theirs = _paper(env, regime, count, metric, METHODS[method].title) if grid.suite.name != "smoke" else {}
+        theirs = beside(grid.suite, env, regime, count, metric, method)
         if theirs:
             lines.append(_line("  the paper's", (theirs.get(agent, "-") for agent in agents)))
     if not lines:
         return ""
     title = f"{get(env).title}, {regime} data, N = {count}: {_METRICS[metric]} ({_budget(grid.budget)})"
     head = _line("method (trials)", (f"agent {agent}" for agent in agents))
-    return "\n".join(["", title, head, *lines])
+    return "\n".join(["", title, head, *_unseen(grid, env), *lines])
+
+
+def _unseen(grid: Grid, env: str) -> list[str]:
+    """A line of covariates, where the agents are not the test agents that the other tables have."""
+    if env not in grid.suite.unseen:
+        return []
+    names = "/".join(get(env).covariate_names)
+    return [_line(f"  {names}", ("/".join(f"{value:g}" for value in row) for row in grid.suite.unseen[env]))]
 
 
 def _budget(budget: Budget) -> str:
@@ -93,17 +101,6 @@ def _text(values: Sequence[float]) -> str:
     digits = 1 if abs(mean) >= 10 else 4
     spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
     return f"{mean:.{digits}f}{spread}" if abs(mean) < 1e6 else f"{mean:.1e}"
-
-
-def _paper(env: str, regime: str, count: int, metric: str, title: str) -> dict[int, str]:
-    """The paper's cells by number of the agent; it has N = 500 here."""
-    if count != 500 and title != METHODS["true-env"].title:
-        return {}
-    if metric == "prediction_rmse":
-        errors = paper.prediction_error(env, regime, title)
-        return {agent + 1: f"{error.rmse:.3f}" for agent, error in errors.items()}
-    rewards = paper.reward(env, "" if title == METHODS["true-env"].title else regime, title)
-    return {agent + 1: f"{known.mean:.1f} ± {known.std:.1f}" for agent, known in rewards.items()}
 
 
 def _line(name: str, columns: Iterable[str]) -> str:

@@ -38,6 +38,7 @@ _OTHER = _Cost(step_ms=1.0, decision_ms=50.0, steps=200, collect_s=1.0)
 _PREDICTION_S, _ASSEMBLE_S = 2.0, 0.1
 _POLICY_DECISION_MS = {True: 0.01, False: 2.0}  # of one of 100 episodes at once; discrete actions or not
 _UPDATE_MS = {"discrete_bcq": 4.0, "bcq": 70.0, "discrete_cql": 17.0, "cql": 130.0}  # at the paper's nets and batch
+_MAP_STEP_MS = 1.0  # of all members together
 _CADM_UPDATE_MS, _CADM_STATE_MS = 8.5, 0.0045  # of one member; of one state moved on in a rollout
 _MOREL_MS = {128: (2.7, 0.065), 512: (35.0, 0.15), 1024: (120.0, 0.35)}  # by width: an update, a step of PPO
 
@@ -64,7 +65,10 @@ def seconds(task: Task) -> float:
 
 def _training(task: Task, step_ms: float) -> float:
     """Milliseconds of a part; ``step_ms`` is for one step of PerSim."""
-    settings = task.cell.settings["method"].get("settings", {})
+    method = task.cell.settings["method"]
+    if "map" in method:  # PerSim for unseen agents; what it starts from is a part of its own
+        return float(method["map"]["steps"] * _MAP_STEP_MS)
+    settings = method.get("settings", {})
     if "ppo" in settings:
         return _morel(task, settings)
     if "future" in settings:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 
 from baselines.registry import METHODS, Budget, make_method
 from persim import store
 from persim.cells import Cell
 from persim.data import REGIMES
-from persim.envs import get
+from persim.data.collect import population
+from persim.envs import EnvSpec, get
+from persim.envs.spec import Array
 from persim.errors import InputError, check_at_least, check_choice
 from persim.methods import Method
+from persim.unseen import known_agents
 
 ENVS = ("mountaincar", "cartpole", "halfcheetah")
-ALL_METHODS = tuple(name for name in METHODS if name not in ("persim-bcq-5", "persim-cql-5", "persim-unseen"))
+UNSEEN_METHODS = tuple(name for name, entry in METHODS.items() if entry.p is not None)
+ALL_METHODS = tuple(name for name in METHODS if name not in ("persim-bcq-5", "persim-cql-5", *UNSEEN_METHODS))
 TRUE_ENV_REGIME = "true-env"  # the regime of a method that looks at no data
 
 
@@ -32,6 +36,7 @@ class Suite:
         trials: repetitions.
         measures: what is measured: ``prediction``, ``reward``.
         preset: of the budget, if the command line does not say.
+        unseen: by environment, covariates of the test agents where they are not those of the data.
     """
 
     name: str
@@ -42,6 +47,7 @@ class Suite:
     trials: int = 5
     measures: tuple[str, ...] = ("reward",)
     preset: str = "paper"
+    unseen: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
 
 
 _EVERYTHING = tuple(product(ENVS, REGIMES))
@@ -55,8 +61,10 @@ SUITES = {
         Suite("augmentation", "synthetic trajectories for BCQ and CQL (Table 3)",
               tuple((env, "random") for env in ENVS),
               ("bcq-p", "bcq-a", "cql-p", "cql-a", "persim-bcq-5", "persim-cql-5")),
-        Suite("unseen", "agents that were never observed (Tables 12, 13)", (("mountaincar", "random"),),
-              ("persim-unseen",), measures=("prediction", "reward")),
+        Suite("unseen", "agents that were never observed (Tables 12, 13)",
+              (("mountaincar", "random"), ("mountaincar", "pure")),
+              (*UNSEEN_METHODS, "cadm", "cadm-pets", "bcq-p"), measures=("prediction", "reward"),
+              unseen={"mountaincar": ((0.00005,), (0.00008,), (0.002,), (0.0037,), (0.004,))}),
         Suite("scarcity", "fewer agents (Tables 14-16)",
               (("mountaincar", "random"), ("cartpole", "pure"), ("halfcheetah", "random")),
               ("persim", "cadm", "cadm-pets", "bcq-p"), agents=(25, 50, 100, 250, 500)),
@@ -100,11 +108,20 @@ class Grid:
         check_at_least("seed", self.seed, 0)
         for method in self.methods:
             check_choice("method", method, METHODS)
+            if self.suite.unseen and not METHODS[method].unseen:
+                able = ", ".join(name for name, entry in METHODS.items() if entry.unseen)
+                raise InputError(
+                    f"method {method!r} knows only agents of the data, but suite {self.suite.name} asks for others; "
+                    f"use some of: {able}"
+                )
         for env, regime in self.data:
             check_choice("regime", regime, REGIMES)
             known = get(env).test_agents
             for count in self.agents:
                 check_at_least("agents", count, len(known), f"{env} has that many test agents")
+                for p in (METHODS[method].p for method in self.methods):
+                    if p is not None:
+                        known_agents(count, p, self.seed)
 
     @property
     def existing(self) -> tuple[str, ...]:
@@ -134,6 +151,8 @@ class Grid:
             "rank": rank,
             "method": built.about(),
         }
+        if env in self.suite.unseen:  # other cells keep the ids from before there were unseen agents
+            settings["unseen"] = [list(row) for row in self.suite.unseen[env]]
         return Cell(self.suite.name, env, regime, count, method, trial, settings)
 
 
@@ -156,6 +175,20 @@ def method_of(cell: Cell) -> Method:
     """The method of a cell, with the cell's settings."""
     budget = Budget(**cell.settings["budget"])
     return make_method(cell.method, get(cell.env), budget, cell.settings["rank"])
+
+
+def spec_of(cell: Cell) -> EnvSpec:
+    """The environment of a cell; its test agents are those that the cell measures."""
+    spec, unseen = get(cell.env), cell.settings.get("unseen")
+    return spec if unseen is None else replace(spec, test_agents=tuple(map(tuple, unseen)))
+
+
+def covariates_of(cell: Cell) -> Array:
+    """Covariates ``[N, C]`` of the agents that the method of a cell acts for, the test agents first."""
+    spec = spec_of(cell)
+    if "unseen" in cell.settings:
+        return spec.covariate_rows(spec.test_agents)
+    return population(spec, cell.agents, int(cell.settings["seed"]))
 
 
 def dataset_key(cell: Cell) -> str:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from baselines.registry import METHODS
 from persim.cells import Cell, CellStore
-from persim.envs import get
-from sweeps.suites import dataset_key, method_of, weights_key
+from sweeps.suites import dataset_key, method_of, spec_of, weights_key
 
 PREDICTION, REWARD = "prediction", "reward"
 
@@ -62,7 +61,7 @@ def measurements(cell: Cell) -> list[Measurement]:
     """What a cell measures, in pieces that several workers can share."""
     pieces = [Measurement(PREDICTION)] if PREDICTION in cell.settings["measures"] else []
     if REWARD in cell.settings["measures"]:
-        pieces += [Measurement(REWARD, agent) for agent in range(len(get(cell.env).test_agents))]
+        pieces += [Measurement(REWARD, agent) for agent in range(len(spec_of(cell).test_agents))]
     return pieces
 
 

@@ -13,15 +13,14 @@ from baselines.registry import METHODS
 from persim import seeding, store
 from persim.cells import Cell, CellStore, row
 from persim.data import Trajectories
-from persim.data.collect import population
 from persim.data.policies import load_test_policy
-from persim.envs import get
+from persim.envs import EnvSpec, get
 from persim.evaluation.prediction import errors_of, true_rollouts
 from persim.evaluation.reward import average_rewards
 from persim.methods import Fitted, Part, Predictor, Weights
 from persim.model import KIND as MODEL_KIND
 from sweeps import common
-from sweeps.suites import method_of
+from sweeps.suites import covariates_of, method_of, spec_of
 from sweeps.tasks import PREDICTION, Task, base_cell, measurements, model_output, part_output
 
 PIECE = "piece"
@@ -93,14 +92,14 @@ def _assemble(task: Task, root: Path, data: Trajectories | None, device: str) ->
 
 def _measure(task: Task, root: Path, data: Trajectories | None, device: str) -> None:
     cell = task.cell
-    spec, method, seed = get(cell.env), method_of(cell), int(cell.settings["seed"])
+    spec, method, seed = spec_of(cell), method_of(cell), int(cell.settings["seed"])
     started = int(time.time() * 1e3)
-    covariates = population(spec, cell.agents, seed)
+    covariates = covariates_of(cell)
     weights = _weights(cell, root) if method.parts else Weights({}, {})
     fitted = method.restore(weights, spec, covariates, device)
     piece = measurements(cell)[task.number]
     if piece.what == PREDICTION:
-        rows, timings = _prediction(fitted, cell.env, seed), dict[str, float]()
+        rows, timings = _prediction(fitted, spec, seed), dict[str, float]()
     else:
         assert piece.agent is not None
         rows, timings = _reward(fitted, task, covariates, piece.agent)
@@ -116,10 +115,9 @@ def _measure(task: Task, root: Path, data: Trajectories | None, device: str) -> 
     store.write_record(root / task.output, PIECE, record)
 
 
-def _prediction(fitted: Fitted, env: str, seed: int) -> Rows:
+def _prediction(fitted: Fitted, spec: EnvSpec, seed: int) -> Rows:
     """Rows of the prediction error of every test agent."""
     assert isinstance(fitted, Predictor)
-    spec = get(env)
     policy = load_test_policy(spec.name, spec.action_space)
     rollouts = true_rollouts(spec, policy, seeding.generator(seed, "prediction"))
     rows: Rows = []
@@ -132,7 +130,7 @@ def _prediction(fitted: Fitted, env: str, seed: int) -> Rows:
 
 def _reward(fitted: Fitted, task: Task, covariates: NDArray[np.float64], agent: int) -> tuple[Rows, dict[str, float]]:
     """Rows of the reward of one test agent, and what a decision took."""
-    spec, settings = get(task.cell.env), task.cell.settings
+    spec, settings = spec_of(task.cell), task.cell.settings
     rng = seeding.generator(int(settings["seed"]), "episodes", spec.name, agent)
     episodes = int(settings["budget"]["episodes" if METHODS[task.cell.method].plans else "policy_episodes"])
     result = average_rewards(spec, covariates, fitted.policy, rng, agents=[agent], episodes=episodes)

@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ["sweeps", "baselines", "persim.cli", "persim.methods", "persim.evaluation", "persim.planning",
-          "persim.ensemble", "persim.training", "persim.batches", "persim.gradients", "persim.model", "persim.data",
-          "persim.envs"]  # fmt: skip
+          "persim.ensemble", "persim.unseen", "persim.training", "persim.batches", "persim.gradients", "persim.model",
+          "persim.data", "persim.envs"]  # fmt: skip
 
 
 def layer(module):

@@ -24,6 +24,7 @@ from persim.cli.training import (
     read_model,
     resolve_device,
 )
+from persim.cli.unseen import Unseen, add_unseen_options
 from persim.data import check_regime
 from persim.data.collect import population
 from persim.envs import EnvSpec, get
@@ -56,6 +57,7 @@ def add(commands: Commands) -> None:
         "  python -m persim evaluate --env mountaincar --scorer true_env            the paper's True env+MPC",
     )
     add_options(p)
+    add_unseen_options(p)
     p.add_argument("--planner", help=f"{', '.join(PLANNERS)} (persistent_shooting; icem for continuous actions)")
     add_planner_options(p)
     p.add_argument("--precision", default="float32", help="of the model's products: float32, or bfloat16,\n"
@@ -85,9 +87,12 @@ class _Job:
     model_seed: int | None
     device: str
     cells: CellStore
+    unseen: Unseen | None
 
     def covariates(self, seed: int) -> Array:
-        """Covariates ``[N, C]`` of the agents of the data: those of ``--model``, or of this seed."""
+        """Covariates ``[N, C]`` of the agents: the unseen ones, or those of the data of ``--model`` or this seed."""
+        if self.unseen is not None:
+            return self.unseen.table(self.spec)
         return population(self.spec, self.training.agents, seed if self.model_seed is None else self.model_seed)
 
     def cell(self, seed: int, model: dict[str, Any]) -> Cell:
@@ -102,6 +107,8 @@ class _Job:
         }
         if self.precision != "float32":  # rows from before there was a choice keep their names
             settings["precision"] = self.precision
+        if self.unseen is not None:
+            settings["unseen"] = asdict(self.unseen)
         method = "PerSim" if self.scorer == "model" else "True env+MPC"
         return Cell(SUITE, self.spec.name, self.training.regime, self.training.agents, method, seed, settings)
 
@@ -121,17 +128,19 @@ def _job(args: argparse.Namespace) -> _Job:
     check_at_least("episodes", args.episodes, 1)
     for seed in args.seeds:
         check_at_least("seed", seed, 0)
-    numbers = args.agents_to_test or tuple(range(1, len(spec.test_agents) + 1))
     check_once("--seeds", args.seeds)
-    check_once("--agents-to-test", numbers)
     planner = args.planner or default_planner(spec.action_space)
     settings = chosen_planner(args, spec, planner)
     device, training, model_seed = resolve_device(args.device), Training.of(args, spec), None
     if args.model:
         _, about = read_model(args.model, spec, args.regime, device)
         training, model_seed = replace(training, agents=int(about["agents"])), int(about["seed"])
+    unseen = Unseen.of(args, spec, training.agents)
+    there = training.agents if unseen is None else len(unseen.covariates)
+    numbers = args.agents_to_test or tuple(range(1, len((unseen.spec(spec) if unseen else spec).test_agents) + 1))
+    check_once("--agents-to-test", numbers)
     agents = tuple(number - 1 for number in numbers)
-    check_agents(np.array(agents), training.agents)
+    check_agents(np.array(agents), there)
     store.prepare_folder(args.store)
     cells = CellStore(args.store)
     return _Job(
@@ -147,6 +156,7 @@ def _job(args: argparse.Namespace) -> _Job:
         model_seed,
         device,
         cells,
+        unseen,
     )
 
 
@@ -181,6 +191,8 @@ def _ensemble(job: _Job, seed: int) -> tuple[LowRankDynamics | None, dict[str, A
         return None, {}, job.covariates(seed)
     model, about = ensemble(job.training, job.spec, seed, job.device, job.cells.root, job.model)
     named = {"sha256": about["sha256"]} if job.model else {"trained": asdict(job.training)}
+    if job.unseen is not None:
+        model = job.unseen.model(model, job.spec, about)
     return model, named, job.covariates(seed)
 
 
@@ -209,7 +221,9 @@ def _play(job: _Job, scorer: Scorer, covariates: Array, seed: int) -> RewardResu
 def _table(job: _Job, seeds: Sequence[int], results: Sequence[FinishedCell]) -> str:
     """Ours beside the paper's and the optimum, one line per agent."""
     spec, regime = job.spec, job.training.regime
-    theirs, limit = paper.reward(spec.name, regime), paper.reward(spec.name, "", "True env+MPC")
+    theirs, limit = {}, dict[int, paper.PaperReward]()
+    if job.unseen is None:  # the paper's are other agents
+        theirs, limit = paper.reward(spec.name, regime), paper.reward(spec.name, "", "True env+MPC")
     covariates = job.covariates(seeds[0])
     best = _optimum(job, seeds)
     texts = [covariate_text(spec, covariates[agent]) for agent in job.agents]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from persim import seeding
 from persim.batches import TrainingRows
@@ -16,13 +16,14 @@ from persim.ensemble import SPARE_MEMBERS, EnsembleSettings, best_members
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError, check_at_least
 from persim.evaluation.prediction import History, open_loop
-from persim.methods.protocol import Fitted, Method, Part, Simulator, Weights
+from persim.methods.protocol import Fitted, Method, Part, Weights
 from persim.model import LowRankDynamics, ModelSettings
 from persim.planning.planner import MPC, Planner, PlannerSettings, Plans
 from persim.planning.registry import default_planner, make_planner, planner_objective, planner_settings
 from persim.planning.scorers import model_scorer, true_scorer
 from persim.presets import EPOCHS, MEMBERS, Preset, preset
 from persim.training import EpochReport, TrainSettings, holdout_errors, train
+from persim.unseen import Known, MapSettings, fit_map, unseen_model
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,22 @@ class _Planned:
         return plans.astype(np.int64) if plans.ndim == 2 else plans
 
 
-class _Simulator(_Planned):
-    """A trained PerSim: predicts, and plans on what it predicts."""
+class ModelSimulator(_Planned):
+    """A trained PerSim: predicts, and plans on what it predicts.
 
-    def __init__(self, planner: Planner, model: LowRankDynamics) -> None:
-        super().__init__(planner)
-        self.model = model
+    Args:
+        model: the ensemble.
+        spec: the environment.
+        planning: how to plan.
+
+    Raises:
+        InputError: the planner is unknown, or does not fit the actions.
+    """
+
+    def __init__(self, model: LowRankDynamics, spec: EnvSpec, planning: PlanningSettings) -> None:
+        scorer = model_scorer(model, planner_objective(planning.planner, spec))
+        super().__init__(make_planner(planning.planner, scorer, spec.action_space, planning.settings))
+        self.model, self._spec, self._planning = model, spec, planning
 
     def predict(
         self,
@@ -127,15 +138,33 @@ class _Simulator(_Planned):
         """Mean over members that roll out separately; see ``Predictor``."""
         return open_loop(self.model, agents, states, actions)
 
+    def for_covariates(
+        self, covariates: ArrayLike, known: Known, p: float = 1.0, seed: int = 0, settings: MapSettings | None = None
+    ) -> ModelSimulator:
+        """A simulator of agents that were never observed (Appendix F.5); see ``persim.unseen``.
 
-def make_simulator(model: LowRankDynamics, spec: EnvSpec, planning: PlanningSettings) -> Simulator:
+        Args:
+            covariates: ``[M, C]`` of the new agents; their ids are 0 to M - 1.
+            known: the data that this was trained on, with covariates; or ids of training agents and their covariates.
+            p: share of these training agents that is used, in (0, 1].
+            seed: which they are, and the initial weights of the regression.
+            settings: of the regression.
+
+        Raises:
+            InputError: covariates are missing or do not fit, or too few training agents remain.
+        """
+        rows = self._spec.covariate_rows(covariates)
+        factor_map, _ = fit_map(self.model, self._spec, known, p, seed, settings)
+        return make_simulator(unseen_model(self.model, factor_map, rows), self._spec, self._planning)
+
+
+def make_simulator(model: LowRankDynamics, spec: EnvSpec, planning: PlanningSettings) -> ModelSimulator:
     """A trained ensemble with the planner that plans on it.
 
     Raises:
         InputError: the planner is unknown, or does not fit the actions.
     """
-    scorer = model_scorer(model, planner_objective(planning.planner, spec))
-    return _Simulator(make_planner(planning.planner, scorer, spec.action_space, planning.settings), model)
+    return ModelSimulator(model, spec, planning)
 
 
 class PerSim(Method):
@@ -188,7 +217,7 @@ class PerSim(Method):
 
     def restore(
         self, weights: Weights, spec: EnvSpec, covariates: Array | None = None, device: str = "cpu"
-    ) -> Simulator:
+    ) -> ModelSimulator:
         """A simulator with its planner."""
         model = LowRankDynamics.from_arrays(weights.arrays, ModelSettings(**weights.settings["model"])).to(device)
         return make_simulator(model, spec, self.settings.planning)

@@ -149,8 +149,8 @@ class Method(ABC):
         Args:
             weights: from ``assemble``.
             spec: the environment.
-            covariates: ``[N, C]`` of the agents of the data; only the true environment looks at them.
-                None where they are unknown.
+            covariates: ``[N, C]`` of the agents that it acts for; only the true environment and PerSim for unseen
+                agents look at them. None where they are unknown.
             device: to act on.
         """
 

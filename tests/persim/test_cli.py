@@ -58,6 +58,13 @@ def test_predict_prints_ours_beside_the_papers(capsys, tmp_path):
         ([*SMALL, "--model", "absent.safetensors"], "cannot be read"),
         ([*SMALL, "--model", str(weights_path("cartpole"))], "holds 'policy', but 'model' is wanted"),
         ([*SMALL, "--save-model", "/proc/x/model.safetensors"], "cannot be written"),
+        ([*SMALL, "--covariates", "2"], "covariates '2' are not force, pole_length of cartpole; give such as 10,0.5"),
+        ([*SMALL, "--covariates", "2,x"], "covariates '2,x' are not"),
+        ([*SMALL, "--covariates", "2,nan"], "hold a non-finite value"),
+        ([*SMALL, "--covariates", "2,0.5", "--p", "0.1"], "p is 0.1, which leaves 1 of 8 training agents"),
+        ([*SMALL, "--covariates", "2,0.5", "--p", "1.5"], "p is 1.5"),
+        ([*SMALL, "--p", "0.5"], "--p is of use with --covariates only"),
+        ([*EVALUATE, "--covariates", "2,0.5", "--agents-to-test", "2"], "agent 2 is not among the 1 agents"),
         ([*EVALUATE, "--planner", "random_shoting"], "did you mean 'random_shooting'"),
         ([*EVALUATE, "--planner", "icem"], "ICEM plans continuous actions, but these are Discrete(2)"),
         ([*EVALUATE, "--planner", "cem", "--plans", "10"], "elites is 50, more than the 10 plans"),
@@ -95,6 +102,24 @@ def test_bad_input_is_one_line_and_status_2(arguments, expected, capsys, tmp_pat
     assert expected in errors
     assert errors.count("\n") == 1
     assert os.listdir(tmp_path) == []
+
+
+def test_agents_that_were_never_observed_are_predicted_and_planned_for(capsys, tmp_path):
+    whom = ["--covariates", "4,0.3", "9,0.7", "--p", "0.5"]
+    path = tmp_path / "model.safetensors"
+    code, output, _ = run([*SMALL, *whom, "--save-model", str(path)], capsys)
+    assert code == 0
+    assert [line.split()[:3] for line in table(output)] == [["1", "force=4,", "pole_length=0.3"],
+                                                            ["2", "force=9,", "pole_length=0.7"]]  # fmt: skip
+    _, again, _ = run([*SMALL, *whom, "--model", str(path)], capsys)
+    assert table(again) == table(output)
+    quick = ["--plans", "8", "--horizon", "3", "--episodes", "1", "--store", str(tmp_path / "runs")]
+    code, output, errors = run([*EVALUATE, *whom, *quick, "--model", str(path)], capsys)
+    assert code == 0, errors
+    assert [line.split()[4] for line in table(output)] == ["-", "-"]  # the paper has other agents
+    _, output, _ = run([*EVALUATE, *quick, "--model", str(path)], capsys)
+    assert "already evaluated" not in output
+    assert len(table(output)) == 5
 
 
 def test_a_model_of_another_environment_is_refused(capsys, tmp_path):

@@ -270,7 +270,9 @@ BAD = [
     (["--suite", "smoke", "--device", "cudda"], "did you mean 'cuda'"),
     (["--suite", "smoke", "--gpu-share", "2"], "gpu-share is 2.0"),
     (["--suite", "smoke", "--cpus", "0"], "cpus is 0"),
-    (["--suite", "unseen"], "has no method yet that could run"),
+    (["--suite", "unseen", "--methods", "persim"], "method 'persim' knows only agents of the data"),
+    (["--suite", "unseen", "--methods", "persim-p1"], "did you mean 'persim-p10'"),
+    (["--suite", "unseen", "--agents", "10"], "p is 0.1, which leaves 1 of 10 training agents"),
     (["--suite", "smoke", "--store", "/proc/runs"], "cannot be written"),
     (["--suite", "smoke", "--tracking-uri", "http://127.0.0.1:9"], "does not answer"),
     (["--suite", "smoke", "--address", "127.0.0.1:9"], "no Ray cluster answers at address '127.0.0.1:9'"),
@@ -341,9 +343,12 @@ def test_suites_name_methods_that_are_known():
 
 def test_methods_to_come_are_listed_and_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert console.run(benchmark.main, ["--suite", "unseen", "--dry-run"]) == 0
+    monkeypatch.setitem(registry.METHODS, "later", registry.Entry("Some day"))
+    assert console.run(benchmark.main, ["--suite", "reward", "--methods", "later", "--dry-run"]) == 0
     output = capsys.readouterr().out
     assert " later" in output
-    assert "PerSim, unseen agents: still to be written" in output
+    assert "Some day: still to be written" in output
     assert " to do" not in output
+    assert console.run(benchmark.main, ["--suite", "reward", "--methods", "later"]) == 2
+    assert "has no method yet that could run" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
