@@ -17,6 +17,7 @@ from persim.data.trajectories import Trajectories
 from persim.ensemble import SPARE_MEMBERS, EnsembleSettings, best_members
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError, check_at_least
+from persim.evaluation.factors import agent_factors
 from persim.evaluation.prediction import History, open_loop
 from persim.methods.protocol import Fitted, Method, Report, Simulator, Weights
 from persim.model import LowRankDynamics, ModelSettings
@@ -128,6 +129,10 @@ class _Simulator(_Planned):
     ) -> NDArray[np.float64]:
         """Mean over members that roll out separately; see ``Predictor``."""
         return open_loop(self.model, agents, states, actions)
+
+    def agent_factors(self) -> NDArray[np.float32]:
+        """The u of all agents; see ``HasFactors``."""
+        return agent_factors(self.model)
 
 
 def make_simulator(model: LowRankDynamics, spec: EnvSpec, planning: PlanningSettings) -> Simulator:
