@@ -26,8 +26,12 @@ def draw_map(axes: Any, points: NDArray[np.float32], values: Array, label: str) 
 
 def with_unit(covariate: Covariate) -> str:
     """Such as ``force (N)``."""
-    name = covariate.name.replace("_", " ")
-    return f"{name} ({covariate.unit})" if covariate.unit else name
+    return named(covariate.name, covariate.unit)
+
+
+def named(name: str, unit: str) -> str:
+    """A covariate's name with its unit, if it has one."""
+    return name.replace("_", " ") + (f" ({unit})" if unit else "")
 
 
 def diagnosis_figure(
