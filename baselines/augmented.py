@@ -16,7 +16,7 @@ from persim.data.trajectories import Trajectories
 from persim.envs.spec import EnvSpec
 from persim.errors import check_at_least
 from persim.evaluation.reward import average_rewards
-from persim.methods import PerSim, Simulator, Weights
+from persim.methods import Part, PerSim, Simulator
 from persim.methods.simulated import simulated
 from persim.methods.synthetic import synthetic_trajectories
 
@@ -49,41 +49,31 @@ class Augmented(ModelFree):
         own = {"per_agent": self.per_agent, "select": self.select, "simulator": self.base.about()}
         return {**super().about(), **own}
 
-    def _sources(
-        self, part: int, data: Trajectories, spec: EnvSpec, seed: int, device: str, base: Weights | None
-    ) -> list[Trajectories]:
+    def _sources(self, part: Part) -> list[Trajectories]:
         """What was recorded of the agent, and what its simulator makes up."""
-        observed = of_agent(part, data, spec)
-        rng = seeding.generator(seed, "synthetic", spec.name, part)
-        simulator = self._simulator(base, spec, device)
-        made = synthetic_trajectories(simulator, data, spec, rng, agents=[part], per_agent=self.per_agent)
-        return [observed, made]
+        data, spec = part.data, part.spec
+        rng = seeding.generator(part.seed, "synthetic", spec.name, part.number)
+        made = synthetic_trajectories(
+            self._simulator(part), data, spec, rng, agents=[part.number], per_agent=self.per_agent
+        )
+        return [of_agent(part), made]
 
-    def _simulator(self, base: Weights | None, spec: EnvSpec, device: str) -> Simulator:
-        assert base is not None
-        return self.base.restore(base, spec, device=device)
+    def _simulator(self, part: Part) -> Simulator:
+        assert part.base is not None
+        return self.base.restore(part.base, part.spec, device=part.device)
 
-    def _judged(
-        self,
-        updates: Updates,
-        part: int,
-        data: Trajectories,
-        spec: EnvSpec,
-        seed: int,
-        device: str,
-        base: Weights | None,
-    ) -> Policies:
+    def _judged(self, updates: Updates, part: Part) -> Policies:
         """By what it earns in the simulator of the agent."""
         if not self.select:
             return updates
-        inside = simulated(spec, self._simulator(base, spec, device), data)
+        data, spec, number = part.data, part.spec, part.number
+        inside = simulated(spec, self._simulator(part), data)
         numbers = np.arange(data.n_agents, dtype=np.float64)[:, None]
-
         episodes = _EPISODES[spec.discrete]
 
         def judge(policy: BatchPolicy) -> float:
-            rng = seeding.generator(seed, "selection", spec.name, part)
-            result = average_rewards(inside, numbers, lambda _: policy, rng, agents=[part], episodes=episodes)
+            rng = seeding.generator(part.seed, "selection", spec.name, number)
+            result = average_rewards(inside, numbers, lambda _: policy, rng, agents=[number], episodes=episodes)
             return result.agents[0].mean
 
         return Selection(updates, judge)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -16,7 +15,7 @@ from baselines.settings import OfflineSettings
 from persim import seeding
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import EnvSpec
-from persim.methods import Report, Weights
+from persim.methods import Part, Weights
 from persim.store import Arrays
 from persim.training import DivergenceError
 
@@ -42,50 +41,29 @@ class ModelFree(PolicyMethod):
         super().__init__(settings, spec, pooled=pooled)
         self.settings = settings
 
-    def fit_part(
-        self,
-        part: int,
-        data: Trajectories,
-        spec: EnvSpec,
-        seed: int,
-        *,
-        device: str = "cpu",
-        checkpoint: Path | None = None,
-        report: Report | None = None,
-        base: Weights | None = None,
-    ) -> Weights:
-        """Trains one policy, on the data of all agents or of test agent ``part``."""
+    def fit_part(self, part: Part) -> Weights:
+        """Trains one policy, on the data of all agents or of the test agent of that number."""
         from baselines.learner import Learner, Transitions
 
-        rows = Transitions(self._sources(part, data, spec, seed, device, base), device)
-        init = seeding.sequence(seed, "init", part)
-        learner = Learner(self.settings, spec.state_dim, spec.action_space, init, device)
+        spec = part.spec
+        rows = Transitions(self._sources(part), part.device)
+        init = seeding.sequence(part.seed, "init", part.number)
+        learner = Learner(self.settings, spec.state_dim, spec.action_space, init, part.device)
         if self.settings.normalised:
             learner.scale = rows.normalise()
-        updates = Updates(learner, rows, self.settings, (seed, part))
-        trainee = self._judged(updates, part, data, spec, seed, device, base)
-        progress = train(trainee, checkpoint, report)
+        updates = Updates(learner, rows, self.settings, (part.seed, part.number))
+        trainee = self._judged(updates, part)
+        progress = train(trainee, part.checkpoint, part.report)
         about = {"curves": progress.curves, "seconds": progress.seconds}
         return Weights(trainee.arrays(), {"about": about})
 
-    def _judged(
-        self,
-        updates: Updates,
-        part: int,
-        data: Trajectories,
-        spec: EnvSpec,
-        seed: int,
-        device: str,
-        base: Weights | None,
-    ) -> Policies:
+    def _judged(self, updates: Updates, part: Part) -> Policies:
         """What decides which of the policies on the way is kept; here it is the last."""
         return updates
 
-    def _sources(
-        self, part: int, data: Trajectories, spec: EnvSpec, seed: int, device: str, base: Weights | None
-    ) -> list[Trajectories]:
+    def _sources(self, part: Part) -> list[Trajectories]:
         """What a part learns from."""
-        return [self.rows_of(part, data, spec)]
+        return [self.rows_of(part)]
 
     def _actor(self, arrays: Arrays, spec: EnvSpec, device: str) -> Actor:
         from baselines.learner import Learner

@@ -17,7 +17,7 @@ from persim.data.policies import BatchPolicy
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError
-from persim.methods import Fitted, Method, Weights
+from persim.methods import Fitted, Method, Part, Weights
 from persim.store import Arrays
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ class PolicyMethod(Method):
         """All settings."""
         return self.about()
 
-    def rows_of(self, part: int, data: Trajectories, spec: EnvSpec) -> Trajectories:
+    def rows_of(self, part: Part) -> Trajectories:
         """What was recorded for a part to learn from, checked."""
-        return check_rows(data, spec, "all agents") if self.pooled else of_agent(part, data, spec)
+        return check_rows(part.data, part.spec, "all agents") if self.pooled else of_agent(part)
 
     def assemble(self, parts: Sequence[Weights]) -> Weights:
         """All policies side by side; the curves are means over them."""
@@ -93,9 +93,9 @@ def _mean_curve(curves: Sequence[list[list[float]]]) -> list[list[float]]:
     return mean
 
 
-def of_agent(agent: int, data: Trajectories, spec: EnvSpec) -> Trajectories:
-    """What was recorded of one agent, checked."""
-    return check_rows(data.of_agents([agent]), spec, f"agent {agent + 1}")
+def of_agent(part: Part) -> Trajectories:
+    """What was recorded of the agent whose number the part has, checked."""
+    return check_rows(part.data.of_agents([part.number]), part.spec, f"agent {part.number + 1}")
 
 
 def check_rows(data: Trajectories, spec: EnvSpec, who: str) -> Trajectories:

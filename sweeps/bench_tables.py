@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
-from baselines.registry import METHODS
+from baselines.registry import METHODS, PRESETS, Budget
 from persim.cells import Cell, FinishedCell
 from persim.envs import get
 from persim.evaluation import paper
@@ -59,9 +59,15 @@ def _table(
             lines.append(_line("  the paper's", (theirs.get(agent, "-") for agent in agents)))
     if not lines:
         return ""
-    title = f"{get(env).title}, {regime} data, N = {count}: {_METRICS[metric]} ({grid.budget.name} budget)"
+    title = f"{get(env).title}, {regime} data, N = {count}: {_METRICS[metric]} ({_budget(grid.budget)})"
     head = _line("method (trials)", (f"agent {agent}" for agent in agents))
     return "\n".join(["", title, head, *lines])
+
+
+def _budget(budget: Budget) -> str:
+    """The preset, and whether planning methods play fewer or more episodes than it says."""
+    changed = budget.episodes != PRESETS[budget.name].episodes
+    return f"{budget.name} budget" + (f", {budget.episodes} episodes of methods that plan" if changed else "")
 
 
 def _belongs(cell: Cell, env: str, regime: str, count: int, method: str) -> bool:

@@ -61,6 +61,7 @@ def parser() -> console.Parser:
     p.add_argument("--agents", type=console.numbers, metavar="LIST", help="numbers of agents N (the suite's)")
     p.add_argument("--trials", type=int, help="repetitions, each with its own data and models (the suite's)")
     p.add_argument("--preset", help=f"budget: {presets} (the suite's)")
+    p.add_argument("--episodes", type=int, help="of each test agent and method that plans (the preset's)")
     p.add_argument("--rank", default="paper", help="of PerSim: a number, auto (by sweeps/rank_cv.py), or paper (paper)")
     p.add_argument("--planner", help="of the methods that plan (the default of each environment)")
     p.add_argument("--states", default="default", help="of BCQ and CQL: raw, normalised, or default: normalised in "
@@ -101,7 +102,12 @@ def grid_of(args: argparse.Namespace) -> Grid:
     preset = PRESETS[check_choice("preset", args.preset or suite.preset, PRESETS)]
     methods = args.methods or suite.methods
     counts = args.agents or suite.agents
-    budget = replace(preset, planner=args.planner, normalised=STATES[check_choice("states", args.states, STATES)])
+    budget = replace(
+        preset,
+        planner=args.planner,
+        normalised=STATES[check_choice("states", args.states, STATES)],
+        episodes=preset.episodes if args.episodes is None else args.episodes,
+    )
     trials = suite.trials if args.trials is None else args.trials
     grid = Grid(suite, data, tuple(dict.fromkeys(methods)), tuple(dict.fromkeys(counts)), trials, budget, args.seed)
     return replace(grid, ranks=_ranks(args, grid))

@@ -19,7 +19,7 @@ def latent_figure(frame: pd.DataFrame) -> Figure:
     Args:
         frame: of ``sweeps.latent.factor_frame``, or a part of it.
     """
-    columns = list(frame.groupby(["env", "covariate"], sort=False).groups)
+    columns = list(dict.fromkeys(zip(frame["env"], frame["covariate"], strict=True)))
     regimes = list(dict.fromkeys(frame["regime"]))
     with mpl.rc_context({"font.size": 10}):
         figure = Figure(figsize=(3.4 * len(columns), 0.2 + 3 * len(regimes)), layout="constrained")

@@ -19,7 +19,7 @@ from persim.envs import get
 from persim.evaluation.factors import covariate_r2
 from persim.evaluation.prediction import errors_of, true_rollouts
 from persim.evaluation.reward import average_rewards
-from persim.methods import Fitted, HasFactors, Predictor, Weights
+from persim.methods import Fitted, HasFactors, Part, Predictor, Weights
 from persim.model import KIND as MODEL_KIND
 from sweeps import common
 from sweeps.suites import method_of
@@ -62,17 +62,17 @@ def _train(task: Task, root: Path, data: Trajectories | None, device: str) -> No
     assert data is not None
     cell, output = task.cell, root / task.output
     checkpoint = root / "checkpoints" / output.name
-    seed = int(cell.settings["seed"])
-    method, base = method_of(cell), base_cell(cell)
-    weights = method.fit_part(
+    base = base_cell(cell)
+    part = Part(
         task.number,
         data,
         get(cell.env),
-        seed,
+        int(cell.settings["seed"]),
         device=device,
         checkpoint=checkpoint,
         base=None if base is None else _weights(base, root),
     )
+    weights = method_of(cell).fit_part(part)
     store.write_arrays(output, weights.arrays, MODEL_KIND, weights.settings)
     checkpoint.unlink(missing_ok=True)
 

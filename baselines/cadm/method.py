@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,9 @@ from baselines.cadm.settings import ActingSettings, CaDMSettings
 from baselines.cadm.training import train
 from persim import seeding
 from persim.data.policies import BatchPolicy
-from persim.data.trajectories import Trajectories
 from persim.envs.spec import Array, EnvSpec
 from persim.evaluation.prediction import History
-from persim.methods import Fitted, Method, Report, Weights
+from persim.methods import Fitted, Method, Part, Weights
 from persim.planning.registry import PLANNERS
 
 _NOISE = 0  # seed of the particles of a prediction: the same question has the same answer
@@ -58,22 +56,9 @@ class CaDM(Method):
         """How it learns."""
         return {"settings": asdict(self.settings)}
 
-    def fit_part(
-        self,
-        part: int,
-        data: Trajectories,
-        spec: EnvSpec,
-        seed: int,
-        *,
-        device: str = "cpu",
-        checkpoint: Path | None = None,
-        report: Report | None = None,
-        base: Weights | None = None,
-    ) -> Weights:
+    def fit_part(self, part: Part) -> Weights:
         """Trains all members together."""
-        nets, scales, progress = train(
-            data, spec, self.settings, seed, device=device, checkpoint=checkpoint, report=report
-        )
+        nets, scales, progress = train(part, self.settings)
         about = {"curves": progress.curves, "seconds": progress.seconds, "updates": progress.updates}
         return Weights(nets.arrays() | scales.arrays(), {"about": about})
 

@@ -9,7 +9,7 @@ from persim.errors import InputError, check_at_least, check_between
 from persim.methods.planned import PlanningSettings
 
 # Its paper has up to 200 epochs in each of 20 iterations (its script 5); 0 updates: as many as that takes.
-PAPER_CADM = {"iterations": 20, "epochs": 200, "updates": 0, "particles": 20, "plans": 1000}
+PAPER_CADM = {"iterations": 20, "epochs": 200, "updates": 0, "pets_updates": 0, "particles": 20, "plans": 1000}
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class CaDMSettings:
         probabilistic: whether the forward net predicts a Gaussian (PE-TS), not a mean alone (vanilla).
         batch_size: transitions of a step and member.
         learning_rate: of Adam.
+        annealed: whether it falls linearly, to 0 at the last of ``updates``. Its paper has a constant one, and
+            millions of updates; where there are few, their last noise would be a good part of the error.
         history: K, transitions that the context is read off.
         future: M, transitions that a context is trained to explain.
         context: its dimensions; 0 for the same nets without one.
@@ -52,6 +54,7 @@ class CaDMSettings:
     probabilistic: bool = False
     batch_size: int = 256
     learning_rate: float = 1e-3
+    annealed: bool = False
     history: int = 10
     future: int = 10
     context: int = 10
@@ -72,6 +75,8 @@ class CaDMSettings:
         check_at_least("context", self.context, 0)
         if self.updates is not None:
             check_at_least("updates", self.updates, 1)
+        if self.annealed and self.updates is None:
+            raise InputError("annealed is True, but updates has no limit; give one, or leave annealed out")
         check_between("learning_rate", self.learning_rate, 0, 1)
         check_between("validation", self.validation, 0, 1)
         for widths, decays in (("widths", "decays"), ("encoder_widths", "encoder_decays")):

@@ -20,10 +20,9 @@ from baselines.cadm.settings import CaDMSettings
 from baselines.cadm.stage import Stage, Table, stage_scales
 from baselines.snapshots import adam_arrays, below, load_adam, under
 from persim import seeding, store
-from persim.data.trajectories import Trajectories
 from persim.envs.spec import EnvSpec
 from persim.errors import InputError
-from persim.methods import Report
+from persim.methods import Part, Report
 from persim.training import KIND as CHECKPOINT
 from persim.training import DivergenceError
 
@@ -60,40 +59,26 @@ class Progress:
     curves: dict[str, list[list[float]]] = field(default_factory=lambda: {"train_loss": [], "validation_loss": []})
 
 
-def train(
-    data: Trajectories,
-    spec: EnvSpec,
-    settings: CaDMSettings,
-    seed: int,
-    *,
-    device: str = "cpu",
-    checkpoint: Path | None = None,
-    report: Report | None = None,
-) -> tuple[CaDMNets, Scales, Progress]:
+def train(part: Part, settings: CaDMSettings) -> tuple[CaDMNets, Scales, Progress]:
     """Trains the nets; everything random follows from the seed, so a resumed training is the same training.
 
     Args:
-        data: the trajectories.
-        spec: their environment.
+        part: what to learn from, and where.
         settings: how.
-        seed: of the cell.
-        device: of the nets.
-        checkpoint: a file to resume from if it exists, and to save to.
-        report: told how far the training is.
 
     Raises:
         InputError: the data are of another environment, or the checkpoint of another training.
         DivergenceError: the loss became non-finite.
     """
-    table = Table(data, spec, settings, seed, device)
-    run = _Run(table, spec)
-    if checkpoint is not None and checkpoint.exists():
-        run.restore(checkpoint)
-    saver = _Saver(run, checkpoint)
+    table = Table(part.data, part.spec, settings, part.seed, part.device)
+    run = _Run(table, part.spec)
+    if part.checkpoint is not None and part.checkpoint.exists():
+        run.restore(part.checkpoint)
+    saver = _Saver(run, part.checkpoint)
     while run.progress.iteration < settings.iterations:
         stage = Stage(table, run.progress.iteration)
         while not run.iteration_is_over():
-            _epoch(run, stage, saver, report)
+            _epoch(run, stage, saver, part.report)
         run.next_iteration()
     return run.nets, stage_scales(table, settings.iterations - 1), run.progress
 
@@ -142,10 +127,19 @@ class _Run:
         """One step of Adam; returns the loss without regularisation, mean over members."""
         batch = stage.batch(order[:, step * self.batch_size : (step + 1) * self.batch_size])
         loss = reconstruction(self.nets, batch, self.settings.backward_weight)
+        self._anneal(step)
         self._adam.zero_grad()
         (loss + bound_penalty(self.nets, self.settings.bound_weight)).backward()  # type: ignore[no-untyped-call]  # torch
         self._adam.step()
         return loss.detach() / self.settings.members
+
+    def _anneal(self, step: int) -> None:
+        """Sets the learning rate of a step of this epoch, of which ``progress`` may not have heard yet."""
+        if not self.settings.annealed or self.settings.updates is None:
+            return
+        done = self.progress.updates + step - self.progress.step
+        for group in self._adam.param_groups:
+            group["lr"] = self.settings.learning_rate * (1 - done / self.settings.updates)
 
     def log(self, losses: list[float]) -> None:
         """Counts these steps, and makes a point of the curve if it is time.

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from baselines.chunks import train
 from baselines.morel.actor import StochasticActor
 from baselines.morel.settings import MorelSettings
 from baselines.morel.stages import Stages
 from baselines.policy_method import Actor, PolicyMethod
-from persim.data.trajectories import Trajectories
 from persim.envs.spec import EnvSpec
-from persim.methods import Report, Weights
+from persim.methods import Part, Weights
 from persim.store import Arrays
 
 
@@ -31,21 +28,11 @@ class Morel(PolicyMethod):
         super().__init__(settings, spec, pooled=pooled)
         self.settings = settings
 
-    def fit_part(
-        self,
-        part: int,
-        data: Trajectories,
-        spec: EnvSpec,
-        seed: int,
-        *,
-        device: str = "cpu",
-        checkpoint: Path | None = None,
-        report: Report | None = None,
-        base: Weights | None = None,
-    ) -> Weights:
-        """Trains dynamics and policy on the data of all agents or of test agent ``part``."""
-        stages = Stages(self.settings, self.rows_of(part, data, spec), spec, (seed, part), device)
-        progress = train(stages, checkpoint, report)
+    def fit_part(self, part: Part) -> Weights:
+        """Trains dynamics and policy on the data of all agents, or of the test agent of that number."""
+        seeds = (part.seed, part.number)
+        stages = Stages(self.settings, self.rows_of(part), part.spec, seeds, part.device)
+        progress = train(stages, part.checkpoint, part.report)
         about = {"curves": progress.curves, "seconds": progress.seconds}
         return Weights(stages.policy.actor(), {"about": about})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,12 @@ from numpy.typing import NDArray
 from persim import seeding
 from persim.batches import TrainingRows
 from persim.data.policies import BatchPolicy
-from persim.data.trajectories import Trajectories
 from persim.ensemble import SPARE_MEMBERS, EnsembleSettings, best_members
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError, check_at_least
 from persim.evaluation.factors import agent_factors
 from persim.evaluation.prediction import History, open_loop
-from persim.methods.protocol import Fitted, Method, Report, Simulator, Weights
+from persim.methods.protocol import Fitted, Method, Part, Simulator, Weights
 from persim.model import LowRankDynamics, ModelSettings
 from persim.planning.planner import MPC, Planner, PlannerSettings, Plans
 from persim.planning.registry import default_planner, make_planner, planner_objective, planner_settings
@@ -161,28 +159,17 @@ class PerSim(Method):
         """All but how it plans."""
         return {name: value for name, value in self.about().items() if name != "planning"}
 
-    def fit_part(
-        self,
-        part: int,
-        data: Trajectories,
-        spec: EnvSpec,
-        seed: int,
-        *,
-        device: str = "cpu",
-        checkpoint: Path | None = None,
-        report: Report | None = None,
-        base: Weights | None = None,
-    ) -> Weights:
+    def fit_part(self, part: Part) -> Weights:
         """Trains one member; the same member that ``train_ensemble`` trains beside its siblings."""
-        s = self.settings
-        model = LowRankDynamics(s.nets.shape(data, s.rank, 1), [seeding.sequence(seed, "init", part)]).to(device)
-        order = seeding.sequence(seed, "batches", part)
+        s, data = self.settings, part.data
+        init, order = (seeding.sequence(part.seed, name, part.number) for name in ("init", "batches"))
+        model = LowRankDynamics(s.nets.shape(data, s.rank, 1), [init]).to(part.device)
 
         def show(epoch: EpochReport) -> None:
-            if report is not None:
-                report(epoch.epoch / epoch.epochs)
+            if part.report is not None:
+                part.report(epoch.epoch / epoch.epochs)
 
-        result = train(model, data, s.train, [order], checkpoint=checkpoint, progress=show)
+        result = train(model, data, s.train, [order], checkpoint=part.checkpoint, progress=show)
         loss = float(holdout_errors(model, TrainingRows(model, data, np.arange(len(data)))).mean())
         about = {"loss": loss, "losses": result.losses, "seconds": result.seconds}
         return Weights(model.arrays(), {"model": asdict(model.settings), "about": about})
@@ -228,13 +215,13 @@ class TrueEnv(Method):
         """Nothing."""
         return {}
 
-    def fit_part(self, part: int, data: Trajectories, spec: EnvSpec, seed: int, **options: Any) -> Weights:
+    def fit_part(self, part: Part) -> Weights:
         """There is none.
 
         Raises:
             IndexError: always.
         """
-        raise IndexError(f"True env+MPC has no part {part}")
+        raise IndexError(f"True env+MPC has no part {part.number}")
 
     def assemble(self, parts: Sequence[Weights]) -> Weights:
         """Nothing."""

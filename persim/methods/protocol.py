@@ -29,6 +29,31 @@ class Weights:
     settings: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Part:
+    """One part of a method, to be trained.
+
+    Attributes:
+        number: of the part, from 0.
+        data: one trajectory of each agent.
+        spec: the environment.
+        seed: of the cell.
+        device: to train on.
+        checkpoint: a file to resume from if it exists, and to save to.
+        report: told how far the training is.
+        base: the assembled weights of ``Method.base``.
+    """
+
+    number: int
+    data: Trajectories
+    spec: EnvSpec
+    seed: int
+    device: str = "cpu"
+    checkpoint: Path | None = None
+    report: Report | None = None
+    base: Weights | None = None
+
+
 class Fitted(Protocol):
     """A method after training."""
 
@@ -115,29 +140,8 @@ class Method(ABC):
         """The settings that the weights depend on; methods that share them can share their weights."""
 
     @abstractmethod
-    def fit_part(
-        self,
-        part: int,
-        data: Trajectories,
-        spec: EnvSpec,
-        seed: int,
-        *,
-        device: str = "cpu",
-        checkpoint: Path | None = None,
-        report: Report | None = None,
-        base: Weights | None = None,
-    ) -> Weights:
+    def fit_part(self, part: Part) -> Weights:
         """Trains one part.
-
-        Args:
-            part: its number, from 0.
-            data: one trajectory of each agent.
-            spec: the environment.
-            seed: of the cell.
-            device: to train on.
-            checkpoint: a file to resume from if it exists, and to save to.
-            report: told how far the training is.
-            base: the assembled weights of ``self.base``.
 
         Raises:
             DivergenceError: the loss became non-finite.
@@ -166,5 +170,5 @@ class Method(ABC):
     def train(self, data: Trajectories, spec: EnvSpec, seed: int, device: str = "cpu") -> Weights:
         """The weights of ``fit``, after those of ``base``."""
         base = None if self.base is None else self.base.train(data, spec, seed, device)
-        parts = [self.fit_part(part, data, spec, seed, device=device, base=base) for part in range(self.parts)]
+        parts = [self.fit_part(Part(part, data, spec, seed, device, base=base)) for part in range(self.parts)]
         return self.assemble(parts)

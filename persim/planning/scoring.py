@@ -129,7 +129,7 @@ class PlainScorer:
             check_agents(agents, self._known)
         n_plans = plans.shape[1]
         flat = torch.from_numpy(plans).to(self._device).flatten(0, 1)
-        start = torch.from_numpy(states).to(self._device, self._dtype).repeat_interleave(n_plans, 0)
+        start = torch.tensor(states, dtype=self._dtype, device=self._device).repeat_interleave(n_plans, 0)
         who = torch.from_numpy(agents).to(self._device).repeat_interleave(n_plans)
         parts = zip(*(torch.split(tensor, COLUMNS) for tensor in (start, who, flat)), strict=True)
         scores = torch.cat([self._roll(*part) for part in parts])

@@ -14,6 +14,7 @@ from persim.data.policies import UniformPolicy
 from persim.envs import get
 from persim.errors import InputError
 from persim.evaluation.prediction import errors_of, true_rollouts
+from persim.methods import Part
 from persim.methods.planned import PlanningSettings
 from persim.training import DivergenceError
 from tests.baselines.cadm_toys import GLIDE, PUSHED, method, pets, planning, recorded, vanilla
@@ -50,10 +51,11 @@ def test_a_prediction_is_the_same_when_it_is_asked_for_again(data, rollouts):
     assert error(fitted, rollouts) == error(fitted, rollouts)
 
 
+@pytest.mark.parametrize("limit", [{"updates": None}, {"updates": 5000, "annealed": True}])
 @pytest.mark.parametrize("make", [vanilla, pets])
-def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(make, data, tmp_path, monkeypatch):
-    settings = make(updates=None, epochs=2, batch_size=48)
-    whole = method(settings).fit_part(0, data, PUSHED, seed=3)
+def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(make, limit, data, tmp_path, monkeypatch):
+    settings = make(epochs=2, batch_size=48, **limit)
+    whole = method(settings).fit_part(Part(0, data, PUSHED, seed=3))
     monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(training, "_CHUNK", 50)
     path, shares = tmp_path / "checkpoint.safetensors", []
@@ -64,11 +66,11 @@ def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(make,
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        method(settings).fit_part(0, data, PUSHED, seed=3, checkpoint=path, report=kill)
+        method(settings).fit_part(Part(0, data, PUSHED, seed=3, checkpoint=path, report=kill))
     saved = training.store.read_arrays(path, training.CHECKPOINT)[1]["progress"]
     assert saved["step"] > 0  # in the middle of an epoch
     assert saved["iteration"] == 1
-    resumed = method(settings).fit_part(0, data, PUSHED, seed=3, checkpoint=path, report=shares.append)
+    resumed = method(settings).fit_part(Part(0, data, PUSHED, seed=3, checkpoint=path, report=shares.append))
     for name, values in whole.arrays.items():
         np.testing.assert_array_equal(resumed.arrays[name], values)
     assert resumed.settings["about"]["curves"] == whole.settings["about"]["curves"]
@@ -79,9 +81,9 @@ def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(make,
 def test_a_checkpoint_of_another_training_is_refused(data, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
     path = tmp_path / "checkpoint.safetensors"
-    method(vanilla(updates=60)).fit_part(0, data, PUSHED, seed=3, checkpoint=path)
+    method(vanilla(updates=60)).fit_part(Part(0, data, PUSHED, seed=3, checkpoint=path))
     with pytest.raises(InputError, match="belongs to another run"):
-        method(vanilla(updates=60)).fit_part(0, data, PUSHED, seed=4, checkpoint=path)
+        method(vanilla(updates=60)).fit_part(Part(0, data, PUSHED, seed=4, checkpoint=path))
 
 
 @pytest.mark.parametrize("where", ["train", "validation"])
@@ -98,11 +100,24 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(where, data, monkeypatch)
     monkeypatch.setattr(training, "reconstruction", broken)
     message = "the loss became nan at step 3; lower" if where == "train" else "the validation loss became nan at step"
     with pytest.raises(DivergenceError, match=message):
-        method(vanilla(updates=200)).fit_part(0, data, PUSHED, seed=0)
+        method(vanilla(updates=200)).fit_part(Part(0, data, PUSHED, seed=0))
+
+
+def test_an_annealed_rate_falls_linearly_through_all_iterations(data, monkeypatch):
+    rates, real = [], torch.optim.Adam.step
+
+    def step(adam, *arguments):
+        rates.append({group["lr"] for group in adam.param_groups})
+        return real(adam, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    method(vanilla(updates=60, annealed=True, learning_rate=2e-3)).fit_part(Part(0, data, PUSHED, seed=0))
+    assert all(len(found) == 1 for found in rates)
+    np.testing.assert_allclose([found.pop() for found in rates], 2e-3 * (1 - np.arange(60) / 60))
 
 
 def test_curves_are_points_of_updates_and_losses(data):
-    about = method(pets(updates=100)).fit_part(0, data, PUSHED, seed=0).settings["about"]
+    about = method(pets(updates=100)).fit_part(Part(0, data, PUSHED, seed=0)).settings["about"]
     train, validation = about["curves"]["train_loss"], about["curves"]["validation_loss"]
     assert about["updates"] == 100 == validation[-1][0]
     assert train[-1][0] <= 100
@@ -137,7 +152,7 @@ def test_the_rolling_validation_loss_starts_high_and_stops_when_it_rises():
 
 def test_early_stopping_goes_on_with_the_next_iteration(data, monkeypatch):
     monkeypatch.setattr(training, "rolled", lambda before, loss: [1.0, 0.0])
-    about = method(vanilla(updates=None, epochs=7)).fit_part(0, data, PUSHED, seed=0).settings["about"]
+    about = method(vanilla(updates=None, epochs=7)).fit_part(Part(0, data, PUSHED, seed=0)).settings["about"]
     assert len(about["curves"]["validation_loss"]) == 2  # one epoch in each of two iterations
 
 
@@ -169,6 +184,7 @@ def test_the_planners_are_those_of_the_public_code_unless_one_is_asked_for():
     (lambda: vanilla(iterations=0), "iterations is 0"),
     (lambda: vanilla(updates=0), "updates is 0"),
     (lambda: vanilla(context=-1), "context is -1"),
+    (lambda: vanilla(updates=None, annealed=True), "updates has no limit; give one"),
     (lambda: vanilla(learning_rate=0.0), "learning_rate"),
     (lambda: vanilla(validation=1.0), "validation"),
     (lambda: CaDMSettings(widths=(10, 10)), "decays has 5 numbers, but widths make 3 layers"),

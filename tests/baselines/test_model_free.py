@@ -21,7 +21,7 @@ from baselines.settings import (
 )
 from persim import store
 from persim.errors import InputError
-from persim.methods import PerSim, PerSimSettings
+from persim.methods import Part, PerSim, PerSimSettings
 from persim.methods.planned import PlanningSettings
 from persim.training import KIND as CHECKPOINT
 from persim.training import DivergenceError
@@ -77,7 +77,7 @@ def test_synthetic_trajectories_of_the_simulator_teach_what_the_recorded_one_can
 def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(settings, tmp_path, monkeypatch):
     spec, settings = spec_for(settings), replace(settings, updates=120)
     method, data = ModelFree(settings, spec, pooled=True), recorded(spec)
-    expected = method.fit_part(0, data, spec, seed=3)
+    expected = method.fit_part(Part(0, data, spec, seed=3))
     monkeypatch.setattr(chunks, "CHECKPOINT_SECONDS", 0.0)
     path = tmp_path / "checkpoint.safetensors"
 
@@ -86,9 +86,9 @@ def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(setti
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        method.fit_part(0, data, spec, seed=3, checkpoint=path, report=kill)
+        method.fit_part(Part(0, data, spec, seed=3, checkpoint=path, report=kill))
     done = store.read_arrays(path, CHECKPOINT)[1]["chunks"]
-    resumed = method.fit_part(0, data, spec, seed=3, checkpoint=path)
+    resumed = method.fit_part(Part(0, data, spec, seed=3, checkpoint=path))
     assert 0 < done < 60
     assert resumed.settings["about"]["curves"] == expected.settings["about"]["curves"]
     for name, array in expected.arrays.items():
@@ -173,9 +173,9 @@ def test_bad_data_are_refused_in_one_line():
     one = replace(data, **{name: getattr(data, name)[(data.agent > 0) | (data.step == 0)] for name in COLUMNS})
     method = ModelFree(DISCRETE[0], WALK, pooled=False)
     with pytest.raises(InputError, match="the data of agent 1 have 1 transition, but a policy needs at least 2"):
-        method.fit_part(0, one, WALK, seed=0)
+        method.fit_part(Part(0, one, WALK, seed=0))
     with pytest.raises(InputError, match="actions of the data are Box"):
-        method.fit_part(0, recorded(GLIDE), WALK, seed=0)
+        method.fit_part(Part(0, recorded(GLIDE), WALK, seed=0))
     with pytest.raises(InputError, match="need bounds of every action"):
         ModelFree(CONTINUOUS[0], line(gym.spaces.Box(-np.inf, np.inf, (1,)), lambda a: a), pooled=True)
 
@@ -186,7 +186,7 @@ def test_a_diverged_critic_stops_with_its_step(settings):
     data = recorded(spec)
     data = replace(data, reward=np.full(len(data), 3e38, np.float32))
     with pytest.raises(DivergenceError, match=r"(loss|td_loss|critic_loss) became (inf|nan) at step 1; lower"):
-        ModelFree(settings, spec, pooled=True).fit_part(0, data, spec, seed=0)
+        ModelFree(settings, spec, pooled=True).fit_part(Part(0, data, spec, seed=0))
 
 
 @pytest.mark.parametrize(("make", "what"), [

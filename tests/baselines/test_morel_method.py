@@ -15,6 +15,7 @@ from baselines.morel.settings import DynamicsSettings, MorelSettings, PessimismS
 from baselines.morel.stages import Stages
 from persim import store
 from persim.errors import InputError
+from persim.methods import Part
 from persim.training import KIND as CHECKPOINT
 from persim.training import DivergenceError
 from tests.baselines.toy import GLIDE, WALK, recorded, share_of_the_way
@@ -46,9 +47,9 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generators_a
     torch.manual_seed(1), np.random.seed(1)  # noqa: NPY002
     expected = (torch.rand(1), np.random.rand())  # noqa: NPY002
     torch.manual_seed(1), np.random.seed(1)  # noqa: NPY002
-    first = method.fit_part(0, data, spec, seed=3)
+    first = method.fit_part(Part(0, data, spec, seed=3))
     assert (torch.rand(1), np.random.rand()) == expected  # noqa: NPY002
-    second, other = (method.fit_part(0, data, spec, seed=seed) for seed in (3, 4))
+    second, other = (method.fit_part(Part(0, data, spec, seed=seed)) for seed in (3, 4))
     for name, array in first.arrays.items():
         np.testing.assert_array_equal(second.arrays[name], array)
     assert (other.arrays["0.weight"] != first.arrays["0.weight"]).any()
@@ -59,7 +60,7 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generators_a
 @pytest.mark.parametrize("share", [0.3, 0.8], ids=["dynamics", "policy"])
 def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(spec, share, tmp_path, monkeypatch):
     method, data = Morel(SHORT, spec, pooled=True), recorded(spec)
-    expected = method.fit_part(0, data, spec, seed=3)
+    expected = method.fit_part(Part(0, data, spec, seed=3))
     monkeypatch.setattr(chunks, "CHECKPOINT_SECONDS", 0.0)
     path = tmp_path / "checkpoint.safetensors"
 
@@ -68,11 +69,11 @@ def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(spec,
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        method.fit_part(0, data, spec, seed=3, checkpoint=path, report=kill)
+        method.fit_part(Part(0, data, spec, seed=3, checkpoint=path, report=kill))
     arrays, progress = store.read_arrays(path, CHECKPOINT)
     assert any(name.startswith("policy/") for name in arrays) == (share > 0.7)
     assert progress["chunks"] in (10, 26)
-    resumed = method.fit_part(0, data, spec, seed=3, checkpoint=path)
+    resumed = method.fit_part(Part(0, data, spec, seed=3, checkpoint=path))
     assert resumed.settings["about"]["curves"] == expected.settings["about"]["curves"]
     for name, array in expected.arrays.items():
         np.testing.assert_array_equal(resumed.arrays[name], array)
@@ -98,7 +99,7 @@ def test_the_actor_is_the_policy_that_stable_baselines_trained(spec):
 def test_curves_say_what_happened_in_both_stages():
     data = recorded(WALK)
     heard = []
-    about = Morel(SHORT, WALK, pooled=True).fit_part(0, data, WALK, 0, report=heard.append).settings["about"]
+    about = Morel(SHORT, WALK, pooled=True).fit_part(Part(0, data, WALK, 0, report=heard.append)).settings["about"]
     curves = about["curves"]
     assert curves["dynamics_mse"][-1][0] == 30
     assert curves["dynamics_mse"][-1][1] < curves["dynamics_mse"][0][1]
@@ -112,12 +113,12 @@ def test_curves_say_what_happened_in_both_stages():
 
 def test_the_defects_of_the_public_code_change_what_is_learnt():
     data = recorded(GLIDE)
-    right = Morel(SHORT, GLIDE, pooled=True).fit_part(0, data, GLIDE, 0).arrays["0.weight"]
+    right = Morel(SHORT, GLIDE, pooled=True).fit_part(Part(0, data, GLIDE, 0)).arrays["0.weight"]
     for settings in (
         replace(SHORT, ppo=replace(SHORT.ppo, ignores_ends=True)),
         replace(SHORT, pessimism=replace(SHORT.pessimism, normalises_starts_twice=True)),
     ):
-        assert (Morel(settings, GLIDE, pooled=True).fit_part(0, data, GLIDE, 0).arrays["0.weight"] != right).any()
+        assert (Morel(settings, GLIDE, pooled=True).fit_part(Part(0, data, GLIDE, 0)).arrays["0.weight"] != right).any()
 
 
 def test_data_of_constant_reward_are_learnt_from_and_mixed_lengths_assembled():
@@ -137,13 +138,13 @@ def test_a_diverged_policy_stops_with_its_step():
     data = recorded(WALK)
     data = replace(data, reward=np.full(len(data), 3e38, np.float32))
     with pytest.raises(DivergenceError, match="policy's loss became non-finite by step 128 of PPO; lower"):
-        Morel(SHORT, WALK, pooled=True).fit_part(0, data, WALK, seed=0)
+        Morel(SHORT, WALK, pooled=True).fit_part(Part(0, data, WALK, seed=0))
 
 
 def test_bad_data_are_refused_in_one_line():
     data = recorded(GLIDE)
     with pytest.raises(InputError, match="actions of the data are Box"):
-        Morel(SHORT, WALK, pooled=False).fit_part(0, data, WALK, seed=0)
+        Morel(SHORT, WALK, pooled=False).fit_part(Part(0, data, WALK, seed=0))
 
 
 def test_the_list_of_methods_waits_for_neither_library():

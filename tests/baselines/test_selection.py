@@ -10,7 +10,7 @@ from baselines.augmented import Augmented
 from baselines.selection import TRIALS, Selection
 from persim.data.policies import UniformPolicy
 from persim.evaluation.reward import average_rewards
-from persim.methods import PerSim, PerSimSettings
+from persim.methods import Part, PerSim, PerSimSettings
 from persim.methods.planned import PlanningSettings
 from persim.methods.simulated import simulated
 from tests.baselines.test_model_free import DISCRETE
@@ -104,7 +104,7 @@ def test_a_killed_training_with_selection_is_the_same_to_the_last_bit(tmp_path, 
     simulator = PerSim(PerSimSettings.of(WALK, planning, rank=3, members=1, spare=0, epochs=3))
     method = Augmented(replace(DISCRETE[1], updates=60), WALK, simulator)
     base = simulator.train(data, WALK, 3)
-    expected = method.fit_part(1, data, WALK, 3, base=base)
+    expected = method.fit_part(Part(1, data, WALK, 3, base=base))
     monkeypatch.setattr(chunks, "CHECKPOINT_SECONDS", 0.0)
     path = tmp_path / "checkpoint.safetensors"
 
@@ -113,8 +113,8 @@ def test_a_killed_training_with_selection_is_the_same_to_the_last_bit(tmp_path, 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        method.fit_part(1, data, WALK, 3, base=base, checkpoint=path, report=kill)
-    resumed = method.fit_part(1, data, WALK, 3, base=base, checkpoint=path)
+        method.fit_part(Part(1, data, WALK, 3, base=base, checkpoint=path, report=kill))
+    resumed = method.fit_part(Part(1, data, WALK, 3, base=base, checkpoint=path))
     assert resumed.settings["about"]["curves"] == expected.settings["about"]["curves"]
     assert len(expected.settings["about"]["curves"]["simulated_return"]) == TRIALS
     for name, array in expected.arrays.items():

@@ -14,7 +14,7 @@ from persim.data.policies import UniformPolicy
 from persim.ensemble import EnsembleSettings, train_ensemble
 from persim.envs import get
 from persim.errors import InputError
-from persim.methods import Predictor
+from persim.methods import Part, Predictor
 from persim.presets import preset
 from persim.training import TrainSettings
 
@@ -27,7 +27,7 @@ TINY = Budget(
     spare=1,
     episodes=1,
     updates=dict.fromkeys(PAPER_UPDATES, 3),
-    cadm={"iterations": 2, "epochs": 2, "updates": 6, "particles": 10, "plans": 12},
+    cadm={"iterations": 2, "epochs": 2, "updates": 6, "pets_updates": 6, "particles": 10, "plans": 12},
     morel={"epochs": 1, "min_updates": 3, "ppo_steps": 1024},
     planning={"plans": 12, "horizon": 5},
 )
@@ -81,7 +81,7 @@ def test_parts_trained_apart_and_twice_give_the_same_weights(name, data):
     base = method.base and method.base.train(data["cartpole"], spec, 5)
 
     def weights(order):
-        parts = {part: method.fit_part(part, data["cartpole"], spec, 5, base=base) for part in order}
+        parts = {part: method.fit_part(Part(part, data["cartpole"], spec, 5, base=base)) for part in order}
         return method.assemble([parts[part] for part in range(method.parts)])
 
     first, second = weights(range(method.parts)), weights(reversed(range(method.parts)))
@@ -105,7 +105,7 @@ def test_the_base_of_a_method_is_the_one_that_the_registry_names():
 def test_parts_are_the_members_of_the_ensemble_trained_in_one_go(data):
     spec = get("cartpole")
     method = make_method("persim", spec, TINY)
-    apart = method.assemble([method.fit_part(part, data["cartpole"], spec, 5) for part in range(3)])
+    apart = method.assemble([method.fit_part(Part(part, data["cartpole"], spec, 5)) for part in range(3)])
     together, _ = train_ensemble(
         data["cartpole"],
         preset("cartpole").rank,

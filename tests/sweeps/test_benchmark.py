@@ -261,6 +261,7 @@ BAD = [
     (["--suite", "smoke", "--agents", "4"], "agents is 4"),
     (["--suite", "smoke", "--agents", "6,x"], "no list of whole numbers"),
     (["--suite", "smoke", "--trials", "0"], "trials is 0"),
+    (["--suite", "smoke", "--episodes", "0"], "episodes is 0"),
     (["--suite", "smoke", "--states", "rwa"], "did you mean 'raw'"),
     (["--suite", "smoke", "--seed", "-1"], "seed is -1"),
     (["--suite", "smoke", "--rank", "few"], "rank 'few' is no rank"),
@@ -347,42 +348,3 @@ def test_methods_to_come_are_listed_and_left_out(tmp_path, monkeypatch, capsys):
     assert "PerSim, unseen agents: still to be written" in output
     assert " to do" not in output
     assert os.listdir(tmp_path) == []
-
-
-def test_true_environment_is_one_cell_whatever_the_regime():
-    arguments = ["--suite", "reward", "--envs", "cartpole", "--methods", "true-env", "--trials", "2"]
-    grid = benchmark.grid_of(benchmark.parser().parse_args(arguments))
-    assert len(grid.cells()) == 2
-
-
-def test_seconds_are_estimated_from_the_size_of_the_work():
-    def cost(*more):
-        from sweeps import estimate
-
-        grid = benchmark.grid_of(benchmark.parser().parse_args(["--suite", "reward", "--envs", "cartpole", *more]))
-        return sum(map(estimate.seconds, benchmark._tasks(grid.cells(), CellStore(Path("none"))).values()))
-
-    once = cost("--methods", "persim", "--trials", "1")
-    assert cost("--methods", "persim", "--trials", "3") == pytest.approx(3 * once)
-    assert cost("--methods", "persim", "--trials", "1", "--preset", "quick") < once / 5
-    for method in ("cadm", "cadm-pets"):
-        assert cost("--methods", method, "--preset", "quick") < cost("--methods", method) / 5
-
-
-def test_time_left_goes_from_the_estimate_to_what_was_measured():
-    from sweeps import estimate
-    from sweeps.bench_bar import CellBar
-
-    grid = benchmark.grid_of(
-        benchmark.parser().parse_args(["--suite", "prediction", "--envs", "cartpole", "--trials", "1"])
-    )
-    tasks = benchmark._tasks(grid.cells(), CellStore(Path("none")))
-    bar = CellBar("test", tasks, 4, workers=2)
-    total = sum(map(estimate.seconds, tasks.values()))
-    assert bar.seconds_left(0.0) == pytest.approx(total / 2)
-    for task in list(tasks.values())[:-1]:
-        bar.task(task, 0.0)
-    last = estimate.seconds(list(tasks.values())[-1])
-    slow = bar.seconds_left(10 * total)  # ten times slower than estimated
-    bar.close()
-    assert 8 * last < slow < 10 * last
