@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report_missing(models: Sequence[StoredModel]) -> None:
     """Names the methods that are to stand beside PerSim and are not in the store."""
     there = {(model.cell.env, model.cell.regime, model.cell.method) for model in models}
-    for env, regime in dict.fromkeys((env, regime) for env, regime, _ in there):
+    for env, regime in dict.fromkeys((model.cell.env, model.cell.regime) for model in models):
         lacking = [METHODS[method].title for method in COMPARED if (env, regime, method) not in there]
         if lacking:
             print(f"{get(env).title}, {regime} data: no model of {', '.join(lacking)}; left out", file=sys.stderr)

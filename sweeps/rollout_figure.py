@@ -41,7 +41,7 @@ def curves_figure(frame: pd.DataFrame) -> Figure:
         for axes in grid[-1]:
             axes.set_xlabel("steps ahead")
         handles, labels = grid[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(names), frameon=False)
     return figure
 
 
@@ -81,7 +81,7 @@ def frames_figure(frame: pd.DataFrame, horizons: Sequence[int] = HORIZONS) -> Fi
                 there = own[own["step"] == steps].sort_values("dimension")
                 draw_pair(axes, draw, there[["true", "predicted"]].to_numpy(np.float64).T, covariates)
                 axes.set_title(f"{steps} steps ahead" if method == methods[0] else "")
-            line[0].set_ylabel(_title(own))
+            line[0].set_ylabel(_title(own).replace(" (", "\n("))
         figure.suptitle(f"{spec.title}, {_agent_text(spec, agent)}: true states solid, predicted states blue")
     return figure
 
@@ -93,7 +93,7 @@ def _title(rows: pd.DataFrame) -> str:
 
 
 def _agent_text(spec: EnvSpec, agent: int) -> str:
-    """Such as ``agent 4: force 10 N, pole length 0.85 m``."""
+    """Such as ``agent 4: force 10 N, pole length 0.85 m``; a unit that is written out in words has no room."""
     values = zip(spec.covariates, spec.test_agents[agent - 1], strict=True)
-    texts = (f"{named(covariate.name, '')} {value:g} {covariate.unit}".rstrip() for covariate, value in values)
+    texts = (f"{named(c.name, '')} {value:g}" + (f" {c.unit}" if " " not in c.unit else "") for c, value in values)
     return f"agent {agent}: {', '.join(texts)}"

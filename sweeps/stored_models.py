@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from baselines.registry import PRESETS
 from persim import store
 from persim.cells import KIND, Cell
+from persim.data import REGIMES
 from persim.data.collect import population
 from persim.envs import EnvSpec, get
 from persim.envs.spec import Array
+from persim.errors import InputError
 from persim.methods import Fitted, Weights
 from persim.model import KIND as MODEL_KIND
-from sweeps.suites import SUITES, method_of
+from sweeps.suites import ENVS, SUITES, method_of
 from sweeps.tasks import model_output
 
+_log = logging.getLogger(__name__)
 _FULLEST_FIRST = list(PRESETS)
 
 
@@ -62,12 +67,12 @@ class StoredModel:
         return method_of(self.cell).restore(weights, self.spec, self.covariates)
 
 
-def stored_models(root: Path, methods: Collection[str], agents: int, seed: int) -> list[StoredModel]:
-    """One model for each environment, regime and method, in that order; the one of the fullest budget.
+def stored_models(root: Path, methods: Sequence[str], agents: int, seed: int) -> list[StoredModel]:
+    """One model for each environment, regime and method, in the paper's order; the one of the fullest budget.
 
     Args:
         root: the store.
-        methods: names of ``baselines.registry``, as columns of a table are wanted.
+        methods: names of ``baselines.registry``, in the order that is wanted.
         agents: N.
         seed: of the trial.
 
@@ -78,12 +83,18 @@ def stored_models(root: Path, methods: Collection[str], agents: int, seed: int) 
     for cell in _finished(root):
         if cell.method not in methods or (cell.agents, cell.settings["seed"]) != (agents, seed):
             continue
-        found = StoredModel(cell, root / model_output(cell))
+        path = _path(root, cell)
+        if path is None:
+            _log.warning(
+                "cell %s (%s in %s): its model is gone or of another version; left out", cell.id, cell.method, cell.env
+            )
+            continue
+        found = StoredModel(cell, path)
         key = (cell.env, cell.regime, cell.method)
-        if found.path.exists() and (key not in best or _merit(found) < _merit(best[key])):
+        if key not in best or _merit(found) < _merit(best[key]):
             best[key] = found
-    order = list(methods)
-    return sorted(best.values(), key=lambda model: (model.cell.env, model.cell.regime, order.index(model.cell.method)))
+    order = product(ENVS, REGIMES, methods)
+    return [best[key] for key in order if key in best]
 
 
 def _finished(root: Path) -> Iterator[Cell]:
@@ -91,6 +102,15 @@ def _finished(root: Path) -> Iterator[Cell]:
     for suite in SUITES:
         for path in sorted((root / "cells" / suite).glob("*.json")):
             yield Cell(**store.read_record(path, KIND)["cell"])
+
+
+def _path(root: Path, cell: Cell) -> Path | None:
+    """Where its weights are; None if this program, which names them by the method's settings, finds none."""
+    try:
+        path = root / model_output(cell)
+    except (KeyError, TypeError, InputError):  # a setting that was not there yet, or is not there any more
+        return None
+    return path if path.exists() else None
 
 
 def _merit(model: StoredModel) -> tuple[int, bool, str]:
