@@ -1,7 +1,7 @@
-"""Proposition 1: away from walls and top speed, MountainCar is a sum of exactly three rank-one terms.
+"""Proposition 1: away from walls and top speed, MountainCar is a sum of exactly three rank-one terms; CartPole of five.
 
-The paper's equations move the car by half of what changes its velocity, gymnasium's by all of it (``share``);
-the factors of Appendix C.2 are the same but for that number.
+The paper's equations move the car by half of what changes its velocity, gymnasium's by all of it (``share``); the
+factors of Appendix C.2 are the same but for that number.
 """
 
 import numpy as np
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from persim import seeding
+from persim.envs import cartpole as cp
 from persim.envs import mountaincar
 from persim.model import LowRankDynamics, ModelSettings
 
@@ -120,3 +121,38 @@ def test_a_model_of_rank_three_is_mountaincar(rng):
     predicted = model(who, where, what).detach().numpy()[0]
     stepped = mountaincar.step(where.double().numpy(), actions, gravity[agents, None])
     np.testing.assert_allclose(predicted, stepped, rtol=0, atol=2e-7)
+
+
+def test_cartpoles_dynamics_have_rank_5(rng):
+    """Its agents enter through 1/l, F/l, 1, F and l only, so five rank-one terms are exact."""
+    force, length = rng.uniform(2, 18, size=100), rng.uniform(0.15, 0.85, size=100)
+    states, action = rng.normal(size=(100, 4)) * [1, 1, 0.2, 2], rng.integers(2, size=100)
+    _, velocity, angle, turn = states.T
+    one, zero, sign = np.ones(100), np.zeros(100), 2.0 * action - 1
+    sine, cosine, share = np.sin(angle), np.cos(angle), cp.POLE_MASS_KG / cp.TOTAL_MASS_KG
+    inertia = 4 / 3 - share * cosine**2
+    u = np.stack([1 / length, force / length, one, force, length])
+    w = np.stack([one, sign, one, sign, one])
+    centrifugal = share * turn**2 * sine
+    v = cp.STEP_S * np.array(
+        [
+            [zero, zero, velocity, zero, zero],
+            [zero, zero, -share * cp.GRAVITY_M_S2 * sine * cosine / inertia,
+             (1 + share * cosine**2 / inertia) / cp.TOTAL_MASS_KG, centrifugal * (1 + share * cosine**2 / inertia)],
+            [zero, zero, turn, zero, zero],
+            [cp.GRAVITY_M_S2 * sine / inertia, -cosine / (cp.TOTAL_MASS_KG * inertia),
+             -centrifugal * cosine / inertia, zero, zero],
+        ]
+    )  # fmt: skip
+    after = cp.step(states, action, np.stack([force, length], axis=1))
+    np.testing.assert_allclose(states + (u * v * w).sum(1).T, after, atol=1e-12)
+
+
+def test_and_no_fewer(rng):
+    """The unfolding by state has rank five; the fifth direction, where the pole's length enters by itself, is faint."""
+    agents, states = rng.uniform([2, 0.15], [18, 0.85], size=(30, 2)), rng.normal(size=(100, 4)) * [1, 1, 0.2, 2]
+    n, m, a = (index.ravel() for index in np.indices((30, 100, 2)))
+    deltas = (cp.step(states[m], a, agents[n]) - states[m]).reshape(30, 100, 2, 4)
+    values = np.linalg.svd(deltas.transpose(1, 3, 0, 2).reshape(400, 60), compute_uv=False)
+    assert values[4] > 1e-5 * values[0]
+    assert values[5] < 1e-13 * values[0]
