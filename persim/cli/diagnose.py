@@ -53,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
     model, about = LowRankDynamics.load(args.model)
     data = _data(args, about)
     spec = get(data.env)
+    found = diagnose(model, data)
     if args.plot:
         store.prepare_folder(args.plot.resolve().parent, "folder of --plot")
-    found = diagnose(model, data)
     title = f"{spec.title}, {data.regime or 'unknown'} data, {data.n_agents} agents"
     print(f"\n{_table(title, found)}\n\n{verdict(found)}")
     _print_r2(model, data, spec)
