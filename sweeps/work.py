@@ -15,9 +15,10 @@ from persim.cells import Cell, CellStore, row
 from persim.data import Trajectories
 from persim.data.policies import load_test_policy
 from persim.envs import EnvSpec, get
+from persim.evaluation.factors import covariate_r2
 from persim.evaluation.prediction import errors_of, true_rollouts
 from persim.evaluation.reward import average_rewards
-from persim.methods import Fitted, Part, Predictor, Weights
+from persim.methods import Fitted, HasFactors, Part, Predictor, Weights
 from persim.model import KIND as MODEL_KIND
 from sweeps import common
 from sweeps.suites import covariates_of, method_of, spec_of
@@ -100,6 +101,8 @@ def _measure(task: Task, root: Path, data: Trajectories | None, device: str) -> 
     piece = measurements(cell)[task.number]
     if piece.what == PREDICTION:
         rows, timings = _prediction(fitted, spec, seed), dict[str, float]()
+        if "unseen" not in cell.settings:  # the factors of unseen agents were made from their covariates
+            rows += factor_rows(fitted, spec, covariates)
     else:
         assert piece.agent is not None
         rows, timings = _reward(fitted, task, covariates, piece.agent)
@@ -126,6 +129,14 @@ def _prediction(fitted: Fitted, spec: EnvSpec, seed: int) -> Rows:
         number = error.agent + 1
         rows += [row("prediction_rmse", error.rmse, number), row("prediction_r2", error.r2, number)]
     return rows
+
+
+def factor_rows(fitted: Fitted, spec: EnvSpec, covariates: NDArray[np.float64]) -> Rows:
+    """Rows of how well the agents' factors give each covariate, of a method that has factors."""
+    if not isinstance(fitted, HasFactors):
+        return []
+    values = covariate_r2(fitted.agent_factors(), covariates)
+    return [row(f"factor_r2_{name}", r2) for name, r2 in zip(spec.covariate_names, values, strict=True)]
 
 
 def _reward(fitted: Fitted, task: Task, covariates: NDArray[np.float64], agent: int) -> tuple[Rows, dict[str, float]]:

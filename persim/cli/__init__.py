@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from persim import console
-from persim.cli import collect, evaluate, policies, predict, render, synthesise
+from persim.cli import collect, diagnose, evaluate, policies, predict, render, synthesise
 from persim.training import DivergenceError
 
 
@@ -16,7 +16,7 @@ def parser() -> console.Parser:
     """The command line."""
     p = console.Parser(prog="persim", description=__doc__)
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (collect, predict, evaluate, synthesise, render, policies):
+    for command in (collect, predict, diagnose, evaluate, synthesise, render, policies):
         command.add(commands)
     return p
 

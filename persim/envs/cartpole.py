@@ -100,4 +100,5 @@ SPEC = EnvSpec(
     terminated=terminated,
     planning=PlanningHints(best_reward=1.0, safety=safety, best_safety=SAFETY_WEIGHT),
     frames=frames,
+    state_names=("position (m)", "velocity (m/s)", "angle (rad)", "angular velocity (rad/s)"),
 )

@@ -82,4 +82,5 @@ SPEC = EnvSpec(
     terminated=terminated,
     planning=PlanningHints(best_reward=0.0, progress=progress, best_progress=PROGRESS_WEIGHT * MAX_POSITION),
     frames=frames,
+    state_names=("position", "velocity (per step)"),
 )

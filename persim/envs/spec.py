@@ -77,6 +77,7 @@ class EnvSpec:
         terminated: ``(next states) -> bool``; torch, over any leading axes.
         planning: what helps a planner.
         frames: ``(states [T, S], covariates [C]) -> T pictures [height, width, 3]`` for ``render``.
+        state_names: of the S state dimensions, with their units, as pictures show them.
     """
 
     name: str
@@ -93,11 +94,17 @@ class EnvSpec:
     terminated: TerminatedFn
     planning: PlanningHints = field(default_factory=PlanningHints)
     frames: FramesFn | None = None
+    state_names: tuple[str, ...] = ()
 
     @property
     def state_dim(self) -> int:
         """S, the number of state dimensions."""
         return int(self.observation_space.shape[0])
+
+    @property
+    def state_labels(self) -> tuple[str, ...]:
+        """``state_names``, or ``state 1`` to ``state S`` where there are none."""
+        return self.state_names or tuple(f"state {number + 1}" for number in range(self.state_dim))
 
     @property
     def action_dim(self) -> int:

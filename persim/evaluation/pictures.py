@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from PIL import Image
 from persim import store
 from persim.data.collect import collect
 from persim.data.policies import BatchPolicy
-from persim.envs.spec import Array, EnvSpec, pictures
+from persim.envs.spec import Array, EnvSpec, FramesFn, pictures
 from persim.evaluation.prediction import HORIZON, WARM_UP, Dynamics, TrueRollouts, predicted_states
 
 Frame = NDArray[np.uint8]
@@ -60,6 +61,16 @@ def overlay(true: Frame, predicted: Frame) -> Frame:
     return np.asarray(mixed.round(), dtype=np.uint8)
 
 
+def draw_pair(axes: Any, draw: FramesFn, pair: Array, covariates: Array) -> None:
+    """The true state and the predicted one ``[2, S]`` of an agent ``[C]``, one over the other."""
+    axes.set(xticks=[], yticks=[], box_aspect=2 / 3)
+    if np.isfinite(pair).all():
+        axes.imshow(overlay(*draw(pair, covariates)))
+    else:
+        what = "prediction not finite" if np.isfinite(pair[0]).all() else "episode over"
+        axes.text(0.5, 0.5, what, ha="center", transform=axes.transAxes, fontsize=9)
+
+
 def prediction_figure(
     spec: EnvSpec,
     dynamics: Dynamics,
@@ -92,13 +103,8 @@ def prediction_figure(
     for row, axes in enumerate(grid):
         for axis, steps in zip(axes, horizons, strict=True):
             pair = np.stack([rollouts.states[row, WARM_UP + steps], predicted[row, steps - 1]]).astype(np.float64)
-            axis.set(xticks=[], yticks=[], box_aspect=2 / 3)
             axis.set_title(f"{steps} steps ahead" if row == 0 else "", fontsize=9)
-            if np.isfinite(pair).all():
-                true, guess = draw(pair, covariates[row])
-                axis.imshow(overlay(true, guess))
-            else:
-                axis.text(0.5, 0.5, "episode over", ha="center", transform=axis.transAxes, fontsize=9)
+            draw_pair(axis, draw, pair, covariates[row])
         axes[0].set_ylabel(titles[row], fontsize=8)
     figure.suptitle(f"{spec.title}: true states solid, predicted states blue", fontsize=11)
     buffer = io.BytesIO()

@@ -15,6 +15,7 @@ from persim.data.policies import BatchPolicy
 from persim.ensemble import SPARE_MEMBERS, EnsembleSettings, best_members
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError, check_at_least
+from persim.evaluation.factors import agent_factors
 from persim.evaluation.prediction import History, open_loop
 from persim.methods.protocol import Fitted, Method, Part, Weights
 from persim.model import LowRankDynamics, ModelSettings
@@ -137,6 +138,10 @@ class ModelSimulator(_Planned):
     ) -> NDArray[np.float64]:
         """Mean over members that roll out separately; see ``Predictor``."""
         return open_loop(self.model, agents, states, actions)
+
+    def agent_factors(self) -> NDArray[np.float32]:
+        """The u of all agents; see ``HasFactors``."""
+        return agent_factors(self.model)
 
     def for_covariates(
         self, covariates: ArrayLike, known: Known, p: float = 1.0, seed: int = 0, settings: MapSettings | None = None

@@ -106,6 +106,15 @@ class Simulator(Fitted, Predictor, Protocol):
         ...
 
 
+@runtime_checkable
+class HasFactors(Protocol):
+    """A fitted method that has learnt a factor of every agent."""
+
+    def agent_factors(self) -> NDArray[np.float32]:
+        """The factors of the N agents of the data ``[K, N, R]``, those of each member in a basis of its own."""
+        ...
+
+
 class Method(ABC):
     """Trains in independent parts (such as the members of an ensemble), so that a cluster can share them.
 

@@ -121,51 +121,6 @@ def test_save_and_load_give_the_same_predictions(tmp_path, rng):
     assert about == {"env": "x"}
 
 
-def test_proposition_1_rank_3_holds_mountaincars_dynamics(rng):
-    """The factors of Proposition 1's proof, put into the model's product, give the exact dynamics."""
-    gravity = rng.uniform(0.0001, 0.0035, size=100)
-    position, velocity = rng.uniform(-1, 0, size=100), rng.uniform(-0.02, 0.02, size=100)
-    action = rng.integers(3, size=100)
-    one = np.ones(100)
-    u = np.stack([one, gravity, one])
-    w = np.stack([one, one, (action - 1) * 0.001])
-    # v of state differences without clipping: position moves by the new velocity.
-    v = np.stack([[velocity, -np.cos(3 * position), one], [0 * one, -np.cos(3 * position), one]])
-    delta = (u * v * w).sum(1)
-    from persim.envs import mountaincar
-
-    states = np.stack([position, velocity], axis=1)
-    after = mountaincar.step(states, action, gravity[:, None])
-    np.testing.assert_allclose(states + delta.T, after, atol=1e-12)
-
-
-def test_cartpoles_dynamics_have_rank_5(rng):
-    """Its agents enter through 1/l, F/l, 1, F and l only, so five rank-one terms are exact."""
-    from persim.envs import cartpole as cp
-
-    force, length = rng.uniform(2, 18, size=100), rng.uniform(0.15, 0.85, size=100)
-    states, action = rng.normal(size=(100, 4)) * [1, 1, 0.2, 2], rng.integers(2, size=100)
-    _, velocity, angle, turn = states.T
-    one, zero, sign = np.ones(100), np.zeros(100), 2.0 * action - 1
-    sine, cosine, share = np.sin(angle), np.cos(angle), cp.POLE_MASS_KG / cp.TOTAL_MASS_KG
-    inertia = 4 / 3 - share * cosine**2
-    u = np.stack([1 / length, force / length, one, force, length])
-    w = np.stack([one, sign, one, sign, one])
-    centrifugal = share * turn**2 * sine
-    v = cp.STEP_S * np.array(
-        [
-            [zero, zero, velocity, zero, zero],
-            [zero, zero, -share * cp.GRAVITY_M_S2 * sine * cosine / inertia,
-             (1 + share * cosine**2 / inertia) / cp.TOTAL_MASS_KG, centrifugal * (1 + share * cosine**2 / inertia)],
-            [zero, zero, turn, zero, zero],
-            [cp.GRAVITY_M_S2 * sine / inertia, -cosine / (cp.TOTAL_MASS_KG * inertia),
-             -centrifugal * cosine / inertia, zero, zero],
-        ]
-    )  # fmt: skip
-    after = cp.step(states, action, np.stack([force, length], axis=1))
-    np.testing.assert_allclose(states + (u * v * w).sum(1).T, after, atol=1e-12)
-
-
 def test_rows_of_an_epoch_are_each_used_once(cartpole_data, rng):
     settings = dataclasses.replace(DISCRETE, n_agents=12, members=2)
     rows = TrainingRows(build(settings), cartpole_data, np.arange(len(cartpole_data)))

@@ -83,6 +83,7 @@ def test_every_cell_is_a_row_a_run_and_a_line(undisturbed):
     learnt = [run for run in found if run.data.params["method"] == "persim"]
     for run in learnt:
         assert {"reward/agent_5", "prediction_rmse/agent_1", "reward/mean", "curve/train_mse"} <= set(run.data.metrics)
+        assert {"factor_r2_force", "factor_r2_pole_length"} <= set(run.data.metrics)  # Figures 1 and 5, as numbers
         assert run.inputs.dataset_inputs[0].dataset.name == "cartpole random N=6"
 
 

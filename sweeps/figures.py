@@ -1,0 +1,110 @@
+"""Rows of the paper's figures, from the models that sweeps/benchmark.py has left in its store.
+
+    python sweeps/figures.py
+    python sweeps/figures.py --store s3://bucket/persim --out results --pictures pictures
+
+Writes OUT/factors.parquet, where each agent is on a map (t-SNE) of the factors that PerSim has learned, with its
+covariates and how well the factors give them (Figures 1 and 5), and OUT/rollouts.parquet, true and predicted states
+over 50 steps, PerSim beside both CaDMs (Figures 2 and 4). What the store lacks is said and left out.
+The same store gives the same files, byte for byte.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from baselines.registry import METHODS
+from persim import console, store
+from persim.envs import get
+from persim.errors import InputError, check_at_least
+from sweeps.latent import factor_frame
+from sweeps.latent_figure import latent_figure
+from sweeps.rollout_figure import curves_figure, frames_figure
+from sweeps.rollouts import AGENTS, rollout_frame
+from sweeps.stored_models import StoredModel, stored_models
+
+COMPARED = ("persim", "cadm", "cadm-pets")
+
+
+def parser() -> console.Parser:
+    """The command line."""
+    p = console.Parser(prog="figures.py", description=__doc__)
+    p.add_argument("--store", type=console.store, default=Path("runs"), help="of the benchmark (runs)")
+    p.add_argument("--out", type=Path, default=Path("results"), help="folder of the rows (results)")
+    p.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw them too, as PNG files in this folder")
+    p.add_argument("--agents", type=int, default=500, metavar="N", help="number of agents of the models (500)")
+    p.add_argument("--seed", type=int, default=0, help="of the trial; the first of a benchmark has its --seed (0)")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes rows and pictures; returns the exit status."""
+    args = parser().parse_args(argv)
+    check_at_least("agents", args.agents, 1)
+    check_at_least("seed", args.seed, 0)
+    store.reach(args.store)
+    models = stored_models(args.store, COMPARED, args.agents, args.seed)
+    ours = [model for model in models if model.cell.method == "persim"]
+    if not ours:
+        raise InputError(
+            f"store {str(args.store)!r} has no finished PerSim of N={args.agents} and seed {args.seed}; "
+            "run sweeps/benchmark.py --suite prediction first, or give another --store"
+        )
+    wanted = [(args.out, "folder --out")] + ([(args.pictures, "folder --pictures")] if args.pictures else [])
+    store.prepare_folders(*wanted)
+    factors = factor_frame(ours)
+    _write(args.out / "factors.parquet", factors)
+    where = {(model.cell.env, model.cell.regime) for model in ours if model.cell.env in AGENTS}
+    shown = [model for model in models if (model.cell.env, model.cell.regime) in where]
+    rollouts = rollout_frame(shown) if shown else None
+    if rollouts is not None:
+        _write(args.out / "rollouts.parquet", rollouts)
+        _report_missing(shown)
+    if args.pictures:
+        for name, figure in _figures(factors, rollouts):
+            _draw(args.pictures / f"{name}.png", figure)
+    return 0
+
+
+def _report_missing(models: Sequence[StoredModel]) -> None:
+    """Names the methods that are to stand beside PerSim and are not in the store."""
+    there = {(model.cell.env, model.cell.regime, model.cell.method) for model in models}
+    for env, regime in dict.fromkeys((model.cell.env, model.cell.regime) for model in models):
+        lacking = [METHODS[method].title for method in COMPARED if (env, regime, method) not in there]
+        if lacking:
+            print(f"{get(env).title}, {regime} data: no model of {', '.join(lacking)}; left out", file=sys.stderr)
+
+
+def _figures(factors: pd.DataFrame, rollouts: pd.DataFrame | None) -> Iterator[tuple[str, Figure]]:
+    """Every picture with its name."""
+    yield "factors", latent_figure(factors)
+    if rollouts is None:
+        return
+    for (env, regime), rows in rollouts.groupby(["env", "regime"], sort=False):
+        yield f"rollouts-{env}-{regime}", curves_figure(rows)
+        for agent, own in rows.groupby("agent", sort=False):
+            yield f"frames-{env}-{regime}-agent{agent}", frames_figure(own)
+
+
+def _write(path: Path, frame: pd.DataFrame) -> None:
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    store.write_atomic(path, buffer.getvalue())
+    print(f"{path}: {len(frame)} rows")
+
+
+def _draw(path: Path, figure: Figure) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, format="png", metadata={"Software": None})
+    store.write_atomic(path, buffer.getvalue())
+    print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))

@@ -1,0 +1,211 @@
+"""Rows and pictures of Figures 1, 2, 4 and 5, from models that a tiny benchmark left in its store."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from baselines.registry import PRESETS
+from persim import console
+from persim.cells import CellStore
+from persim.data.collect import population
+from persim.envs import get
+from persim.evaluation.prediction import HORIZON
+from sweeps import figures
+from sweeps.latent_figure import latent_figure
+from sweeps.rollout_figure import curves_figure, frames_figure
+from sweeps.rollouts import AGENTS
+from sweeps.runner import finished_cell
+from sweeps.stored_models import stored_models
+from sweeps.suites import SUITES, Grid
+from sweeps.tasks import model_output, plan
+from sweeps.work import dataset, perform
+
+N, SEED = 6, 3
+
+
+def compute(root, data, methods, budget="smoke", trials=1):
+    """What the benchmark does, without Ray."""
+    grid = Grid(SUITES["prediction"], data, methods, (N,), trials, PRESETS[budget], SEED)
+    cells = CellStore(root)
+    for cell in grid.cells():
+        planned = plan([cell], cells)
+        for task in planned.tasks.values():
+            perform(task, root, dataset(task, cells) if task.kind == "part" else None, "cpu")
+        cells.finish(finished_cell(cell, len(planned.of_cell[cell.id]), root))
+    return grid.cells()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """MountainCar with all three methods, CartPole with PerSim alone."""
+    root = tmp_path_factory.mktemp("store")
+    compute(root, (("mountaincar", "random"),), ("persim", "cadm", "cadm-pets"))
+    compute(root, (("cartpole", "random"),), ("persim",), trials=2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(root, tmp_path_factory):
+    """Everything the command writes."""
+    folder = tmp_path_factory.mktemp("out")
+    arguments = ["--store", str(root), "--agents", str(N), "--seed", str(SEED), "--out", str(folder)]
+    assert console.run(figures.main, [*arguments, "--pictures", str(folder / "pictures")]) == 0
+    return folder
+
+
+def read(folder, name):
+    return pd.read_parquet(folder / f"{name}.parquet")
+
+
+def test_every_agent_of_every_model_is_on_the_map_with_its_covariates(made, root):
+    frame = read(made, "factors")
+    assert set(frame["env"]) == {"mountaincar", "cartpole"}
+    assert len(frame) == N * (1 + 2)
+    covariates = population(get("cartpole"), N, SEED)
+    own = frame[frame["env"] == "cartpole"]
+    for number, name in enumerate(("force", "pole_length")):
+        rows = own[own["covariate"] == name]
+        assert rows["agent"].tolist() == list(range(1, N + 1))
+        np.testing.assert_array_equal(rows["value"], covariates[:, number])
+    assert np.isfinite(frame[["x", "y"]]).all(axis=None)
+    assert set(own["unit"]) == {"N", "m"}
+
+
+def test_its_r2_is_that_of_the_finished_cell(made, root):
+    frame = read(made, "factors")
+    for model in stored_models(root, ("persim",), N, SEED):
+        done = CellStore(root).finished(model.cell)
+        for name in model.spec.covariate_names:
+            of_covariate = frame[(frame["env"] == model.cell.env) & (frame["covariate"] == name)]
+            assert set(of_covariate["r2"]) == {done.value(f"factor_r2_{name}")}
+
+
+def test_methods_without_factors_have_no_such_rows(root):
+    for model in stored_models(root, ("cadm", "cadm-pets"), N, SEED):
+        done = CellStore(root).finished(model.cell)
+        assert {entry["metric"] for entry in done.rows} == {"prediction_rmse", "prediction_r2"}
+
+
+def test_rollouts_start_at_the_truth_and_are_those_of_the_models(made, root):
+    frame = read(made, "rollouts")
+    assert set(frame[frame["env"] == "mountaincar"]["method"]) == {"persim", "cadm", "cadm-pets"}
+    assert set(frame[frame["env"] == "cartpole"]["method"]) == {"persim"}
+    for env, agents in AGENTS.items():
+        assert list(dict.fromkeys(frame[frame["env"] == env]["agent"])) == list(agents)
+    assert set(frame["step"]) == set(range(HORIZON + 1))
+    start = frame[frame["step"] == 0]
+    np.testing.assert_array_equal(start["predicted"], start["true"])
+    for _, rows in frame.groupby(["env", "agent", "name"]):
+        truths = rows.pivot_table(index="step", columns="method", values="true").to_numpy()
+        assert (truths == truths[:, :1]).all()
+    first = frame[frame["step"] == 1].pivot_table(
+        index=["env", "agent", "dimension"], columns="method", values="predicted"
+    )
+    assert first.loc["mountaincar"].nunique(axis=1).eq(3).all()
+
+
+def test_the_same_store_gives_the_same_bytes_and_what_it_lacks_is_said(made, root, tmp_path, capsys):
+    arguments = ["--store", str(root), "--agents", str(N), "--seed", str(SEED), "--out", str(tmp_path)]
+    assert console.run(figures.main, arguments) == 0
+    assert capsys.readouterr().err == "CartPole, random data: no model of Vanilla CaDM, PE-TS CaDM; left out\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["factors.parquet", "rollouts.parquet"]
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (made / path.name).read_bytes(), path.name
+
+
+def test_another_trial_is_another_model(root):
+    first, second = (stored_models(root, ("persim",), N, seed) for seed in (SEED, SEED + 1))
+    assert [model.cell.env for model in first] == ["mountaincar", "cartpole"]
+    assert [model.cell.env for model in second] == ["cartpole"]
+    assert second[0].path not in [model.path for model in first]
+
+
+def test_of_several_budgets_the_fullest_counts_and_lost_models_do_not(root, tmp_path):
+    quick = replace(PRESETS["smoke"], name="laptop", epochs=3)
+    cells = [
+        Grid(SUITES["prediction"], (("cartpole", "random"),), ("persim",), (N,), 1, budget, SEED).cells()[0]
+        for budget in (PRESETS["smoke"], quick)
+    ]
+    store = CellStore(tmp_path)
+    for cell in cells:
+        done = CellStore(root).finished(cells[0])
+        store.finish(replace(done, cell=cell))
+        path = tmp_path / model_output(cell)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"weights")
+    (found,) = stored_models(tmp_path, ("persim",), N, SEED)
+    assert found.cell.id == cells[1].id
+    found.path.unlink()
+    (found,) = stored_models(tmp_path, ("persim",), N, SEED)
+    assert found.cell.id == cells[0].id
+    unknown = {**cells[0].settings, "budget": {**cells[0].settings["budget"], "cadm": {"future": 1}}}
+    store.finish(replace(done, cell=replace(cells[0], settings=unknown)))  # as a later version may write it
+    assert len(stored_models(tmp_path, ("persim",), N, SEED)) == 1
+
+
+def panels(figure):
+    """Axes that are not colour bars."""
+    return [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+
+
+def test_the_map_has_a_panel_per_environment_and_covariate(made):
+    figure = latent_figure(read(made, "factors"))
+    assert [axes.get_title().split(",")[0] for axes in panels(figure)] == ["MountainCar", "CartPole", "CartPole"]
+    bars = [axes.get_ylabel() for axes in figure.axes if axes.get_label() == "<colorbar>"]
+    assert bars == ["gravity (position per step squared)", "force (N)", "pole length (m)"]
+    dots = panels(figure)[1].collections[0]
+    np.testing.assert_array_equal(dots.get_array(), population(get("cartpole"), N, SEED)[:, 0])
+
+
+def test_curves_have_a_panel_per_agent_and_state_dimension(made):
+    frame = read(made, "rollouts")
+    figure = curves_figure(frame[frame["env"] == "mountaincar"])
+    assert len(figure.axes) == 2 * 2
+    line = figure.axes[1].lines  # velocity of the first agent: the truth, then the methods
+    assert [curve.get_label() for curve in line] == [
+        "true", "PerSim (smoke budget)", "Vanilla CaDM (smoke budget)", "PE-TS CaDM (smoke budget)",
+    ]  # fmt: skip
+    own = frame[(frame["env"] == "mountaincar") & (frame["agent"] == 1) & (frame["dimension"] == 1)]
+    np.testing.assert_array_equal(line[0].get_ydata(), own[own["method"] == "persim"]["true"])
+    np.testing.assert_array_equal(line[2].get_ydata(), own[own["method"] == "cadm"]["predicted"])
+
+
+def test_frames_show_a_line_of_pictures_per_method(made):
+    frame = read(made, "rollouts")
+    own = frame[(frame["env"] == "mountaincar") & (frame["agent"] == 4)]
+    figure = frames_figure(own, (10, 50))
+    assert len(figure.axes) == 3 * 2
+    assert all(len(axes.images) == 1 for axes in figure.axes)
+    lost = own.assign(predicted=own["predicted"].where(own["step"] < 50, np.inf))
+    texts = [[text.get_text() for text in axes.texts] for axes in frames_figure(lost, (10, 50)).axes]
+    assert texts == [[], ["prediction not finite"]] * 3
+
+
+def test_pictures_are_pictures(made):
+    found = list((made / "pictures").glob("*.png"))
+    assert len(found) == 1 + 2 + 4  # the maps, the curves of each environment, the frames of each agent
+    for path in found:
+        assert np.asarray(Image.open(path).convert("RGB")).std() > 5, path
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--store", "absent"], "has no finished PerSim of N=500 and seed 0; run sweeps/benchmark.py"),
+        (["--agents", "0"], "agents is 0"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--out", "/proc/x"], "folder --out '/proc/x' cannot be written"),
+        (["--pictures", "/proc/x"], "folder --pictures '/proc/x' cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(more, expected, root, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = more if "absent" in more else ["--store", str(root), "--agents", str(N), "--seed", str(SEED), *more]
+    assert console.run(figures.main, arguments) == 2
+    errors = capsys.readouterr().err
+    assert expected in errors
+    assert errors.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
