@@ -1,4 +1,4 @@
-"""All methods by name, with the paper's titles; those that are still to be written are named, too."""
+"""All methods by name, with the paper's titles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from baselines.morel.settings import PAPER_MOREL, MorelSettings
 from baselines.settings import NORMALISED, PAPER_UPDATES, OfflineSettings, offline_settings
 from baselines.unseen import UnseenAgents
 from persim.envs.spec import EnvSpec
-from persim.errors import InputError, check_at_least, check_choice
+from persim.errors import check_at_least, check_choice
 from persim.methods import Method, PerSim, PerSimSettings, TrueEnv
 from persim.methods.planned import PlanningSettings
 
@@ -121,7 +121,7 @@ class Entry:
 
     Attributes:
         title: the paper's name for it.
-        make: builds it from environment, budget and rank; None if it is still to be written.
+        make: builds it from environment, budget and rank.
         learns: whether it looks at data; the others do the same under every regime.
         ranked: whether a rank has a meaning for it.
         plans: whether it plans at every step, which takes long; the others act by a policy.
@@ -132,7 +132,7 @@ class Entry:
     """
 
     title: str
-    make: Maker | None = None
+    make: Maker
     learns: bool = True
     ranked: bool = False
     plans: bool = True
@@ -238,10 +238,7 @@ def make_method(name: str, spec: EnvSpec, budget: Budget, rank: int | None = Non
     """The method of that name.
 
     Raises:
-        InputError: it is unknown or still to be written, or the budget does not fit the environment.
+        InputError: it is unknown, or the budget does not fit the environment.
     """
     entry = METHODS[check_choice("method", name, METHODS)]
-    if entry.make is None:
-        there = ", ".join(known for known, other in METHODS.items() if other.make is not None)
-        raise InputError(f"method {name!r} ({entry.title}) is not here yet; these are: {there}")
     return entry.make(spec, budget, rank if entry.ranked else None)

@@ -46,7 +46,7 @@ def _table(
     """One table, a line per method; empty if nothing measured that."""
     agents = range(1, len(grid.suite.unseen.get(env, get(env).test_agents)) + 1)
     lines = []
-    for method in grid.existing:
+    for method in grid.methods:
         own = [done for done in results if _belongs(done.cell, env, regime, count, method)]
         lost = sum(_belongs(cell, env, regime, count, method) for cell in broken)
         ours = {agent: _values(own, metric, agent) for agent in agents}

@@ -46,13 +46,11 @@ def names(text: str) -> tuple[str, ...]:
 def parser() -> console.Parser:
     """The command line."""
     suites = "\n".join(f"  {suite.name:<13} {suite.about}" for suite in SUITES.values())
-    there = ", ".join(name for name, entry in METHODS.items() if entry.make is not None)
-    planned = ", ".join(name for name, entry in METHODS.items() if entry.make is None)
     presets = "paper, laptop (the paper's for PerSim, a tenth or less for BCQ and CQL), or quick (a tenth or less)"
     p = console.Parser(
         prog="benchmark.py",
         description=__doc__,
-        epilog=f"suites:\n{suites}\n\nmethods: {there}\nstill to be written: {planned}",
+        epilog=f"suites:\n{suites}\n\nmethods: {', '.join(METHODS)}",
     )
     p.add_argument("--suite", required=True, help="which part of the paper, see below")
     p.add_argument("--envs", type=names, metavar="LIST", help="of the suite's environments (all)")
@@ -147,20 +145,11 @@ def check(args: argparse.Namespace, grid: Grid) -> None:
         raise InputError(
             f"store {str(args.store)!r} lives in one process, but workers are others; give a folder or s3://"
         )
-    if any(METHODS[method].learns for method in grid.existing):
+    if any(METHODS[method].learns for method in grid.methods):
         for env, regime in grid.data:
             check_regime(regime, get(env))
             load_test_policy(env, get(env).action_space)
     grid.cells()
-
-
-def _report_missing(grid: Grid) -> None:
-    """Names the methods that are asked for and not written."""
-    lacking = [f"{name} ({METHODS[name].title})" for name in grid.methods if name not in grid.existing]
-    if lacking:
-        print(f"not here yet, left out: {', '.join(lacking)}", file=sys.stderr)
-    if not grid.existing:
-        raise InputError(f"suite {grid.suite.name} has no method yet that could run; see --help for what there is")
 
 
 def _todo(grid: Grid, cells: CellStore) -> tuple[list[FinishedCell], list[Cell]]:
@@ -186,9 +175,6 @@ def dry_run(grid: Grid, cells: CellStore, device: str, workers: int) -> None:
     for cell in grid.cells():
         state = "to do" if cell in todo else "done"
         print(f"{state:>6}  {cell.id}  {title(cell)}")
-    for name in grid.methods:
-        if name not in grid.existing:
-            print(f" later  {'':12}  {METHODS[name].title}: still to be written")
     tasks = _tasks(todo, cells)
     hours = sum(map(estimate.seconds, tasks.values())) / 3600
     print(f"\n{len(done)} of {len(done) + len(todo)} cells are done; the others are {len(tasks)} tasks")
@@ -281,7 +267,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         dry_run(grid, cells, args.device, args.cpus or os.cpu_count() or 1)
         return 0
-    _report_missing(grid)
     _todo(grid, cells)  # damaged records are found before anything is written
     tracking = Tracking.open(args.tracking_uri, args.store, grid)
     with only_driver(args.store, LOCK):

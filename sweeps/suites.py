@@ -123,18 +123,13 @@ class Grid:
                     if p is not None:
                         known_agents(count, p, self.seed)
 
-    @property
-    def existing(self) -> tuple[str, ...]:
-        """The methods that are written."""
-        return tuple(name for name in self.methods if METHODS[name].make is not None)
-
     def cells(self) -> list[Cell]:
-        """All cells of methods that exist; trial by trial, so that an interrupted run has seen everything once."""
+        """All cells; trial by trial, so that an interrupted run has seen everything once."""
         found = {cell.id: cell for trial in range(self.trials) for cell in self._trial(trial)}
         return list(found.values())
 
     def _trial(self, trial: int) -> Iterator[Cell]:
-        for (env, regime), count, method in product(self.data, self.agents, self.existing):
+        for (env, regime), count, method in product(self.data, self.agents, self.methods):
             if METHODS[method].learns:
                 yield self._cell(env, regime, count, method, trial)
             else:  # looks at no data: the same whatever the regime and N

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from baselines.registry import METHODS
-from persim.cells import FinishedCell
 from persim.data import REGIMES
 from persim.evaluation import paper
 from sweeps.reporting.compare import Comparison, Known, compare
@@ -16,7 +14,6 @@ from sweeps.suites import ALL_METHODS, ENVS, SUITES
 
 RMSE, R2, REWARD = "prediction_rmse", "prediction_r2", "reward"
 PAPER_AGENTS = 500
-FRACTIONS = (1.0, 0.5, 0.25, 0.1)
 _NUMBERS = {"prediction": ("6", "7", "8"), "reward": ("9", "10", "11"), "scarcity": ("14", "15", "16")}
 # Where a reward may come from: the same cell of another suite is as good.
 _REWARD_SUITES = ("reward", "augmentation", "scarcity")
@@ -142,38 +139,12 @@ def _unseen(library: Library) -> Iterator[Block]:
 
 def _unseen_lines(library: Library, metric: str, regime: str) -> Iterator[Line]:
     known = paper.unseen_error if metric == RMSE else paper.unseen_reward
-    for share in FRACTIONS:
-        name = f"PerSim, p = {share:g}"
-        yield Line(
-            name,
-            "persim-unseen",
-            PAPER_AGENTS,
-            _of_share(library, metric, regime, share),
-            known(regime, "PerSim", share),
-        )
-    for method in ("cadm", "cadm-pets", "bcq-p"):
-        theirs = known(regime, METHODS[method].title)
+    for method in SUITES["unseen"].methods:
+        share, title = METHODS[method].p, METHODS[method].title
+        theirs = known(regime, title) if share is None else known(regime, "PerSim", share)
         ours = library.measured(metric, "mountaincar", regime, method, PAPER_AGENTS, suites=("unseen",))
         if theirs or ours is not None:
-            yield Line(METHODS[method].title, method, PAPER_AGENTS, ours, theirs)
-
-
-def _of_share(library: Library, metric: str, regime: str, share: float) -> Measured | None:
-    return library.measured(
-        metric,
-        "mountaincar",
-        regime,
-        "persim-unseen",
-        PAPER_AGENTS,
-        suites=("unseen",),
-        accepts=lambda done: fraction(done) == share,
-    )
-
-
-def fraction(done: FinishedCell) -> float | None:
-    """The p of a cell of unseen agents: ``fraction`` in its settings or in those of its method."""
-    found: Any = done.cell.settings.get("fraction", done.cell.settings.get("method", {}).get("fraction"))
-    return None if found is None else float(found)
+            yield Line(title, method, PAPER_AGENTS, ours, theirs)
 
 
 def learners(blocks: Iterable[Block]) -> list[str]:

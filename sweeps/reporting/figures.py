@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 
 import matplotlib as mpl
 import numpy as np
@@ -20,7 +21,7 @@ from sweeps.reporting.stats import Interval
 
 _PALETTE = ("#1f6fb4", "#333333", "#d9601a", "#e3a21a", "#2e8b57", "#7bbf6a", "#8b5fb0", "#c39bd3", "#b03a4f",
             "#e58a97", "#2fa3a8", "#7a4f2a", "#6b6b6b")  # fmt: skip
-COLOURS = dict(zip(METHODS, _PALETTE, strict=True))
+COLOURS = dict(zip(METHODS, cycle(_PALETTE), strict=False))  # so that a method can be added without a colour
 _LOOK = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "path"}
 _COLUMNS = 4
 

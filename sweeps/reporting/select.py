@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -71,7 +71,6 @@ class Library:
         n_agents: int,
         *,
         suites: Sequence[str],
-        accepts: Callable[[FinishedCell], bool] = lambda done: True,
     ) -> Measured | None:
         """The best configuration that measured this, or None.
 
@@ -82,7 +81,6 @@ class Library:
             method: name in ``baselines.registry``.
             n_agents: N; likewise.
             suites: those to look in; the earlier one gives a trial that several have.
-            accepts: what else a cell has to satisfy.
         """
         free = method in METHODS and not METHODS[method].learns
         found = [
@@ -96,7 +94,6 @@ class Library:
                 else (done.cell.regime, done.cell.agents) == (regime, n_agents)
             )
             and any(row["metric"] == metric for row in done.rows)
-            and accepts(done)
         ]
         return pick(sorted(found, key=lambda done: suites.index(done.cell.suite)), metric)
 
@@ -166,7 +163,7 @@ def changes(done: FinishedCell, metric: str) -> tuple[str, ...]:
 @cache
 def _paper_method(method: str, env: str) -> dict[str, Any]:
     """What a method says of itself under the preset ``paper``; empty if it cannot be made here."""
-    if env not in ENVS or method not in METHODS or METHODS[method].make is None:
+    if env not in ENVS or method not in METHODS:
         return {}
     return dict(make_method(method, get(env), PRESETS["paper"]).about())
 

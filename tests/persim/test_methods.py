@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from baselines.registry import METHODS, PRESETS, Budget, Entry, make_method
+from baselines.registry import METHODS, PRESETS, Budget, make_method
 from baselines.settings import PAPER_UPDATES
 from persim.data import collect_regime
 from persim.data.collect import collect
@@ -18,7 +18,6 @@ from persim.methods import Part, Predictor
 from persim.presets import preset
 from persim.training import TrainSettings
 
-EXISTING = [name for name, entry in METHODS.items() if entry.make is not None]
 TINY = Budget(
     "tiny",
     epochs=2,
@@ -50,7 +49,7 @@ def budget_for(env):
 
 
 @pytest.mark.parametrize("env", ENVS)
-@pytest.mark.parametrize("name", EXISTING)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_fitted_method_acts_in_its_space_and_predicts_if_it_says_so(name, env, data):
     spec = replace(get(env), horizon=20)  # spares synthetic episodes of HalfCheetah's whole length
     method = make_method(name, spec, budget_for(env))
@@ -75,7 +74,7 @@ def test_a_fitted_method_acts_in_its_space_and_predicts_if_it_says_so(name, env,
         assert np.isfinite(predicted).all()
 
 
-@pytest.mark.parametrize("name", EXISTING)
+@pytest.mark.parametrize("name", METHODS)
 def test_parts_trained_apart_and_twice_give_the_same_weights(name, data):
     spec = get("cartpole")
     method = make_method(name, spec, TINY)
@@ -95,12 +94,11 @@ def test_parts_trained_apart_and_twice_give_the_same_weights(name, data):
 
 def test_the_base_of_a_method_is_the_one_that_the_registry_names():
     for name, entry in METHODS.items():
-        if entry.make is not None:
-            spec = get("cartpole")
-            base = make_method(name, spec, TINY, 4 if entry.ranked else None).base
-            assert (base is None) == (entry.base is None)
-            if base is not None:
-                assert base.learns_with() == make_method(entry.base, spec, TINY, 4).learns_with()
+        spec = get("cartpole")
+        base = make_method(name, spec, TINY, 4 if entry.ranked else None).base
+        assert (base is None) == (entry.base is None)
+        if base is not None:
+            assert base.learns_with() == make_method(entry.base, spec, TINY, 4).learns_with()
 
 
 def test_parts_are_the_members_of_the_ensemble_trained_in_one_go(data):
@@ -125,10 +123,7 @@ def test_the_true_environment_needs_covariates():
         method.restore(method.assemble([]), spec, None)
 
 
-def test_methods_that_are_not_here_yet_say_so(monkeypatch):
-    monkeypatch.setitem(METHODS, "later", Entry("Some day"))
-    with pytest.raises(InputError, match=r"'later' \(Some day\) is not here yet"):
-        make_method("later", get("cartpole"), TINY)
+def test_an_unknown_method_is_refused_with_the_nearest():
     with pytest.raises(InputError, match="did you mean 'persim'"):
         make_method("persin", get("cartpole"), TINY)
 

@@ -16,8 +16,8 @@ def cells(suite, env, regime, method, values, *, budget=PRESETS["paper"], agents
     return [done(cell, value, **more) for cell, value in zip(grid.cells(), values, strict=True)]
 
 
-def done(cell, values, ended=1000, **seconds):
-    metric = "prediction_rmse" if "prediction" in cell.settings["measures"] else "reward"
+def done(cell, values, ended=1000, metric=None, **seconds):
+    metric = metric or ("prediction_rmse" if "prediction" in cell.settings["measures"] else "reward")
     values = values if isinstance(values, (tuple, list)) else [values] * 5
     cell = replace(cell, settings=json.loads(canonical_json(cell.settings)))  # lists for tuples, as a store gives them
     rows = [row(metric, value, agent + 1) for agent, value in enumerate(values)]
@@ -25,13 +25,6 @@ def done(cell, values, ended=1000, **seconds):
         rows += [row("prediction_r2", 0.9, agent + 1) for agent in range(len(values))]
     timings = {"train": 10.0, "measure": 2.0} | seconds
     return FinishedCell(cell, rows, {}, cell.settings["seed"], "abc", timings, ended, ended)
-
-
-def unseen(regime, fraction, values):
-    """A cell of ``persim-unseen``, whose method is still to be written."""
-    (like,) = cells("reward", "mountaincar", regime, "persim", [values])
-    settings = like.cell.settings | {"fraction": fraction}
-    return replace(like, cell=replace(like.cell, suite="unseen", method="persim-unseen", settings=settings))
 
 
 def rank_trials(errors, env="cartpole"):

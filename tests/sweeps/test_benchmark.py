@@ -290,7 +290,7 @@ def test_bad_input_is_one_line_status_2_and_nothing_left(arguments, expected, tm
         code = console.run(benchmark.main, arguments)
     except SystemExit as stop:
         code = stop.code
-    errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("not here yet")]
+    errors = capsys.readouterr().err.splitlines()
     assert code == 2
     assert expected in errors[0]
     assert len(errors) == 1
@@ -340,16 +340,3 @@ def test_suites_name_methods_that_are_known():
     for suite in SUITES.values():
         assert set(suite.methods) <= set(registry.METHODS)
         assert suite.preset in registry.PRESETS
-
-
-def test_methods_to_come_are_listed_and_left_out(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(registry.METHODS, "later", registry.Entry("Some day"))
-    assert console.run(benchmark.main, ["--suite", "reward", "--methods", "later", "--dry-run"]) == 0
-    output = capsys.readouterr().out
-    assert " later" in output
-    assert "Some day: still to be written" in output
-    assert " to do" not in output
-    assert console.run(benchmark.main, ["--suite", "reward", "--methods", "later"]) == 2
-    assert "has no method yet that could run" in capsys.readouterr().err
-    assert os.listdir(tmp_path) == []

@@ -20,7 +20,7 @@ from sweeps.reporting.results import Results
 from sweeps.reporting.scarcity import points, scarcity
 from sweeps.reporting.scores import scaled, scores
 from sweeps.reporting.select import Library, changes
-from tests.sweeps.report_helpers import cells, done, rank_trials, unseen
+from tests.sweeps.report_helpers import cells, done, rank_trials
 
 LAPTOP, QUICK, SMOKE = PRESETS["laptop"], PRESETS["quick"], PRESETS["smoke"]
 
@@ -199,10 +199,14 @@ def test_scarcity_is_compared_at_its_n():
 
 
 def test_unseen_agents_are_told_apart_by_p():
-    found = results([unseen("random", 1.0, -50.0), unseen("random", 0.25, -90.0)])
-    assert row(found, "13", "PerSim, p = 1")[1].lines[0] == "−50.00"
-    assert row(found, "13", "PerSim, p = 0.25")[1].lines[0] == "−90.00"
-    assert row(found, "13", "PerSim, p = 0.5")[1].style == "missing"
+    all_of_them, a_quarter = (
+        cells("unseen", "mountaincar", "random", method, [value], metric="reward")
+        for method, value in (("persim-p100", -50.0), ("persim-p25", -90.0))
+    )
+    found = results([*all_of_them, *a_quarter])
+    assert row(found, "13", "PerSim(p=1.0)")[1].lines[0] == "−50.00"
+    assert row(found, "13", "PerSim(p=0.25)")[1].lines[0] == "−90.00"
+    assert row(found, "13", "PerSim(p=0.5)")[1].style == "missing"
 
 
 def test_cells_that_are_not_reached_are_listed_with_the_reason():
