@@ -42,7 +42,7 @@ def test_imports_point_down(path):
 
 
 def test_importing_persim_loads_nothing_heavy():
-    heavy = "ray optuna mlflow pandas matplotlib pygame stable_baselines3 d3rlpy upath"
+    heavy = "ray optuna mlflow pandas sklearn matplotlib pygame stable_baselines3 d3rlpy upath"
     code = f"import sys, persim, persim.cli; print([m for m in '{heavy}'.split() if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
