@@ -60,6 +60,12 @@ def read(folder, name):
     return pd.read_parquet(folder / f"{name}.parquet")
 
 
+def test_methods_without_factors_have_no_such_rows(root):
+    for model in stored_models(root, ("cadm", "cadm-pets"), N, SEED):
+        done = CellStore(root).finished(model.cell)
+        assert {entry["metric"] for entry in done.rows} == {"prediction_rmse", "prediction_r2"}
+
+
 def test_every_agent_of_every_model_is_on_the_map_with_its_covariates(made, root):
     frame = read(made, "factors")
     assert set(frame["env"]) == {"mountaincar", "cartpole"}
@@ -81,12 +87,6 @@ def test_its_r2_is_that_of_the_finished_cell(made, root):
         for name in model.spec.covariate_names:
             of_covariate = frame[(frame["env"] == model.cell.env) & (frame["covariate"] == name)]
             assert set(of_covariate["r2"]) == {done.value(f"factor_r2_{name}")}
-
-
-def test_methods_without_factors_have_no_such_rows(root):
-    for model in stored_models(root, ("cadm", "cadm-pets"), N, SEED):
-        done = CellStore(root).finished(model.cell)
-        assert {entry["metric"] for entry in done.rows} == {"prediction_rmse", "prediction_r2"}
 
 
 def test_rollouts_start_at_the_truth_and_are_those_of_the_models(made, root):
