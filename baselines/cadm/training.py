@@ -128,7 +128,7 @@ class _Run:
         batch = stage.batch(order[:, step * self.batch_size : (step + 1) * self.batch_size])
         loss = reconstruction(self.nets, batch, self.settings.backward_weight)
         self._adam.zero_grad()
-        (loss + bound_penalty(self.nets, self.settings.bound_weight)).backward()  # type: ignore[no-untyped-call]  # torch
+        (loss + bound_penalty(self.nets, self.settings.bound_weight)).backward()  # type: ignore[no-untyped-call]  # torch's
         self._adam.step()
         return loss.detach() / self.settings.members
 

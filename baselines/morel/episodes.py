@@ -19,7 +19,7 @@ from persim.store import Arrays
 Step = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]
 
 
-class Episodes(VecEnv):  # type: ignore[misc]  # untyped
+class Episodes(VecEnv):  # type: ignore[misc]  # stable-baselines3 is untyped
     """B episodes; one that ends begins anew, in another state.
 
     Args:

@@ -44,7 +44,7 @@ def test_it_learns_the_best_policy_of_a_toy_from_random_data(spec, pooled):
 @SPECS
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generators_alone(spec):
     data, method = recorded(spec), Morel(SHORT, spec, pooled=True)
-    torch.manual_seed(1), np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1), np.random.seed(1)  # noqa: NPY002 (the global generator is what is tested)
     expected = (torch.rand(1), np.random.rand())  # noqa: NPY002
     torch.manual_seed(1), np.random.seed(1)  # noqa: NPY002
     first = method.fit_part(Part(0, data, spec, seed=3))
