@@ -35,7 +35,7 @@ COMPARED = ("persim", "cadm", "cadm-pets")
 def parser() -> console.Parser:
     """The command line."""
     p = console.Parser(prog="figures.py", description=__doc__)
-    p.add_argument("--store", type=console.store, default=Path("runs"), help="of the benchmark (runs)")
+    p.add_argument("--store", type=console.store, action="append", help="of the benchmark; may be given again (runs)")
     p.add_argument("--out", type=Path, default=Path("results"), help="folder of the rows (results)")
     p.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw them too, as PNG files in this folder")
     p.add_argument("--agents", type=int, default=500, metavar="N", help="number of agents of the models (500)")
@@ -48,12 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     check_at_least("agents", args.agents, 1)
     check_at_least("seed", args.seed, 0)
-    store.reach(args.store)
-    models = stored_models(args.store, COMPARED, args.agents, args.seed)
+    roots = args.store or [Path("runs")]
+    for root in roots:
+        store.reach(root)
+    models = stored_models(roots, COMPARED, args.agents, args.seed)
     ours = [model for model in models if model.cell.method == "persim"]
     if not ours:
         raise InputError(
-            f"store {str(args.store)!r} has no finished PerSim of N={args.agents} and seed {args.seed}; "
+            f"{_named(roots)} no finished PerSim of N={args.agents} and seed {args.seed}; "
             "run sweeps/benchmark.py --suite prediction first, or give another --store"
         )
     wanted = [(args.out, "folder --out")] + ([(args.pictures, "folder --pictures")] if args.pictures else [])
@@ -70,6 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, figure in _figures(factors, rollouts):
             _draw(args.pictures / f"{name}.png", figure)
     return 0
+
+
+def _named(roots: Sequence[Path]) -> str:
+    names = ", ".join(repr(str(root)) for root in roots)
+    return f"store {names} has" if len(roots) == 1 else f"stores {names} have"
 
 
 def _report_missing(models: Sequence[StoredModel]) -> None:

@@ -22,7 +22,7 @@ def latent_figure(frame: pd.DataFrame) -> Figure:
     columns = list(dict.fromkeys(zip(frame["env"], frame["covariate"], strict=True)))
     regimes = list(dict.fromkeys(frame["regime"]))
     with mpl.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(3.4 * len(columns), 0.2 + 3 * len(regimes)), layout="constrained")
+        figure = Figure(figsize=(2.6 * len(columns), 0.2 + 2.5 * len(regimes)), layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(len(regimes), len(columns), squeeze=False)
         for line, regime in zip(grid, regimes, strict=True):
@@ -40,4 +40,5 @@ def _draw(axes: Any, rows: pd.DataFrame) -> None:
     first = rows.iloc[0]
     draw_map(axes, rows[["x", "y"]].to_numpy(), rows["value"].to_numpy(), named(first["covariate"], first["unit"]))
     note = "" if first["budget"] == "paper" else f", {first['budget']} budget"
-    axes.set_title(f"{get(first['env']).title}, {first['regime']} data{note}\nR2 {first['r2']:.3f}", fontsize=10)
+    title = f"{get(first['env']).title}, R² {first['r2']:.4f}\n{first['regime']} data{note}"
+    axes.set_title(title, fontsize=10)

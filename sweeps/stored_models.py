@@ -67,11 +67,11 @@ class StoredModel:
         return method_of(self.cell).restore(weights, self.spec, self.covariates)
 
 
-def stored_models(root: Path, methods: Sequence[str], agents: int, seed: int) -> list[StoredModel]:
+def stored_models(roots: Sequence[Path], methods: Sequence[str], agents: int, seed: int) -> list[StoredModel]:
     """One model for each environment, regime and method, in the paper's order; the one of the fullest budget.
 
     Args:
-        root: the store.
+        roots: the stores; of equal models that of the first counts.
         methods: names of ``baselines.registry``, in the order that is wanted.
         agents: N.
         seed: of the trial.
@@ -80,7 +80,7 @@ def stored_models(root: Path, methods: Sequence[str], agents: int, seed: int) ->
         InputError: a record is damaged.
     """
     best: dict[tuple[str, str, str], StoredModel] = {}
-    for cell in _finished(root):
+    for root, cell in _finished(roots):
         if cell.method not in methods or (cell.agents, cell.settings["seed"]) != (agents, seed):
             continue
         path = _path(root, cell)
@@ -97,11 +97,11 @@ def stored_models(root: Path, methods: Sequence[str], agents: int, seed: int) ->
     return [best[key] for key in order if key in best]
 
 
-def _finished(root: Path) -> Iterator[Cell]:
-    """The finished cells of all suites; other sweeps keep theirs beside them."""
-    for suite in SUITES:
+def _finished(roots: Sequence[Path]) -> Iterator[tuple[Path, Cell]]:
+    """The finished cells of all suites, each with its store; other sweeps keep theirs beside them."""
+    for root, suite in product(roots, SUITES):
         for path in sorted((root / "cells" / suite).glob("*.json")):
-            yield Cell(**store.read_record(path, KIND)["cell"])
+            yield root, Cell(**store.read_record(path, KIND)["cell"])
 
 
 def _path(root: Path, cell: Cell) -> Path | None:

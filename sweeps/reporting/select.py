@@ -151,7 +151,7 @@ def changes(done: FinishedCell, metric: str) -> tuple[str, ...]:
     wanted, came = _flat(_paper_method(method, done.cell.env)), _flat(done.cell.settings.get("method", {}))
     if not wanted:  # a method of a later version: its budget is all that can be compared
         wanted, came = _flat(paper | {"name": budget.get("name")}), _flat(budget)
-    if metric.startswith("prediction"):
+    if metric != "reward":
         came = {name: value for name, value in came.items() if not name.startswith("planning.")}
     else:
         episodes = _EPISODES[method in METHODS and not METHODS[method].plans]

@@ -12,9 +12,14 @@ from persim import console
 from persim.cells import CellStore
 from persim.data.collect import population
 from persim.envs import get
+from persim.errors import InputError
 from persim.evaluation.prediction import HORIZON
 from sweeps import figures
 from sweeps.latent_figure import latent_figure
+from sweeps.reporting import pictured
+from sweeps.reporting.compare import number
+from sweeps.reporting.results import Results
+from sweeps.reporting.select import Library
 from sweeps.rollout_figure import curves_figure, frames_figure
 from sweeps.rollouts import AGENTS
 from sweeps.runner import finished_cell
@@ -61,7 +66,7 @@ def read(folder, name):
 
 
 def test_methods_without_factors_have_no_such_rows(root):
-    for model in stored_models(root, ("cadm", "cadm-pets"), N, SEED):
+    for model in stored_models([root], ("cadm", "cadm-pets"), N, SEED):
         done = CellStore(root).finished(model.cell)
         assert {entry["metric"] for entry in done.rows} == {"prediction_rmse", "prediction_r2"}
 
@@ -72,17 +77,17 @@ def test_every_agent_of_every_model_is_on_the_map_with_its_covariates(made, root
     assert len(frame) == N * (1 + 2)
     covariates = population(get("cartpole"), N, SEED)
     own = frame[frame["env"] == "cartpole"]
-    for number, name in enumerate(("force", "pole_length")):
+    for column, name in enumerate(("force", "pole_length")):
         rows = own[own["covariate"] == name]
         assert rows["agent"].tolist() == list(range(1, N + 1))
-        np.testing.assert_array_equal(rows["value"], covariates[:, number])
+        np.testing.assert_array_equal(rows["value"], covariates[:, column])
     assert np.isfinite(frame[["x", "y"]]).all(axis=None)
     assert set(own["unit"]) == {"N", "m"}
 
 
 def test_its_r2_is_that_of_the_finished_cell(made, root):
     frame = read(made, "factors")
-    for model in stored_models(root, ("persim",), N, SEED):
+    for model in stored_models([root], ("persim",), N, SEED):
         done = CellStore(root).finished(model.cell)
         for name in model.spec.covariate_names:
             of_covariate = frame[(frame["env"] == model.cell.env) & (frame["covariate"] == name)]
@@ -117,7 +122,7 @@ def test_the_same_store_gives_the_same_bytes_and_what_it_lacks_is_said(made, roo
 
 
 def test_another_trial_is_another_model(root):
-    first, second = (stored_models(root, ("persim",), N, seed) for seed in (SEED, SEED + 1))
+    first, second = (stored_models([root], ("persim",), N, seed) for seed in (SEED, SEED + 1))
     assert [model.cell.env for model in first] == ["mountaincar", "cartpole"]
     assert [model.cell.env for model in second] == ["cartpole"]
     assert second[0].path not in [model.path for model in first]
@@ -136,14 +141,14 @@ def test_of_several_budgets_the_fullest_counts_and_lost_models_do_not(root, tmp_
         path = tmp_path / model_output(cell)
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"weights")
-    (found,) = stored_models(tmp_path, ("persim",), N, SEED)
+    (found,) = stored_models([tmp_path], ("persim",), N, SEED)
     assert found.cell.id == cells[1].id
     found.path.unlink()
-    (found,) = stored_models(tmp_path, ("persim",), N, SEED)
+    (found,) = stored_models([tmp_path], ("persim",), N, SEED)
     assert found.cell.id == cells[0].id
     unknown = {**cells[0].settings, "budget": {**cells[0].settings["budget"], "cadm": {"future": 1}}}
     store.finish(replace(done, cell=replace(cells[0], settings=unknown)))  # as a later version may write it
-    assert len(stored_models(tmp_path, ("persim",), N, SEED)) == 1
+    assert len(stored_models([tmp_path], ("persim",), N, SEED)) == 1
 
 
 def panels(figure):
@@ -209,3 +214,43 @@ def test_bad_input_is_one_line_and_nothing_is_written(more, expected, root, tmp_
     assert expected in errors
     assert errors.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_report_shows_them(made):
+    results = Results(Library(()), made)
+    (section,) = pictured.factors(results)
+    assert [figure.name for figure in section.figures] == ["factors"]
+    assert {entry.style for line in section.tables[0].rows for entry in line[1:]} == {"missing"}  # no rows of cells
+    first, second, third = pictured.rollouts(results)
+    assert (first.level, second.title, third.title) == (2, "MountainCar", "CartPole")
+    assert [figure.name for figure in second.figures] == [
+        "rollouts-mountaincar", "frames-mountaincar-1", "frames-mountaincar-4",
+    ]  # fmt: skip
+    assert pictured.rollouts(results)[1].figures[1].svg == second.figures[1].svg
+
+
+def test_a_report_without_them_has_the_table_alone(tmp_path):
+    results = Results(Library(()), tmp_path)
+    assert pictured.rollouts(results) == []
+    assert pictured.factors(results)[0].figures == ()
+
+
+def test_r2_stands_in_the_report(root, made):
+    cell = stored_models([root], ("persim",), N, SEED)[0].cell
+    done = CellStore(root).finished(cell)
+    paper = {**cell.settings, "budget": {**cell.settings["budget"], "name": "quick"}}
+    shown = replace(done, cell=replace(cell, agents=500, settings=paper))
+    table = pictured.factors(Results(Library((shown,)), made))[0].tables[0]
+    (line,) = [line for line in table.rows if line[0].lines == ("MountainCar", "gravity")]
+    assert line[2].lines[0] == number(done.value("factor_r2_gravity"), 4)
+    assert [entry.style for entry in line[1:]] == ["missing", "plain", "missing", "missing"]
+
+
+@pytest.mark.parametrize("name", ["factors", "rollouts"])
+def test_damaged_rows_of_figures_are_one_line(made, name, tmp_path):
+    (tmp_path / f"{name}.parquet").write_bytes((made / f"{name}.parquet").read_bytes()[:-100])
+    with pytest.raises(InputError, match="cannot be read"):
+        getattr(pictured, name)(Results(Library(()), tmp_path))
+    read(made, name).drop(columns="regime").to_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(InputError, match="has no column regime; write it anew"):
+        getattr(pictured, name)(Results(Library(()), tmp_path))

@@ -1,0 +1,120 @@
+"""Figures 1, 2, 4 and 5, from the rows of sweeps/figures.py: what the factors know, and predicted states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from persim.data import REGIMES
+from persim.envs import get
+from persim.errors import InputError
+from sweeps.latent_figure import latent_figure
+from sweeps.reporting.blocks import PAPER_AGENTS
+from sweeps.reporting.compare import mean, std, with_spread
+from sweeps.reporting.figures import drawn
+from sweeps.reporting.page import Entry, Figure, Section, Table
+from sweeps.reporting.results import ENV_TITLES, Results
+from sweeps.reporting.tables import behind
+from sweeps.rollout_figure import curves_figure, frames_figure
+
+FACTORS, ROLLOUTS = "factors.parquet", "rollouts.parquet"
+FACTOR_COLUMNS = ("env", "regime", "budget", "x", "y", "covariate", "unit", "value", "r2")
+ROLLOUT_COLUMNS = ("env", "regime", "budget", "method", "agent", "step", "dimension", "name", "true", "predicted")
+SHOWN = "random"  # the regime of the pictures: the paper names none
+
+
+def factors(results: Results) -> list[Section]:
+    """How well the factors give each covariate, and the map of the agents (Figures 1 and 5)."""
+    about = (
+        "No covariate is ever shown to PerSim. R² is that of a regression from an agent's factors to its covariate, on "
+        "agents that the regression has not seen (cross-validated), the mean over the members of the ensemble; here "
+        "its mean ± standard deviation over trials. 1: the factors say everything about the covariate."
+    )
+    frame = read_frame(results.out / FACTORS, FACTOR_COLUMNS)
+    figures = tuple(_maps(frame)) if frame is not None else ()
+    section = Section("What the factors know (Figures 1, 5)", "factors", (about,), (_table(results),), figures)
+    return [section]
+
+
+def _table(results: Results) -> Table:
+    """R2 of every covariate under every regime."""
+    rows = tuple(
+        (Entry((ENV_TITLES[env], covariate.replace("_", " "))), *(_entry(results, env, r, covariate) for r in REGIMES))
+        for env in ENV_TITLES
+        for covariate in get(env).covariate_names
+    )
+    return Table(f"R² from agent factors to covariates, N = {PAPER_AGENTS}", ("covariate", *REGIMES), rows)
+
+
+def _entry(results: Results, env: str, regime: str, covariate: str) -> Entry:
+    metric = f"factor_r2_{covariate}"
+    measured = results.library.measured(metric, env, regime, "persim", PAPER_AGENTS, suites=("prediction",))
+    if measured is None:
+        return Entry(("–",), "missing")
+    values = np.array([done.value(metric) for done in measured.cells])
+    return Entry((with_spread(mean(values), std(values), 4), behind(measured)), "plain")
+
+
+def _maps(frame: pd.DataFrame) -> Iterator[Figure]:
+    shown = frame[frame["regime"] == SHOWN]
+    if not shown.empty:
+        svg = drawn("factors", lambda: latent_figure(shown))
+        caption = (
+            f"The agents on a map (t-SNE) of their factors of the first member, {SHOWN} data, in the colours of each "
+            "covariate. With R² of this model."
+        )
+        yield Figure("factors", svg, caption)
+
+
+def rollouts(results: Results) -> list[Section]:
+    """True and predicted states, as curves (Figure 4) and as pictures (Figure 2)."""
+    frame = read_frame(results.out / ROLLOUTS, ROLLOUT_COLUMNS)
+    if frame is None:
+        return []
+    about = (
+        "One episode of a test agent: every model is given the state at step 0 and the actions of 50 steps, and "
+        "predicts all states; CaDM also sees the ten steps before. The episode is one of those that the tables of "
+        "prediction errors average over."
+    )
+    sections = [Section("Predicted and true states (Figures 2, 4)", "rollouts", (about,))]
+    shown = frame[frame["regime"] == SHOWN]
+    for env, rows in shown.groupby("env", sort=False):
+        figures = (_curves(str(env), rows), *_frames(str(env), rows))
+        sections.append(Section(ENV_TITLES[str(env)], f"rollouts-{env}", figures=figures, level=3))
+    return sections
+
+
+def _curves(env: str, rows: pd.DataFrame) -> Figure:
+    name = f"rollouts-{env}"
+    caption = f"{ENV_TITLES[env]}, {SHOWN} data: states over 50 steps; a curve that leaves its panel has run away."
+    return Figure(name, drawn(name, lambda: curves_figure(rows)), caption)
+
+
+def _frames(env: str, rows: pd.DataFrame) -> Iterator[Figure]:
+    for agent in dict.fromkeys(rows["agent"]):
+        own, name = rows[rows["agent"] == agent], f"frames-{env}-{agent}"
+        caption = f"{ENV_TITLES[env]}, {SHOWN} data, agent {agent}: the true state solid, the predicted blue."
+        yield Figure(name, drawn(name, partial(frames_figure, own)), caption)
+
+
+def read_frame(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
+    """A file of sweeps/figures.py; None if it is not there.
+
+    Raises:
+        InputError: it is damaged, or lacks one of the columns.
+    """
+    if not path.exists():
+        return None
+    advice = "write it anew by sweeps/figures.py, or remove it"
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(path)!r} cannot be read ({type(error).__name__}); {advice}") from error
+    lacking = [name for name in columns if name not in frame]
+    if lacking:
+        raise InputError(f"{str(path)!r} has no column {', '.join(lacking)}; {advice}")
+    return frame
