@@ -168,7 +168,7 @@ def _header(path: Path, data: bytes) -> dict[str, str]:
 
 
 def _damaged(path: Path, why: str) -> InputError:
-    return InputError(f"{str(path)!r} is damaged: {why}; delete it, then run again to make it anew")
+    return InputError(f"{str(path)!r} is damaged, or not of PerSim: {why}; if PerSim wrote it, delete it and run again")
 
 
 def _read_bytes(path: Path, kind: str) -> bytes:

@@ -92,8 +92,7 @@ def read_all(out: Path) -> Cells:
     """The cells of every ``rows-*.parquet`` in a folder, by id; none if there is no such file.
 
     Raises:
-        InputError: a file is damaged, of another version or of an unknown suite, or holds a row twice
-            with different values.
+        InputError: a file is damaged, of another version or of an unknown suite, or holds a row twice.
     """
     found: Cells = {}
     for path in sorted(out.glob("rows-*.parquet")):
@@ -149,7 +148,7 @@ def _cell(path: Path, suite: str, name: str, rows: Sequence[dict[str, Any]]) -> 
         raise _damaged(path, f"cell {name} does not hold what its id says")
     return FinishedCell(
         cell=cell,
-        rows=_measured(f"in {str(path)!r}", name, rows),
+        rows=_once(f"in {str(path)!r}", name, rows),
         curves={},
         seed=first["seed"],
         commit=first["commit"],
@@ -157,6 +156,21 @@ def _cell(path: Path, suite: str, name: str, rows: Sequence[dict[str, Any]]) -> 
         started=first["ended"],
         ended=first["ended"],
     )
+
+
+def _once(where: str, name: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Metric, agent and value of each row of one file.
+
+    Raises:
+        InputError: one is there twice, with the same value or another.
+    """
+    found = _measured(where, name, rows)
+    if len(found) < len(rows):
+        raise InputError(
+            f"cell {name} has the same row twice {where} ({len(rows)} rows, {len(found)} of them different); "
+            "restore the file, or delete it and collect again with --store"
+        )
+    return found
 
 
 def _measured(where: str, name: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -193,7 +207,7 @@ def collect(root: Path) -> Cells:
     for suite in SUITES:
         for path in sorted((root / "cells" / suite).glob("*.json"), key=str):
             done = _recorded(path)
-            found[done.cell.id] = replace(done, rows=_measured(f"in {str(path)!r}", done.cell.id, done.rows))
+            found[done.cell.id] = replace(done, rows=_once(f"in {str(path)!r}", done.cell.id, done.rows))
     if not found:
         raise InputError(
             f"store {str(root)!r} has no finished cells of {', '.join(SUITES)}; "
