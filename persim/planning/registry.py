@@ -27,7 +27,7 @@ PLANNERS: dict[str, type[Planner]] = {
 # Settings that differ from a planner's own defaults in one environment, found as docs/planning.md tells.
 _TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("mountaincar", "persistent_shooting"): {"horizon": 150},
-    ("cartpole", "persistent_shooting"): {"horizon": 30},
+    ("cartpole", "persistent_shooting"): {"horizon": 10},
     ("halfcheetah", "icem"): {"plans": 64, "beta": 0.25},
 }
 
