@@ -31,7 +31,7 @@ class _Cost:
 
 _COSTS = {
     "mountaincar": _Cost(step_ms=0.35, decision_ms=30.0, steps=80, collect_s=0.2),
-    "cartpole": _Cost(step_ms=0.13, decision_ms=4.0, steps=200, collect_s=0.1),
+    "cartpole": _Cost(step_ms=0.13, decision_ms=0.8, steps=200, collect_s=0.1),
     "halfcheetah": _Cost(step_ms=13.0, decision_ms=300.0, steps=1000, collect_s=25.0),
 }
 _OTHER = _Cost(step_ms=1.0, decision_ms=50.0, steps=200, collect_s=1.0)
