@@ -76,7 +76,8 @@ def _table(env: str, groups: dict[Group, list[FinishedCell]], price: float | Non
         "cells",
         "training of a model",
         "a decision",
-        "measuring a cell",
+        "prediction errors of a cell",
+        "rewards of a cell",
         "core-hours",
         *money,
     )
@@ -88,7 +89,6 @@ def _row(group: Group, cells: Sequence[FinishedCell], price: float | None) -> tu
     title = METHODS[method].title if method in METHODS else method
     trained = models(cells)
     decisions = [1e3 * done.seconds["decision"] for done in cells if "decision" in done.seconds]
-    measured = [done.seconds["measure"] for done in cells if "measure" in done.seconds]
     hours = core_hours(cells)
     shown = (
         str(count),
@@ -96,11 +96,22 @@ def _row(group: Group, cells: Sequence[FinishedCell], price: float | None) -> tu
         str(len(cells)),
         _span(median(trained)) if trained else "–",
         f"{mean(decisions):.3g} ms" if decisions else "–",
-        _span(median(measured)) if measured else "–",
+        _measuring(done for done in cells if not _has_rewards(done)),
+        _measuring(done for done in cells if _has_rewards(done)),
         _hours(hours),
     )
     money = () if price is None else (text(_dollars(hours * price)),)
     return (Entry((title,)), *map(text, shown), *money)
+
+
+def _has_rewards(done: FinishedCell) -> bool:
+    """Whether episodes were played, which takes longest."""
+    return any(row["metric"] == "reward" for row in done.rows)
+
+
+def _measuring(cells: Iterable[FinishedCell]) -> str:
+    seconds = [done.seconds["measure"] for done in cells if "measure" in done.seconds]
+    return _span(median(seconds)) if seconds else "–"
 
 
 def _span(seconds: float) -> str:

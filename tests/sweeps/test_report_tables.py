@@ -270,7 +270,17 @@ def test_cost_counts_a_shared_model_once():
     (section,) = cost(results(both, price=0.5))
     ((name, *shown),) = section.tables[0].rows
     assert name.lines == ("PerSim",)
-    assert [entry.lines[0] for entry in shown] == ["500", "paper", "2", "60 min", "4 ms", "180 s", "1.10", "$0.55"]
+    assert [entry.lines[0] for entry in shown] == [
+        "500",
+        "paper",
+        "2",
+        "60 min",
+        "4 ms",
+        "0 s",
+        "360 s",
+        "1.10",
+        "$0.55",
+    ]
     assert section.text[-1] == "All together: 1.10 core-hours, $0.55."
 
 
