@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sweeps.reporting import goal, pictured, tables
+from sweeps.reporting import goal, paper_figures, tables
 from sweeps.reporting.aggregate import aggregates
 from sweeps.reporting.cost import cost
 from sweeps.reporting.page import Section
@@ -33,9 +33,9 @@ PARTS = (
     Part(goal.overview),
     Part(goal.goal, ("prediction", "reward", "scarcity")),
     Part(ranks, ("rank_cv",)),
-    Part(pictured.factors, ("prediction",)),
+    Part(paper_figures.factors, ("prediction",)),
     Part(tables.prediction, ("prediction",)),
-    Part(pictured.rollouts, ("prediction",)),
+    Part(paper_figures.rollouts, ("prediction",)),
     Part(tables.reward, ("reward",)),
     Part(tables.augmentation, ("augmentation",)),
     Part(tables.unseen, ("unseen",)),

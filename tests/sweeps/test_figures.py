@@ -16,7 +16,7 @@ from persim.errors import InputError
 from persim.evaluation.prediction import HORIZON
 from sweeps import figures
 from sweeps.latent_figure import latent_figure
-from sweeps.reporting import pictured
+from sweeps.reporting import paper_figures
 from sweeps.reporting.compare import number
 from sweeps.reporting.results import Results
 from sweeps.reporting.select import Library
@@ -218,21 +218,21 @@ def test_bad_input_is_one_line_and_nothing_is_written(more, expected, root, tmp_
 
 def test_the_report_shows_them(made):
     results = Results(Library(()), made)
-    (section,) = pictured.factors(results)
+    (section,) = paper_figures.factors(results)
     assert [figure.name for figure in section.figures] == ["factors"]
     assert {entry.style for line in section.tables[0].rows for entry in line[1:]} == {"missing"}  # no rows of cells
-    first, second, third = pictured.rollouts(results)
+    first, second, third = paper_figures.rollouts(results)
     assert (first.level, second.title, third.title) == (2, "MountainCar", "CartPole")
     assert [figure.name for figure in second.figures] == [
         "rollouts-mountaincar", "frames-mountaincar-1", "frames-mountaincar-4",
     ]  # fmt: skip
-    assert pictured.rollouts(results)[1].figures[1].svg == second.figures[1].svg
+    assert paper_figures.rollouts(results)[1].figures[1].svg == second.figures[1].svg
 
 
 def test_a_report_without_them_has_the_table_alone(tmp_path):
     results = Results(Library(()), tmp_path)
-    assert pictured.rollouts(results) == []
-    assert pictured.factors(results)[0].figures == ()
+    assert paper_figures.rollouts(results) == []
+    assert paper_figures.factors(results)[0].figures == ()
 
 
 def test_r2_stands_in_the_report(root, made):
@@ -240,7 +240,7 @@ def test_r2_stands_in_the_report(root, made):
     done = CellStore(root).finished(cell)
     paper = {**cell.settings, "budget": {**cell.settings["budget"], "name": "quick"}}
     shown = replace(done, cell=replace(cell, agents=500, settings=paper))
-    table = pictured.factors(Results(Library((shown,)), made))[0].tables[0]
+    table = paper_figures.factors(Results(Library((shown,)), made))[0].tables[0]
     (line,) = [line for line in table.rows if line[0].lines == ("MountainCar", "gravity")]
     assert line[2].lines[0] == number(done.value("factor_r2_gravity"), 4)
     assert [entry.style for entry in line[1:]] == ["missing", "plain", "missing", "missing"]
@@ -250,7 +250,7 @@ def test_r2_stands_in_the_report(root, made):
 def test_damaged_rows_of_figures_are_one_line(made, name, tmp_path):
     (tmp_path / f"{name}.parquet").write_bytes((made / f"{name}.parquet").read_bytes()[:-100])
     with pytest.raises(InputError, match="cannot be read"):
-        getattr(pictured, name)(Results(Library(()), tmp_path))
+        getattr(paper_figures, name)(Results(Library(()), tmp_path))
     read(made, name).drop(columns="regime").to_parquet(tmp_path / f"{name}.parquet")
     with pytest.raises(InputError, match="has no column regime; write it anew"):
-        getattr(pictured, name)(Results(Library(()), tmp_path))
+        getattr(paper_figures, name)(Results(Library(()), tmp_path))
