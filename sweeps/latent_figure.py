@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+import math
+from itertools import product, zip_longest
 from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from persim.envs import get
 from persim.evaluation.diagnosis_pictures import draw_map, named
 
+WRAP = 3  # panels side by side where there is one regime: more are too small on a page
+
 
 def latent_figure(frame: pd.DataFrame) -> Figure:
-    """A panel per environment and covariate, in a line for each regime.
+    """A panel per environment and covariate; of several regimes, each has a line.
 
     Args:
         frame: of ``sweeps.latent.factor_frame``, or a part of it.
     """
     columns = list(dict.fromkeys(zip(frame["env"], frame["covariate"], strict=True)))
     regimes = list(dict.fromkeys(frame["regime"]))
+    width = len(columns) if len(regimes) > 1 else min(WRAP, len(columns))
+    lines = math.ceil(len(regimes) * len(columns) / width)
     with mpl.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(2.6 * len(columns), 0.2 + 2.5 * len(regimes)), layout="constrained")
+        layout = ConstrainedLayoutEngine(w_pad=0.08)  # a colour bar's label keeps clear of the next panel
+        figure = Figure(figsize=(3.1 * width, 0.2 + 2.7 * lines), layout=layout)
         FigureCanvasAgg(figure)
-        grid = figure.subplots(len(regimes), len(columns), squeeze=False)
-        for line, regime in zip(grid, regimes, strict=True):
-            for axes, (env, covariate) in zip(line, columns, strict=True):
-                own = (frame["regime"] == regime) & (frame["env"] == env) & (frame["covariate"] == covariate)
-                _draw(axes, frame[own])
+        grid = figure.subplots(lines, width, squeeze=False)
+        panels = product(regimes, columns)
+        for axes, panel in zip_longest(grid.flat, panels):
+            _draw(axes, frame[_rows(frame, *panel)] if panel else frame[:0])
     return figure
+
+
+def _rows(frame: pd.DataFrame, regime: str, column: tuple[str, str]) -> pd.Series:
+    """Which rows are those of one panel."""
+    env, covariate = column
+    return (frame["regime"] == regime) & (frame["env"] == env) & (frame["covariate"] == covariate)
 
 
 def _draw(axes: Any, rows: pd.DataFrame) -> None:

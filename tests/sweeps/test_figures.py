@@ -165,6 +165,15 @@ def test_the_map_has_a_panel_per_environment_and_covariate(made):
     np.testing.assert_array_equal(dots.get_array(), population(get("cartpole"), N, SEED)[:, 0])
 
 
+def test_more_than_three_maps_of_one_regime_go_on_in_a_second_line(made):
+    frame = read(made, "factors")
+    frame = frame[frame["regime"] == frame["regime"].iloc[0]]
+    another = frame[frame["env"] == "cartpole"].assign(env="halfcheetah")
+    drawn = panels(latent_figure(pd.concat([frame, another])))
+    assert [axes.get_subplotspec().rowspan.start for axes in drawn] == [0, 0, 0, 1, 1, 1]
+    assert [bool(axes.axison) for axes in drawn] == [True] * 5 + [False]
+
+
 def test_curves_have_a_panel_per_agent_and_state_dimension(made):
     frame = read(made, "rollouts")
     figure = curves_figure(frame[frame["env"] == "mountaincar"])
