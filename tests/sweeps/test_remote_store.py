@@ -204,10 +204,12 @@ def test_on_a_mock_of_s3(s3, tmp_path):
     assert not (tmp_path / "runs" / "cells").exists()
     again = start(tmp_path, "--store", "s3://bucket/persim")
     assert again.returncode == 0, again.stderr
-    assert "2 of 2 cells are finished already in s3://bucket/persim" in again.stderr
+    root = store.store_path("s3://bucket/persim")
+    cells = len(list((root / "cells" / "smoke").glob("*.json")))
+    assert cells > 1  # every method of the suite has one
+    assert f"{cells} of {cells} cells are finished already in s3://bucket/persim" in again.stderr
     local = start(tmp_path, "--store", "folder")
     assert local.returncode == 0, local.stderr
-    root = store.store_path("s3://bucket/persim")
     for path in (tmp_path / "folder" / "cells" / "smoke").glob("*.json"):
         same = store.read_record(root / "cells" / "smoke" / path.name, "cell")
         assert same["rows"] == store.read_record(path, "cell")["rows"]
