@@ -12,13 +12,13 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.snapshots import below, under
+from baselines.common.snapshots import below, under
 from persim.data.policies import BatchPolicy
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError
 from persim.methods import Fitted, Method, Part, Weights
-from persim.store import Arrays
+from persim.storage.store import Arrays
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

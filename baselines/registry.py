@@ -6,18 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from baselines.augmented import Augmented
 from baselines.cadm import ActingSettings, CaDM, CaDMSettings
 from baselines.cadm.settings import PAPER_CADM
-from baselines.model_free import ModelFree
+from baselines.model_free.augmented import Augmented
+from baselines.model_free.method import ModelFree
+from baselines.model_free.settings import NORMALISED, PAPER_UPDATES, OfflineSettings, offline_settings
 from baselines.morel.method import Morel
 from baselines.morel.settings import PAPER_MOREL, MorelSettings
-from baselines.settings import NORMALISED, PAPER_UPDATES, OfflineSettings, offline_settings
-from baselines.unseen import UnseenAgents
 from persim.envs.spec import EnvSpec
 from persim.errors import check_at_least, check_choice
 from persim.methods import Method, PerSim, PerSimSettings, TrueEnv
-from persim.methods.planned import PlanningSettings
+from persim.methods.persim import PlanningSettings
+from persim.methods.unseen import UnseenAgents
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Budget:
 # Minutes of a core (docs/baselines.md); the paper's takes days of one, or a GPU.
 _LITTLE_CADM = {"iterations": 5, "epochs": 200, "updates": 20_000, "particles": 5, "plans": 200}
 _FEW_UPDATES = {"discrete_bcq": 55_000, "bcq": 11_000, "discrete_cql": 10_000, "cql": 5_000}
-# The paper trains exactly the members that it keeps; two more cost 40 % and spare us the poor minima (persim.ensemble).
+# The paper trains exactly the members that it keeps; two more cost 40 % and spare us the poor minima.
 _PAPER = Budget("paper", epochs=300, average_last=50, members=5, spare=2, episodes=20)
 PRESETS = {
     "paper": _PAPER,

@@ -19,9 +19,9 @@ import numpy as np
 import structlog
 import torch
 
-from baselines.learner import Learner, Transitions
-from baselines.quiet import d3rlpy
-from baselines.settings import PAPER_UPDATES, offline_settings
+from baselines.model_free.learner import Learner, Transitions
+from baselines.model_free.quiet import d3rlpy
+from baselines.model_free.settings import PAPER_UPDATES, offline_settings
 from persim.data import Trajectories, collect_regime
 from persim.data.collect import collect, population
 from persim.data.policies import UniformPolicy

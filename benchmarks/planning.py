@@ -36,16 +36,16 @@ import torch
 
 from persim import console
 from persim.data import collect_regime
-from persim.ensemble import EnsembleSettings, train_ensemble
 from persim.envs import EnvSpec, get
 from persim.errors import InputError
-from persim.model import LowRankDynamics
+from persim.learning.ensemble import EnsembleSettings, train_ensemble
+from persim.learning.model import LowRankDynamics
+from persim.learning.presets import preset
+from persim.learning.training import TrainSettings
 from persim.planning.planner import MPC, PlannerSettings
 from persim.planning.scorers import model_scorer
 from persim.planning.scoring import Objective, PlainScorer
 from persim.planning.shooting import RandomShooting
-from persim.presets import preset
-from persim.training import TrainSettings
 
 ENVS = ("mountaincar", "cartpole")
 BATCH = 20

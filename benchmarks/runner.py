@@ -24,14 +24,15 @@ from pathlib import Path
 
 import ray
 
-from persim import console, store
-from persim.cells import Cell, CellStore, row
+from persim import console
 from persim.data import Trajectories
-from sweeps.pool import PoolSettings
-from sweeps.ray_session import ray_session
-from sweeps.runner import run_cells
-from sweeps.tasks import Task
-from sweeps.work import PIECE
+from persim.storage import store
+from persim.storage.cells import Cell, CellStore, row
+from sweeps.engine.pool import PoolSettings
+from sweeps.engine.runner import run_cells
+from sweeps.engine.session import ray_session
+from sweeps.engine.work import PIECE
+from sweeps.grid.tasks import Task
 from tests.sweeps.cluster import two_nodes
 
 

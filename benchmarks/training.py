@@ -22,13 +22,13 @@ import numpy as np
 import torch
 
 from persim import console, seeding
-from persim.batches import TrainingRows
 from persim.data import collect_regime
 from persim.envs import get
-from persim.gradients import FlatParameters, Minibatch
-from persim.model import LowRankDynamics, ModelSettings
-from persim.presets import preset
-from persim.training import TrainSettings, _Run
+from persim.learning.batches import TrainingRows
+from persim.learning.gradients import FlatParameters, Minibatch
+from persim.learning.model import LowRankDynamics, ModelSettings
+from persim.learning.presets import preset
+from persim.learning.training import TrainSettings, _Run
 
 ROUNDS = 5
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from persim.errors import InputError
-from persim.remote import store_path
+from persim.storage.objects import store_path
 
 
 class Parser(argparse.ArgumentParser):

@@ -18,20 +18,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from baselines.registry import METHODS, PRESETS
-from persim import console, store
-from persim.cells import Cell, CellStore, FinishedCell
+from persim import console
 from persim.data import REGIMES, check_regime
 from persim.data.policies import load_test_policy
 from persim.envs import get
 from persim.errors import InputError, check_at_least, check_choice
-from sweeps import bench_tables, estimate
-from sweeps.bench_tracking import Tracking
-from sweeps.common import only_driver
-from sweeps.rank_choice import read_choice
-from sweeps.ray_session import check_address, ray_session
-from sweeps.suites import SUITES, TRUE_ENV_REGIME, Grid, chosen
-from sweeps.tasks import Task, missing, plan
-from sweeps.tracking import tracking_folder
+from persim.storage import store
+from persim.storage.cells import Cell, CellStore, FinishedCell
+from sweeps.engine.session import check_address, ray_session
+from sweeps.grid import estimate
+from sweeps.grid.suites import SUITES, TRUE_ENV_REGIME, Grid, chosen
+from sweeps.grid.tasks import Task, missing, plan
+from sweeps.options import only_driver
+from sweeps.reporting import text_tables as bench_tables
+from sweeps.tracking.bench_tracking import Tracking
+from sweeps.tracking.tracker import tracking_folder
+from sweeps.tuning.rank_choice import read_choice
 
 DEVICES = ("cpu", "cuda", "auto")
 STATES = {"default": None, "raw": False, "normalised": True}
@@ -214,9 +216,9 @@ def _compute(args: argparse.Namespace, todo: Sequence[Cell], cells: CellStore, t
     with ray_session(args.address, args.cpus) as cpus:  # first: it sets what Ray reads when imported
         import ray
 
-        from sweeps.bench_bar import CellBar
-        from sweeps.pool import PoolSettings
-        from sweeps.runner import run_cells
+        from sweeps.engine.bench_bar import CellBar
+        from sweeps.engine.pool import PoolSettings
+        from sweeps.engine.runner import run_cells
 
         device = _device(args.device, ray.cluster_resources().get("GPU", 0), args.autoscale)
         settings = PoolSettings(cells.root.resolve(), device, args.gpu_share, args.autoscale)

@@ -20,14 +20,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from baselines.registry import METHODS
-from persim import console, store
+from persim import console
 from persim.envs import get
 from persim.errors import InputError, check_at_least
-from sweeps.latent import factor_frame
-from sweeps.latent_figure import latent_figure
-from sweeps.rollout_figure import curves_figure, frames_figure
-from sweeps.rollouts import AGENTS, rollout_frame
-from sweeps.stored_models import StoredModel, stored_models
+from persim.storage import store
+from sweeps.reporting.latent import factor_frame
+from sweeps.reporting.latent_figure import latent_figure
+from sweeps.reporting.models import StoredModel, stored_models
+from sweeps.reporting.rollout_figure import curves_figure, frames_figure
+from sweeps.reporting.rollouts import AGENTS, rollout_frame
 
 COMPARED = ("persim", "cadm", "cadm-pets")
 

@@ -17,20 +17,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from persim import console, store
-from persim.cells import CellStore, FinishedCell
+from persim import console
 from persim.data import Trajectories
 from persim.data.policies import has_test_policy, load_test_policy
 from persim.envs import get
 from persim.errors import InputError, check_at_least
-from persim.presets import EPOCHS, RANKS
-from sweeps.common import add_data_options, add_run_options, check_options, dataset, only_driver
-from sweeps.rank_choice import RankSummary, choose, summarise, write_choice
-from sweeps.rank_trial import SUITE, SweepSettings
-from sweeps.ray_session import ray_session
+from persim.learning.presets import EPOCHS, RANKS
+from persim.storage import store
+from persim.storage.cells import CellStore, FinishedCell
+from sweeps.engine.session import ray_session
+from sweeps.options import add_data_options, add_run_options, check_options, dataset, only_driver
+from sweeps.tuning.rank_choice import RankSummary, choose, summarise, write_choice
+from sweeps.tuning.rank_trial import SUITE, SweepSettings
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, --help none
-    from sweeps.rank_runs import SweepRuns
+    from sweeps.tracking.rank_runs import SweepRuns
 
 MANIFEST = "sweep"
 SOURCE = "sweeps/rank_cv.py"
@@ -141,7 +142,7 @@ def _report(
     settings: SweepSettings, root: Path, trials: Sequence[FinishedCell]
 ) -> tuple[RankSummary, list[RankSummary], Path]:
     """Prints the table, draws the plot, records the choice."""
-    from sweeps.plots import plot_ranks
+    from sweeps.reporting.rank_plot import plot_ranks
 
     summaries = summarise(trials)
     chosen = choose(summaries)
@@ -158,8 +159,8 @@ def _report(
 
 def _open_tracker(args: argparse.Namespace, settings: SweepSettings) -> SweepRuns:
     """The MLflow writer, with the store made if all else is in order."""
-    from sweeps.rank_runs import SweepRuns
-    from sweeps.tracking import Tracker, default_uri
+    from sweeps.tracking.rank_runs import SweepRuns
+    from sweeps.tracking.tracker import Tracker, default_uri
 
     uri = args.tracking_uri or default_uri(args.store)
     if uri.startswith("http"):  # a dead server is found before anything is written
@@ -187,8 +188,8 @@ def _run(args: argparse.Namespace, settings: SweepSettings, cells: CellStore, ru
     if not todo:
         return {}
     with ray_session(args.address, args.cpus) as cpus:  # first: it sets what Ray reads when imported
-        from sweeps.progress import SweepBar
-        from sweeps.rank_sweep import run_cells
+        from sweeps.engine.progress import SweepBar
+        from sweeps.tuning.rank_sweep import run_cells
 
         bar = SweepBar(f"{settings.env} rank CV", len(todo), settings.epochs)
         try:

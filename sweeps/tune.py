@@ -18,21 +18,22 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persim import console, store
-from persim.cells import CellStore, FinishedCell
+from persim import console
 from persim.envs import EnvSpec, get
 from persim.errors import InputError, check_at_least, check_choice
+from persim.learning.presets import EPOCHS, MEMBERS, preset
+from persim.learning.training import TrainSettings
 from persim.planning.registry import PLANNERS, default_planner
-from persim.presets import EPOCHS, MEMBERS, preset
-from persim.training import TrainSettings
-from sweeps.common import add_data_options, add_run_options, check_options, dataset, only_driver
-from sweeps.ray_session import ray_session
-from sweeps.tune_space import PLANNING, Choice, Fixed, Range, Space, Values, as_yaml, default_space
-from sweeps.tune_study import Entry, Journal, Ranked, ranking, write_best
-from sweeps.tune_trial import OBJECTIVES, SUITE, StudySettings
+from persim.storage import store
+from persim.storage.cells import CellStore, FinishedCell
+from sweeps.engine.session import ray_session
+from sweeps.options import add_data_options, add_run_options, check_options, dataset, only_driver
+from sweeps.tuning.space import PLANNING, Choice, Fixed, Range, Space, Values, as_yaml, default_space
+from sweeps.tuning.study import Entry, Journal, Ranked, ranking, write_best
+from sweeps.tuning.trial import OBJECTIVES, SUITE, StudySettings
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, --help none
-    from sweeps.tune_runs import StudyRuns
+    from sweeps.tracking.tune_runs import StudyRuns
 
 SOURCE = "sweeps/tune.py"
 SHOWN = 10
@@ -157,8 +158,8 @@ def _study_files(study: StudySettings, cells: CellStore) -> Journal:
 
 def _open_tracker(args: argparse.Namespace, study: StudySettings) -> StudyRuns:
     """The MLflow writer; the store is made when all else is in order."""
-    from sweeps.tracking import Tracker, default_uri
-    from sweeps.tune_runs import StudyRuns
+    from sweeps.tracking.tracker import Tracker, default_uri
+    from sweeps.tracking.tune_runs import StudyRuns
 
     uri = args.tracking_uri or default_uri(args.store)
     if not uri.startswith("http"):  # a dead server is found before anything is written
@@ -180,8 +181,8 @@ def _run(args: argparse.Namespace, study: StudySettings, journal: Journal, runs:
         return {}
     data = dataset(study.env, study.regime, study.agents, study.seed, cells)
     with ray_session(args.address, args.cpus) as cpus:  # first: it sets what Ray reads when imported
-        from sweeps.progress import SweepBar
-        from sweeps.tune_run import run_trials
+        from sweeps.engine.progress import SweepBar
+        from sweeps.tuning.tune_run import run_trials
 
         def label(point: Values) -> str:
             return f"rank {study.nets(study.space.decode(point)).rank}"

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
 from baselines.cadm.settings import CaDMSettings
-from baselines.snapshots import below, load_net, net_arrays, under
-from persim.store import Arrays
+from baselines.common.snapshots import below, load_net, net_arrays, under
+from persim.storage.store import Arrays
 
 Activation = Callable[[Tensor], Tensor]
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from persim.store import Arrays
+from persim.storage.store import Arrays
 
 _TINY = 1e-10  # CaDM's own
 _CONSTANT = 1e-6  # a spread below this share of the largest value is rounding
@@ -18,7 +18,7 @@ _CONSTANT = 1e-6  # a spread below this share of the largest value is rounding
 class Scale:
     """Mean and standard deviation of each column.
 
-    That of a constant column is 0, not 1 as in ``baselines.scale``: PE-TS never predicts less than a certain
+    That of a constant column is 0, not 1 as in ``baselines.common.scale``: PE-TS never predicts less than a certain
     share of it as noise, and a dimension that never changed is to stay as it is.
     """
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from persim.errors import InputError, check_at_least, check_between
-from persim.methods.planned import PlanningSettings
+from persim.methods.persim import PlanningSettings
 
 # Its paper has up to 200 epochs in each of 20 iterations (its script 5); 0 updates: as many as that takes.
 PAPER_CADM = {"iterations": 20, "epochs": 200, "updates": 0, "particles": 20, "plans": 1000}

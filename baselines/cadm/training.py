@@ -18,13 +18,14 @@ from baselines.cadm.nets import CaDMNets
 from baselines.cadm.scales import Scales
 from baselines.cadm.settings import CaDMSettings
 from baselines.cadm.stage import Stage, Table, stage_scales
-from baselines.snapshots import adam_arrays, below, load_adam, under
-from persim import seeding, store
+from baselines.common.snapshots import adam_arrays, below, load_adam, under
+from persim import seeding
 from persim.envs.spec import EnvSpec
 from persim.errors import InputError
+from persim.learning.training import KIND as CHECKPOINT
+from persim.learning.training import DivergenceError
 from persim.methods import Part, Report
-from persim.training import KIND as CHECKPOINT
-from persim.training import DivergenceError
+from persim.storage import store
 
 _CHUNK = 50  # updates between two looks at the losses
 _CHECKPOINT_SECONDS = 30.0

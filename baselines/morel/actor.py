@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persim.data.trajectories import ActionSpace
-from persim.store import Arrays
+from persim.storage.store import Arrays
 
 
 class StochasticActor:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from baselines.scale import Scale
+from baselines.common.scale import Scale
 from persim.data.trajectories import Trajectories
 
 LAYERS = 4

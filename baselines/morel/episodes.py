@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from baselines.common.snapshots import copy_of
 from baselines.morel.mdp import PessimisticMDP
-from baselines.quiet_sb3 import VecEnv
-from baselines.snapshots import copy_of
+from baselines.morel.quiet import VecEnv
 from persim.data.trajectories import ActionSpace
-from persim.store import Arrays
+from persim.storage.store import Arrays
 
 Step = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from baselines.chunks import train
+from baselines.common.chunks import train
 from baselines.morel.actor import StochasticActor
 from baselines.morel.settings import MorelSettings
 from baselines.morel.stages import Stages
 from baselines.policy_method import Actor, PolicyMethod
 from persim.envs.spec import EnvSpec
 from persim.methods import Part, Weights
-from persim.store import Arrays
+from persim.storage.store import Arrays
 
 
 class Morel(PolicyMethod):

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from baselines.generators import global_seed
+from baselines.common.generators import global_seed
+from baselines.common.snapshots import adam_arrays, below, copy_of, load_adam, load_net, net_arrays, under
 from baselines.morel.episodes import Episodes
+from baselines.morel.quiet import PPO, Logger
 from baselines.morel.settings import PPOSettings
-from baselines.quiet_sb3 import PPO, Logger
-from baselines.snapshots import adam_arrays, below, copy_of, load_adam, load_net, net_arrays, under
-from persim.store import Arrays
-from persim.training import DivergenceError
+from persim.learning.training import DivergenceError
+from persim.storage.store import Arrays
 
 
 class PolicyTraining:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from baselines.common.snapshots import below, under
 from baselines.morel.dynamics import on
 from baselines.morel.mdp import PessimisticMDP, halting_threshold
 from baselines.morel.settings import MorelSettings
 from baselines.morel.training import DynamicsTraining
-from baselines.snapshots import below, under
 from persim import seeding
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import EnvSpec
-from persim.store import Arrays
+from persim.storage.store import Arrays
 
 if TYPE_CHECKING:  # stable-baselines3 takes seconds to import: only those who train wait for it
     from baselines.morel.policy import PolicyTraining
@@ -24,7 +24,7 @@ _DYNAMICS_CHUNKS, _POLICY_CHUNKS = 20, 80  # points of a curve
 
 
 class Stages:
-    """What ``baselines.chunks.train`` trains.
+    """What ``baselines.common.chunks.train`` trains.
 
     Args:
         settings: of both stages.
@@ -71,7 +71,7 @@ class Stages:
         return PessimisticMDP(ensemble, starts, threshold, pessimism, self._spec)
 
     def advance(self, chunk: int) -> tuple[int, dict[str, float]]:
-        """One chunk of either stage; see ``baselines.chunks.Trainee``."""
+        """One chunk of either stage; see ``baselines.common.chunks.Trainee``."""
         if chunk < len(self._early):
             start, stop = self._early[chunk]
             return stop, {"dynamics_mse": self._dynamics.advance(start, stop)}
@@ -80,7 +80,7 @@ class Stages:
         return stop * self._settings.ppo.update_steps, self.policy.advance(start, stop, seed)
 
     def state(self) -> Arrays:
-        """The dynamics, and in the second stage the policy; see ``baselines.chunks.Trainee``."""
+        """The dynamics, and in the second stage the policy; see ``baselines.common.chunks.Trainee``."""
         dynamics = self._dynamics.state()
         if self._policy is None:
             return under("dynamics/", dynamics)

@@ -7,13 +7,13 @@ import math
 import torch
 from torch import Tensor
 
+from baselines.common.snapshots import adam_arrays, below, load_adam, load_net, net_arrays, under
 from baselines.morel.dynamics import Ensemble, training_rows
 from baselines.morel.settings import DynamicsSettings
-from baselines.snapshots import adam_arrays, below, load_adam, load_net, net_arrays, under
 from persim import seeding
 from persim.data.trajectories import Trajectories
-from persim.store import Arrays
-from persim.training import DivergenceError
+from persim.learning.training import DivergenceError
+from persim.storage.store import Arrays
 
 
 class DynamicsTraining:

@@ -9,7 +9,7 @@ import torch
 
 from persim import console
 from persim.cli import collect, diagnose, evaluate, policies, predict, render, synthesise
-from persim.training import DivergenceError
+from persim.learning.training import DivergenceError
 
 
 def parser() -> console.Parser:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from persim import store
 from persim.cli.training import Commands
 from persim.data import REGIMES, Trajectories, check_regime, collect_regime
 from persim.envs import EnvSpec, get, names
 from persim.errors import check_at_least
 from persim.evaluation import paper
+from persim.storage import store
 
 
 def add(commands: Commands) -> None:

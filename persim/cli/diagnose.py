@@ -7,7 +7,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-from persim import store
 from persim.cli.collect import recorded
 from persim.cli.training import Commands
 from persim.data import Trajectories, check_regime
@@ -16,7 +15,8 @@ from persim.errors import InputError
 from persim.evaluation.diagnosis import Diagnosis, diagnose
 from persim.evaluation.diagnosis_pictures import diagnosis_figure, with_unit
 from persim.evaluation.factors import agent_factors, covariate_r2, tsne
-from persim.model import LowRankDynamics
+from persim.learning.model import LowRankDynamics
+from persim.storage import store
 
 NEEDED = ("env", "regime", "agents", "seed")  # of what a model says about itself, to record its data once more
 

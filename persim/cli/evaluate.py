@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from persim import console, seeding, store
-from persim.cells import Cell, CellStore, FinishedCell, code_version, row
+from persim import console, seeding
 from persim.cli.planning import add_planner_options, check_once, chosen_planner, oracle_policy
 from persim.cli.training import (
     Commands,
@@ -32,11 +31,13 @@ from persim.envs.spec import Array
 from persim.errors import check_at_least, check_choice
 from persim.evaluation import oracle, paper
 from persim.evaluation.reward import EPISODES, RewardResult, average_rewards
-from persim.model import LowRankDynamics
+from persim.learning.model import LowRankDynamics
 from persim.planning.planner import MPC, PlannerSettings
 from persim.planning.registry import PLANNERS, default_planner, make_planner, planner_objective
 from persim.planning.scorers import model_scorer, true_scorer
 from persim.planning.scoring import PRECISIONS, Scorer, check_agents
+from persim.storage import store
+from persim.storage.cells import Cell, CellStore, FinishedCell, code_version, row
 
 SUITE = "evaluate"
 SCORERS = ("model", "true_env")

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from persim import console, store
+from persim import console
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError
 from persim.evaluation import oracle
 from persim.planning.planner import PlannerSettings
 from persim.planning.registry import PLANNERS, planner_settings
+from persim.storage import store
 
 OPTIONS = {
     "plans": "candidates for each decision",

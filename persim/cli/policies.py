@@ -10,11 +10,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from persim import store
 from persim.cli.training import Commands
 from persim.data.policies import WEIGHTS_FOLDER, weights_path
 from persim.envs import get
 from persim.errors import InputError, check_at_least, check_choice
+from persim.storage import store
 
 
 def add(commands: Commands) -> None:

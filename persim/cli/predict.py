@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from persim import seeding, store
+from persim import seeding
 from persim.cli.training import Commands, Training, add_options, covariate_text, read_model, resolve_device
 from persim.cli.unseen import Unseen, add_unseen_options
 from persim.data import check_regime
@@ -16,7 +16,8 @@ from persim.envs import EnvSpec, get
 from persim.errors import check_at_least
 from persim.evaluation import paper
 from persim.evaluation.prediction import PredictionError, prediction_errors, true_rollouts
-from persim.model import LowRankDynamics
+from persim.learning.model import LowRankDynamics
+from persim.storage import store
 
 
 def add(commands: Commands) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from persim import console, seeding, store
+from persim import console, seeding
 from persim.cli.planning import add_planner_options, chosen_planner, oracle_policy
 from persim.cli.training import Commands, Training, add_options, covariate_text, ensemble, resolve_device
 from persim.data import check_regime
@@ -20,10 +20,11 @@ from persim.errors import InputError, check_at_least, check_choice
 from persim.evaluation import oracle
 from persim.evaluation.pictures import HORIZONS, episode_states, prediction_figure, save_gif, thinned
 from persim.evaluation.prediction import true_rollouts
-from persim.model import LowRankDynamics
+from persim.learning.model import LowRankDynamics
 from persim.planning.planner import MPC
 from persim.planning.registry import PLANNERS, default_planner, make_planner, planner_objective
 from persim.planning.scorers import model_scorer
+from persim.storage import store
 
 OTHERS = ("test", "random", "oracle")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from persim import console, seeding, store
+from persim import console, seeding
 from persim.cli.collect import recorded
 from persim.cli.planning import add_planner_options, check_once, chosen_planner
 from persim.cli.training import (
@@ -25,10 +25,11 @@ from persim.data import Trajectories, check_regime
 from persim.envs import EnvSpec, get
 from persim.errors import InputError, check_at_least
 from persim.methods import Simulator, synthetic_trajectories
-from persim.methods.planned import PlanningSettings, make_simulator
+from persim.methods.persim import PlanningSettings, make_simulator
 from persim.methods.synthetic import PER_AGENT
 from persim.planning.registry import PLANNERS, default_planner
 from persim.planning.scoring import check_agents
+from persim.storage import store
 
 
 def add(commands: Commands) -> None:

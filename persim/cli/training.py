@@ -10,14 +10,15 @@ from typing import Any, TypeAlias
 import torch
 from tqdm import tqdm
 
-from persim import console, store
+from persim import console
 from persim.data import REGIMES, collect_regime
-from persim.ensemble import SPARE_MEMBERS, EnsembleSettings, train_ensemble
 from persim.envs import EnvSpec, names
 from persim.errors import InputError, check_at_least, check_choice
-from persim.model import LowRankDynamics
-from persim.presets import EPOCHS, MEMBERS, VARIANTS, Preset, preset
-from persim.training import EpochReport, TrainSettings
+from persim.learning.ensemble import SPARE_MEMBERS, EnsembleSettings, train_ensemble
+from persim.learning.model import LowRankDynamics
+from persim.learning.presets import EPOCHS, MEMBERS, VARIANTS, Preset, preset
+from persim.learning.training import EpochReport, TrainSettings
+from persim.storage import store
 
 Commands: TypeAlias = "argparse._SubParsersAction[console.Parser]"
 

@@ -10,8 +10,8 @@ from persim import console
 from persim.data.collect import population
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError
-from persim.model import LowRankDynamics
-from persim.unseen import fit_map, known_agents, unseen_model
+from persim.learning.model import LowRankDynamics
+from persim.learning.unseen import fit_map, known_agents, unseen_model
 
 
 def add_unseen_options(p: console.Parser) -> None:

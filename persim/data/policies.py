@@ -10,8 +10,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from persim import store
 from persim.errors import InputError, check_choice
+from persim.storage import store
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 KIND = "policy"

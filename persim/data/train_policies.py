@@ -12,11 +12,12 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from persim import seeding, store
+from persim import seeding
 from persim.data.collect import collect
 from persim.data.policies import KIND, WEIGHTS_FOLDER, NetworkPolicy
 from persim.envs.spec import EnvSpec
 from persim.errors import InputError, check_choice
+from persim.storage import store
 
 MANIFEST = "manifest.json"
 

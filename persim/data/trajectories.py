@@ -12,8 +12,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from persim import store
 from persim.errors import InputError
+from persim.storage import store
 
 KIND = "trajectories"
 _COLUMNS = ("agent", "step", "observation", "action", "next_observation", "reward", "terminated", "truncated")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from persim.data.trajectories import Trajectories
 from persim.errors import InputError
-from persim.model import LowRankDynamics
+from persim.learning.model import LowRankDynamics
 
 ROWS, CHUNK = 20_000, 2_000
 NEGLIGIBLE = 0.1  # directions that together carry less than this share of the model's error are spare

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from persim.envs.spec import Array
 from persim.errors import InputError
-from persim.model import LowRankDynamics
+from persim.learning.model import LowRankDynamics
 
 FOLDS, TREES, PERPLEXITY = 5, 50, 30.0
 

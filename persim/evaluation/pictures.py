@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from persim import store
 from persim.data.collect import collect
 from persim.data.policies import BatchPolicy
 from persim.envs.spec import Array, EnvSpec, FramesFn, pictures
 from persim.evaluation.prediction import HORIZON, WARM_UP, Dynamics, TrueRollouts, predicted_states
+from persim.storage import store
 
 Frame = NDArray[np.uint8]
 

@@ -16,7 +16,7 @@ from persim.data.trajectories import Trajectories
 from persim.envs.spec import Array, EnvSpec
 from persim.evaluation.prediction import History
 from persim.planning.planner import Plans
-from persim.store import Arrays
+from persim.storage.store import Arrays
 
 Report = Callable[[float], None]  # called now and then with the share that is done, 0 to 1
 

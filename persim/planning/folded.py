@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError
-from persim.model import LowRankDynamics
+from persim.learning.model import LowRankDynamics
 from persim.planning.scoring import check_agents
 from persim.planning.tree import Floats, Index
 

@@ -6,7 +6,7 @@ import torch
 
 from persim.envs.spec import Array
 from persim.errors import InputError
-from persim.model import LowRankDynamics
+from persim.learning.model import LowRankDynamics
 from persim.planning.folded import FoldedEnsemble, TrueDynamics
 from persim.planning.scoring import Objective, PlainScorer, Scorer
 from persim.planning.tree import TreeScorer

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from baselines.registry import METHODS
 from persim.data import REGIMES
 from persim.evaluation import paper
+from sweeps.grid.suites import ALL_METHODS, ENVS, SUITES
 from sweeps.reporting.compare import Comparison, Known, compare
 from sweeps.reporting.select import Library, Measured
-from sweeps.suites import ALL_METHODS, ENVS, SUITES
 
 RMSE, R2, REWARD = "prediction_rmse", "prediction_r2", "reward"
 PAPER_AGENTS = 500

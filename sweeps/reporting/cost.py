@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import mean, median
 
 from baselines.registry import METHODS
-from persim.cells import FinishedCell
+from persim.storage.cells import FinishedCell
 from sweeps.reporting.page import Entry, Section, Table, text
 from sweeps.reporting.results import ENV_TITLES, Results
 from sweeps.reporting.select import budget_of

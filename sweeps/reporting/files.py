@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from persim import store
 from persim.errors import InputError
+from persim.storage import store
 
 _FIGURES = "figures"
 

@@ -12,14 +12,14 @@ import pandas as pd
 from persim.data import REGIMES
 from persim.envs import get
 from persim.errors import InputError
-from sweeps.latent_figure import latent_figure
 from sweeps.reporting.blocks import PAPER_AGENTS
 from sweeps.reporting.compare import mean, std, with_spread
 from sweeps.reporting.figures import drawn
+from sweeps.reporting.latent_figure import latent_figure
 from sweeps.reporting.page import Entry, Figure, Section, Table
 from sweeps.reporting.results import ENV_TITLES, Results
+from sweeps.reporting.rollout_figure import curves_figure, frames_figure
 from sweeps.reporting.tables import behind
-from sweeps.rollout_figure import curves_figure, frames_figure
 
 FACTORS, ROLLOUTS = "factors.parquet", "rollouts.parquet"
 FACTOR_COLUMNS = ("env", "regime", "budget", "x", "y", "covariate", "unit", "value", "r2")

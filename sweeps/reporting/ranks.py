@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from persim import store
-from persim.cells import FinishedCell
-from sweeps.plots import rank_figure
-from sweeps.rank_choice import choose, summarise
+from persim.storage import store
+from persim.storage.cells import FinishedCell
 from sweeps.reporting.compare import number
 from sweeps.reporting.figures import drawn
 from sweeps.reporting.page import Entry, Figure, Section, Table, text
+from sweeps.reporting.rank_plot import rank_figure
 from sweeps.reporting.results import ENV_TITLES, Results
+from sweeps.tuning.rank_choice import choose, summarise
 
 SUITE = "rank_cv"
 

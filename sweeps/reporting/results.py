@@ -10,9 +10,9 @@ from pathlib import Path
 
 from persim.envs import get
 from persim.errors import InputError
+from sweeps.grid.suites import ENVS
 from sweeps.reporting.blocks import Block, all_blocks
 from sweeps.reporting.select import Library
-from sweeps.suites import ENVS
 
 ENV_TITLES = {env: get(env).title for env in ENVS}
 NOTES = "notes.json"

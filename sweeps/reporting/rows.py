@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from persim import store
-from persim.cells import KIND, Cell, FinishedCell
 from persim.errors import InputError, check_choice
+from persim.storage import store
+from persim.storage.cells import KIND, Cell, FinishedCell
 
 VERSION = 1
 SUITES = ("prediction", "reward", "augmentation", "unseen", "scarcity", "rank_cv")

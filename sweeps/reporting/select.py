@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.registry import METHODS, PRESETS, make_method
-from persim import store
-from persim.cells import FinishedCell
 from persim.envs import get
-from sweeps.suites import ENVS, TRUE_ENV_REGIME
+from persim.storage import store
+from persim.storage.cells import FinishedCell
+from sweeps.grid.suites import ENVS, TRUE_ENV_REGIME
 
 _SHOWN = ("paper", "laptop", "quick")  # best first; the smoke budget's numbers mean nothing
 _EPISODES = ("episodes", "policy_episodes")

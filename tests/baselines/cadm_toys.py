@@ -8,7 +8,7 @@ from baselines.cadm import ActingSettings, CaDM, CaDMSettings
 from persim.data.collect import collect
 from persim.data.policies import UniformPolicy
 from persim.envs.spec import Covariate, EnvSpec
-from persim.methods.planned import PlanningSettings
+from persim.methods.persim import PlanningSettings
 
 SMALL = {
     "widths": (32, 32), "encoder_widths": (32,), "decays": (1e-5, 1e-5, 1e-5), "encoder_decays": (1e-5, 1e-5),

@@ -14,9 +14,9 @@ from persim.data.policies import UniformPolicy
 from persim.envs import get
 from persim.errors import InputError
 from persim.evaluation.prediction import errors_of, true_rollouts
+from persim.learning.training import DivergenceError
 from persim.methods import Part
-from persim.methods.planned import PlanningSettings
-from persim.training import DivergenceError
+from persim.methods.persim import PlanningSettings
 from tests.baselines.cadm_toys import GLIDE, PUSHED, method, pets, planning, recorded, vanilla
 
 

@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from baselines import chunks
-from baselines.augmented import Augmented
-from baselines.learner import Transitions
-from baselines.model_free import ModelFree
-from baselines.settings import (
+from baselines.common import chunks
+from baselines.model_free.augmented import Augmented
+from baselines.model_free.learner import Transitions
+from baselines.model_free.method import ModelFree
+from baselines.model_free.settings import (
     BCQSettings,
     CQLSettings,
     DiscreteBCQSettings,
     DiscreteCQLSettings,
     offline_settings,
 )
-from persim import store
 from persim.errors import InputError
+from persim.learning.training import KIND as CHECKPOINT
+from persim.learning.training import DivergenceError
 from persim.methods import Part, PerSim, PerSimSettings
-from persim.methods.planned import PlanningSettings
-from persim.training import KIND as CHECKPOINT
-from persim.training import DivergenceError
+from persim.methods.persim import PlanningSettings
+from persim.storage import store
 from tests.baselines.toy import COLUMNS, GLIDE, WALK, line, recorded, share_of_the_way
 
 SMALL = {"gamma": 0.5, "widths": (32, 32)}

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
+from baselines.common.scale import Scale
 from baselines.morel.actor import StochasticActor
 from baselines.morel.dynamics import Ensemble, disagreement, training_rows
 from baselines.morel.episodes import Episodes
 from baselines.morel.mdp import PessimisticMDP, halting_threshold
 from baselines.morel.settings import DynamicsSettings, MorelSettings, PessimismSettings, PPOSettings
 from baselines.morel.training import DynamicsTraining
-from baselines.scale import Scale
 from persim.envs import get
 from persim.errors import InputError
-from persim.training import DivergenceError
+from persim.learning.training import DivergenceError
 from tests.baselines.toy import COLUMNS, GLIDE, WALK, recorded
 
 PESSIMISM = PessimismSettings(penalty=-50.0, horizon=5)

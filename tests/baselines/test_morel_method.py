@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from baselines import chunks
+from baselines.common import chunks
 from baselines.morel.actor import StochasticActor
 from baselines.morel.method import Morel
 from baselines.morel.settings import DynamicsSettings, MorelSettings, PessimismSettings, PPOSettings
 from baselines.morel.stages import Stages
-from persim import store
 from persim.errors import InputError
+from persim.learning.training import KIND as CHECKPOINT
+from persim.learning.training import DivergenceError
 from persim.methods import Part
-from persim.training import KIND as CHECKPOINT
-from persim.training import DivergenceError
+from persim.storage import store
 from tests.baselines.toy import GLIDE, WALK, recorded, share_of_the_way
 
 LEARNING = MorelSettings(

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch.nn.functional import log_softmax, mse_loss, nll_loss, relu, smooth_l1_loss
 
-from baselines import bcq, cql
-from baselines.generators import torch_seed
-from baselines.learner import Batch
-from baselines.quiet import d3rlpy
-from baselines.settings import BCQSettings, CQLSettings, DiscreteBCQSettings, DiscreteCQLSettings
+from baselines.common.generators import torch_seed
+from baselines.model_free import bcq, cql
+from baselines.model_free.learner import Batch
+from baselines.model_free.quiet import d3rlpy
+from baselines.model_free.settings import BCQSettings, CQLSettings, DiscreteBCQSettings, DiscreteCQLSettings
 
 WIDTHS = (16, 12)
 SEED = np.random.SeedSequence(3)

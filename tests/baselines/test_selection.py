@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from baselines import chunks
-from baselines.augmented import Augmented
-from baselines.selection import TRIALS, Selection
+from baselines.common import chunks
+from baselines.model_free.augmented import Augmented
+from baselines.model_free.selection import TRIALS, Selection
 from persim.data.policies import UniformPolicy
 from persim.evaluation.reward import average_rewards
 from persim.methods import Part, PerSim, PerSimSettings
-from persim.methods.planned import PlanningSettings
+from persim.methods.persim import PlanningSettings
 from persim.methods.simulated import simulated
 from tests.baselines.test_model_free import DISCRETE
 from tests.baselines.toy import WALK, recorded

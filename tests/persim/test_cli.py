@@ -4,8 +4,7 @@ import os
 
 import pytest
 
-from persim import console, store
-from persim.cells import KIND
+from persim import console
 from persim.cli import main
 from persim.data import Trajectories, collect_regime
 from persim.data.collect import population
@@ -13,6 +12,8 @@ from persim.data.policies import NetworkPolicy, weights_path
 from persim.data.train_policies import mean_reward
 from persim.envs import get
 from persim.evaluation.paper import prediction_error
+from persim.storage import store
+from persim.storage.cells import KIND
 
 SMALL = ["predict", "--env", "cartpole", "--agents", "8", "--epochs", "2", "--members", "2"]
 EVALUATE = ["evaluate", *SMALL[1:]]

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from persim import console, store
+from persim import console
 from persim.cli import main
 from persim.cli.diagnose import verdict
 from persim.data import collect_regime
 from persim.envs import get
 from persim.evaluation.diagnosis import Diagnosis, diagnose
-from persim.model import KIND, LowRankDynamics
+from persim.learning.model import KIND, LowRankDynamics
+from persim.storage import store
 
 ABOUT = {"env": "cartpole", "regime": "random", "agents": 8, "seed": 0}
 

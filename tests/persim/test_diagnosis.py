@@ -11,8 +11,8 @@ from persim import seeding
 from persim.data import Trajectories
 from persim.errors import InputError
 from persim.evaluation.diagnosis import diagnose
-from persim.model import LowRankDynamics, ModelSettings
-from persim.training import TrainSettings, train
+from persim.learning.model import LowRankDynamics, ModelSettings
+from persim.learning.training import TrainSettings, train
 
 SHAPE = ModelSettings(n_agents=6, state_dim=4, action_dim=3, discrete=True, rank=3, members=2, state_widths=(8,))
 

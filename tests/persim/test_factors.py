@@ -7,7 +7,7 @@ import torch
 from persim import seeding
 from persim.errors import InputError
 from persim.evaluation.factors import agent_factors, covariate_r2, tsne
-from persim.model import LowRankDynamics, ModelSettings
+from persim.learning.model import LowRankDynamics, ModelSettings
 
 AGENTS = 200
 

@@ -6,17 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from baselines.model_free.settings import PAPER_UPDATES
 from baselines.registry import METHODS, PRESETS, Budget, make_method
-from baselines.settings import PAPER_UPDATES
 from persim.data import collect_regime
 from persim.data.collect import collect
 from persim.data.policies import UniformPolicy
-from persim.ensemble import EnsembleSettings, train_ensemble
 from persim.envs import get
 from persim.errors import InputError
+from persim.learning.ensemble import EnsembleSettings, train_ensemble
+from persim.learning.presets import preset
+from persim.learning.training import TrainSettings
 from persim.methods import Part, Predictor
-from persim.presets import preset
-from persim.training import TrainSettings
 
 TINY = Budget(
     "tiny",

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from persim import seeding, store
-from persim.batches import TrainingRows
+from persim import seeding
 from persim.errors import InputError
-from persim.gradients import FlatParameters, LossGradient
-from persim.model import KIND, LowRankDynamics, ModelSettings
+from persim.learning.batches import TrainingRows
+from persim.learning.gradients import FlatParameters, LossGradient
+from persim.learning.model import KIND, LowRankDynamics, ModelSettings
+from persim.storage import store
 
 DISCRETE = ModelSettings(n_agents=7, state_dim=4, action_dim=2, discrete=True, rank=3, members=2)
 CONTINUOUS = dataclasses.replace(DISCRETE, discrete=False, action_dim=3, state_widths=(16, 12), action_widths=(8, 9))
@@ -83,7 +84,7 @@ def test_closed_form_gradient_is_autograds(settings, batch, rng, cartpole_data):
     error.square().mean((1, 2)).sum().backward()
     expected = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
 
-    from persim.gradients import Minibatch
+    from persim.learning.gradients import Minibatch
 
     index = agents.unsqueeze(1).expand(2, settings.rank, batch)
     with torch.no_grad():

@@ -5,7 +5,6 @@ import shutil
 import numpy as np
 import pytest
 
-from persim import store
 from persim.data import collect_regime
 from persim.data import policies as policies_module
 from persim.data.policies import (
@@ -22,6 +21,7 @@ from persim.data.train_policies import MANIFEST, RECIPES, mean_reward, policy_na
 from persim.envs import get
 from persim.errors import InputError
 from persim.evaluation.paper import observed_data
+from persim.storage import store
 
 READY = [env for env in RECIPES if not missing_policies(env, len(get(env).policy_agents))]
 REGIMES = ["pure", "random", "pure-eps-20", "pure-eps-40"]

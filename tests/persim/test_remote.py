@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from persim import remote, store
 from persim.errors import InputError
+from persim.storage import objects as remote
+from persim.storage import store
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from persim import seeding, store
+from persim import seeding
 from persim.errors import InputError
+from persim.storage import store
 
 
 def test_records_come_back_and_changes_are_noticed(tmp_path):

@@ -16,7 +16,7 @@ from persim.envs import get
 from persim.envs.spec import Covariate, EnvSpec
 from persim.errors import InputError
 from persim.methods import PerSim, PerSimSettings, Simulator, TrueEnv, synthetic_trajectories
-from persim.methods.planned import PlanningSettings
+from persim.methods.persim import PlanningSettings
 from persim.methods.synthetic import spread_starts
 
 HORIZON, GOAL = 10, 6.0

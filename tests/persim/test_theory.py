@@ -11,7 +11,7 @@ import torch
 from persim import seeding
 from persim.envs import cartpole as cp
 from persim.envs import mountaincar
-from persim.model import LowRankDynamics, ModelSettings
+from persim.learning.model import LowRankDynamics, ModelSettings
 
 PAPER, GYMNASIUM = 0.5, 1.0
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from persim import seeding
-from persim.batches import TrainingRows
-from persim.ensemble import EnsembleSettings, train_ensemble
 from persim.errors import InputError
-from persim.model import LowRankDynamics, ModelSettings
-from persim.training import DivergenceError, TrainSettings, holdout_errors, split, train
+from persim.learning.batches import TrainingRows
+from persim.learning.ensemble import EnsembleSettings, train_ensemble
+from persim.learning.model import LowRankDynamics, ModelSettings
+from persim.learning.training import DivergenceError, TrainSettings, holdout_errors, split, train
 
 SETTINGS = TrainSettings(epochs=6, batch_size=32, halve_every=4, holdout_every=2, checkpoint_every=2, average_last=3)
 
@@ -128,7 +128,7 @@ def test_foreign_and_damaged_checkpoints_are_refused(cartpole_data, tmp_path):
 
 
 def test_a_nan_in_a_checkpoint_is_refused(tmp_path):
-    from persim import store
+    from persim.storage import store
 
     store.write_arrays(tmp_path / "c", {"values": np.array([1.0, np.nan])}, "checkpoint", {})
     with pytest.raises(InputError, match="non-finite value in 'values'"):

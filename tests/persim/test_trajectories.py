@@ -6,12 +6,12 @@ import os
 import numpy as np
 import pytest
 
-from persim import store
 from persim.data import Trajectories, collect, collect_regime
 from persim.data.policies import EpsilonPolicy, NetworkPolicy, UniformPolicy, has_test_policy, load_test_policy
 from persim.data.train_policies import RECIPES, mean_reward
 from persim.envs import get
 from persim.errors import InputError
+from persim.storage import store
 
 
 def test_collected_episodes_are_whole_and_follow_the_dynamics(cartpole_data):

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from baselines.registry import METHODS
-from baselines.unseen import UnseenAgents
 from persim.errors import InputError
+from persim.learning.model import LowRankDynamics, ModelSettings
+from persim.learning.unseen import MapSettings, fit_map, known_agents, unseen_model
 from persim.methods import Part, PerSim, PerSimSettings
-from persim.methods.planned import ModelSimulator, PlanningSettings, make_simulator
-from persim.model import LowRankDynamics, ModelSettings
-from persim.unseen import MapSettings, fit_map, known_agents, unseen_model
+from persim.methods.persim import ModelSimulator, PlanningSettings, make_simulator
+from persim.methods.unseen import UnseenAgents
 from tests.baselines.toy import WALK, recorded, share_of_the_way
 
 MEMBERS, RANK, AGENTS = 3, 4, 40

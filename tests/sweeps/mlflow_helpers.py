@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from mlflow import MlflowClient
 
-from sweeps.tracking import Extras, Group, Tracker
+from sweeps.tracking.tracker import Extras, Group, Tracker
 from tests.sweeps.test_rank_choice import trial
 
 GROUP = Group("sweep-1", "cartpole", {"env": "cartpole", "ranks": "3,5"})

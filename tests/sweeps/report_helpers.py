@@ -4,10 +4,10 @@ import json
 from dataclasses import replace
 
 from baselines.registry import PRESETS
-from persim.cells import CellStore, FinishedCell, row
-from persim.store import canonical_json
-from sweeps.rank_trial import SweepSettings
-from sweeps.suites import SUITES, Grid
+from persim.storage.cells import CellStore, FinishedCell, row
+from persim.storage.store import canonical_json
+from sweeps.grid.suites import SUITES, Grid
+from sweeps.tuning.rank_trial import SweepSettings
 
 
 def cells(suite, env, regime, method, values, *, budget=PRESETS["paper"], agents=500, seed=0, **more):

@@ -15,13 +15,14 @@ import pytest
 from mlflow import MlflowClient
 
 from baselines import registry
-from persim import console, store
-from persim.cells import CellStore
+from persim import console
 from persim.data import Trajectories, collect_regime
 from persim.envs import get
+from persim.storage import store
+from persim.storage.cells import CellStore
 from sweeps import benchmark
-from sweeps.suites import SUITES
-from sweeps.tracking import default_uri
+from sweeps.grid.suites import SUITES
+from sweeps.tracking.tracker import default_uri
 from tests.sweeps.cluster import two_nodes
 from tests.sweeps.test_rank_cv import wait_for, workers_of
 
@@ -89,7 +90,7 @@ def test_every_cell_is_a_row_a_run_and_a_line(undisturbed):
 
 @pytest.mark.ray
 def test_one_model_serves_all_that_is_measured_and_other_commands_read_it(undisturbed):
-    from persim.model import LowRankDynamics
+    from persim.learning.model import LowRankDynamics
 
     folder, _ = undisturbed
     models = sorted((folder / "runs" / "models").glob("*.safetensors"))

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sweeps.ray_session import ray_session
+from sweeps.engine.session import ray_session
 from tests.sweeps.cluster import two_nodes
 
 

@@ -9,24 +9,24 @@ from PIL import Image
 
 from baselines.registry import PRESETS
 from persim import console
-from persim.cells import CellStore
 from persim.data.collect import population
 from persim.envs import get
 from persim.errors import InputError
 from persim.evaluation.prediction import HORIZON
+from persim.storage.cells import CellStore
 from sweeps import figures
-from sweeps.latent_figure import latent_figure
+from sweeps.engine.runner import finished_cell
+from sweeps.engine.work import dataset, perform
+from sweeps.grid.suites import SUITES, Grid
+from sweeps.grid.tasks import model_output, plan
 from sweeps.reporting import paper_figures
 from sweeps.reporting.compare import number
+from sweeps.reporting.latent_figure import latent_figure
+from sweeps.reporting.models import stored_models
 from sweeps.reporting.results import Results
+from sweeps.reporting.rollout_figure import curves_figure, frames_figure
+from sweeps.reporting.rollouts import AGENTS
 from sweeps.reporting.select import Library
-from sweeps.rollout_figure import curves_figure, frames_figure
-from sweeps.rollouts import AGENTS
-from sweeps.runner import finished_cell
-from sweeps.stored_models import stored_models
-from sweeps.suites import SUITES, Grid
-from sweeps.tasks import model_output, plan
-from sweeps.work import dataset, perform
 
 N, SEED = 6, 3
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from persim.cells import Cell
-from sweeps.graph import ATTEMPTS, TaskGraph
-from sweeps.tasks import Task, missing
+from persim.storage.cells import Cell
+from sweeps.engine.graph import ATTEMPTS, TaskGraph
+from sweeps.grid.tasks import Task, missing
 
 CELL = Cell("smoke", "cartpole", "random", 6, "persim", 0, {})
 

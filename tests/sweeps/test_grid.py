@@ -5,14 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from persim.cells import CellStore, FinishedCell, row
 from persim.evaluation.prediction import true_rollouts
 from persim.evaluation.reward import average_rewards
-from sweeps import bench_tables, benchmark, estimate, work
-from sweeps.bench_bar import CellBar
-from sweeps.runner import finished_cell
-from sweeps.suites import covariates_of, spec_of, weights_key
-from sweeps.tasks import base_cell, missing, plan
+from persim.storage.cells import CellStore, FinishedCell, row
+from sweeps import benchmark
+from sweeps.engine import work
+from sweeps.engine.bench_bar import CellBar
+from sweeps.engine.runner import finished_cell
+from sweeps.grid import estimate
+from sweeps.grid.suites import covariates_of, spec_of, weights_key
+from sweeps.grid.tasks import base_cell, missing, plan
+from sweeps.reporting import text_tables as bench_tables
 
 
 def grid_of(*arguments):

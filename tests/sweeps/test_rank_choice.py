@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from persim.cells import CellStore, FinishedCell, row
 from persim.errors import InputError
-from sweeps.rank_choice import choose, read_choice, summarise, write_choice
-from sweeps.rank_trial import SweepSettings
+from persim.storage.cells import CellStore, FinishedCell, row
+from sweeps.tuning.rank_choice import choose, read_choice, summarise, write_choice
+from sweeps.tuning.rank_trial import SweepSettings
 
 SETTINGS = SweepSettings("cartpole", "random", 500, (3, 5, 10), 3, 300, 0.2, 0)
 

@@ -13,8 +13,9 @@ import pytest
 from mlflow import MlflowClient
 
 from persim import console
-from sweeps import common, rank_cv
-from sweeps.rank_choice import read_choice
+from sweeps import options as common
+from sweeps import rank_cv
+from sweeps.tuning.rank_choice import read_choice
 
 SCRIPT = Path(rank_cv.__file__)
 SMALL = ["--env", "cartpole", "--agents", "20", "--ranks", "2,5", "--repeats", "2", "--epochs", "600"]
@@ -231,7 +232,7 @@ def test_a_second_driver_of_the_same_sweep_is_refused(tmp_path, monkeypatch, cap
 def test_resume_refuses_options_that_say_otherwise(tmp_path, monkeypatch, capsys):
     from dataclasses import asdict
 
-    from persim import store
+    from persim.storage import store
 
     monkeypatch.chdir(tmp_path)
     settings = rank_cv.checked_settings(rank_cv.parser().parse_args(SMALL))

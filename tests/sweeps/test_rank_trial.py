@@ -9,7 +9,7 @@ import pytest
 
 from persim import envs
 from persim.data import collect_regime
-from sweeps.rank_trial import SweepSettings, run_trial
+from sweeps.tuning.rank_trial import SweepSettings, run_trial
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_an_environment_of_another_package_goes_through(swing, tmp_path):
 
 
 def test_hold_outs_differ_between_repeats_and_agree_between_ranks(tmp_path, monkeypatch):
-    from sweeps import rank_trial
+    from sweeps.tuning import rank_trial
 
     seen = {}
     real = rank_trial.split

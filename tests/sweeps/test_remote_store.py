@@ -12,16 +12,19 @@ import uuid
 import pytest
 from mlflow import MlflowClient
 
-from persim import console, remote, store
-from persim.cells import CellStore
+from persim import console
 from persim.errors import InputError
-from sweeps import benchmark, remote_lock
-from sweeps.bench_plot import plot_methods
-from sweeps.bench_tracking import Tracking
-from sweeps.common import only_driver
-from sweeps.runner import finished_cell
-from sweeps.tasks import missing, plan
-from sweeps.work import dataset, perform
+from persim.storage import objects as remote
+from persim.storage import store
+from persim.storage.cells import CellStore
+from sweeps import benchmark
+from sweeps.engine import lock as remote_lock
+from sweeps.engine.runner import finished_cell
+from sweeps.engine.work import dataset, perform
+from sweeps.grid.tasks import missing, plan
+from sweeps.options import only_driver
+from sweeps.reporting.bench_plot import plot_methods
+from sweeps.tracking.bench_tracking import Tracking
 
 SMOKE = ["--suite", "smoke", "--envs", "cartpole", "--trials", "1"]
 

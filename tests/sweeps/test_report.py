@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from baselines.registry import PRESETS
-from persim import console, store
+from persim import console
+from persim.storage import store
 from sweeps import report
 from sweeps.reporting import sections as report_sections
 from sweeps.reporting.page import Entry, Section, Table, html, markdown

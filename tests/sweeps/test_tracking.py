@@ -11,12 +11,12 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from persim.cells import row
 from persim.errors import InputError
-from persim.model import LowRankDynamics, ModelSettings
-from sweeps import mlflow_runs
-from sweeps.mlflow_runs import Runs
-from sweeps.tracking import DatasetNote, Extras, Group, default_uri
+from persim.learning.model import LowRankDynamics, ModelSettings
+from persim.storage.cells import row
+from sweeps.tracking import runs as mlflow_runs
+from sweeps.tracking.runs import Runs
+from sweeps.tracking.tracker import DatasetNote, Extras, Group, default_uri
 from tests.sweeps.mlflow_helpers import GROUP, finished_trial, runs, send, tracker
 
 

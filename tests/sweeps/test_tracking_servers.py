@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from persim.model import LowRankDynamics, ModelSettings
-from sweeps.tracking import DatasetNote, Extras, default_uri
+from persim.learning.model import LowRankDynamics, ModelSettings
+from sweeps.tracking.tracker import DatasetNote, Extras, default_uri
 from tests.sweeps.mlflow_helpers import GROUP, finished_trial, runs, send, tracker
 
 PROCESSES, EACH = 8, 50

@@ -13,14 +13,14 @@ import torch
 from mlflow import MlflowClient
 
 from persim import console
-from persim.cells import CellStore, row
 from persim.errors import InputError
-from persim.model import LowRankDynamics
-from persim.presets import preset
+from persim.learning.model import LowRankDynamics
+from persim.learning.presets import preset
+from persim.storage.cells import CellStore, row
 from sweeps import tune
-from sweeps.tune_search import Asha, SeededTPE, search
-from sweeps.tune_study import Entry, Journal, read_best, training_of
-from sweeps.tune_trial import finish, holdout_shares, run_trial
+from sweeps.tuning.search import Asha, SeededTPE, search
+from sweeps.tuning.study import Entry, Journal, read_best, training_of
+from sweeps.tuning.trial import finish, holdout_shares, run_trial
 from tests.sweeps.test_tune_space import SMALL, SPACE, study
 
 SCRIPT = Path(tune.__file__)
@@ -66,11 +66,11 @@ def test_a_diverging_trial_is_finished_with_an_infinite_error(cartpole_data, tmp
     assert [(report.epoch, report.rung_error is not None) for report in reports] == [(1, True), (2, False), (3, False)]
 
     def explode(*_, **__):
-        from persim.training import DivergenceError
+        from persim.learning.training import DivergenceError
 
         raise DivergenceError("non-finite")
 
-    monkeypatch.setattr("sweeps.tune_trial.train", explode)
+    monkeypatch.setattr("sweeps.tuning.trial.train", explode)
     lost = run_trial(settings, values | {"learning_rate": 0.9}, cartpole_data, tmp_path, reports.append)
     assert settings.value(lost) == np.inf
     assert run_trial(settings, values, cartpole_data, tmp_path, reports.append) == healthy

@@ -9,7 +9,7 @@ import yaml
 from persim import console
 from persim.envs import get
 from sweeps import tune
-from sweeps.tune_space import Choice, Fixed, Range, Space, as_yaml, default_space
+from sweeps.tuning.space import Choice, Fixed, Range, Space, as_yaml, default_space
 
 SCRIPT = Path(tune.__file__)
 SMALL = ["--env", "cartpole", "--agents", "20", "--epochs", "27", "--space", "space.yaml", "--cpus", "1"]

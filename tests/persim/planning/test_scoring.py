@@ -10,7 +10,7 @@ import torch
 from persim import seeding
 from persim.envs import get
 from persim.errors import InputError
-from persim.model import LowRankDynamics, ModelSettings
+from persim.learning.model import LowRankDynamics, ModelSettings
 from persim.planning.folded import FoldedEnsemble, TrueDynamics
 from persim.planning.scorers import model_scorer, true_scorer
 from persim.planning.scoring import PRECISIONS, Objective, PlainScorer

@@ -1,0 +1,112 @@
+"""BCQ and CQL as methods: one policy for all agents (-P), or one for each test agent (-A)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from baselines.common.chunks import Trainee, train
+from baselines.common.generators import torch_seed
+from baselines.model_free.settings import OfflineSettings
+from baselines.policy_method import Actor, PolicyMethod
+from persim import seeding
+from persim.data.trajectories import Trajectories
+from persim.envs.spec import EnvSpec
+from persim.learning.training import DivergenceError
+from persim.methods import Part, Weights
+from persim.storage.store import Arrays
+
+if TYPE_CHECKING:  # d3rlpy takes seconds to import: only those who train or act wait for it
+    from baselines.model_free.learner import Learner, Transitions
+
+_CHUNKS = 100  # points of a curve
+
+
+class ModelFree(PolicyMethod):
+    """BCQ or CQL; a part is one policy.
+
+    Args:
+        settings: say which, and how it learns.
+        spec: the environment.
+        pooled: one policy from the data of all agents (-P); else one for each test agent, from its own (-A).
+
+    Raises:
+        InputError: an action of the environment has no bounds.
+    """
+
+    def __init__(self, settings: OfflineSettings, spec: EnvSpec, *, pooled: bool) -> None:
+        super().__init__(settings, spec, pooled=pooled)
+        self.settings = settings
+
+    def fit_part(self, part: Part) -> Weights:
+        """Trains one policy, on the data of all agents or of the test agent of that number."""
+        from baselines.model_free.learner import Learner, Transitions
+
+        spec = part.spec
+        rows = Transitions(self._sources(part), part.device)
+        init = seeding.sequence(part.seed, "init", part.number)
+        learner = Learner(self.settings, spec.state_dim, spec.action_space, init, part.device)
+        if self.settings.normalised:
+            learner.scale = rows.normalise()
+        updates = Updates(learner, rows, self.settings, (part.seed, part.number))
+        trainee = self._judged(updates, part)
+        progress = train(trainee, part.checkpoint, part.report)
+        about = {"curves": progress.curves, "seconds": progress.seconds}
+        return Weights(trainee.arrays(), {"about": about})
+
+    def _judged(self, updates: Updates, part: Part) -> Policies:
+        """What decides which of the policies on the way is kept; here it is the last."""
+        return updates
+
+    def _sources(self, part: Part) -> list[Trajectories]:
+        """What a part learns from."""
+        return [self.rows_of(part)]
+
+    def _actor(self, arrays: Arrays, spec: EnvSpec, device: str) -> Actor:
+        from baselines.model_free.learner import Learner
+
+        learner = Learner(self.settings, spec.state_dim, spec.action_space, np.random.SeedSequence(0), device)
+        learner.load(arrays)
+        return learner
+
+
+class Policies(Trainee, Protocol):
+    """A training that ends with a policy."""
+
+    def arrays(self) -> Arrays:
+        """The weights that act."""
+        ...
+
+
+class Updates:
+    """A learner with its rows; see ``baselines.common.chunks.Trainee``."""
+
+    def __init__(self, learner: Learner, rows: Transitions, settings: OfflineSettings, seeds: tuple[int, int]) -> None:
+        self.learner, self._rows, self._settings, self._seeds = learner, rows, settings, seeds
+        self._size = math.ceil(settings.updates / _CHUNKS)
+        self.chunks = math.ceil(settings.updates / self._size)
+        self.state, self.load_state, self.arrays = learner.state, learner.load_state, learner.arrays
+
+    def advance(self, chunk: int) -> tuple[int, dict[str, float]]:
+        """So many updates; the values are the means of their losses.
+
+        Raises:
+            DivergenceError: a loss became non-finite.
+        """
+        start = chunk * self._size
+        stop = min(start + self._size, self._settings.updates)
+        seed = seeding.sequence(*self._seeds, "batches", start)
+        size = (stop - start, self._settings.batch_size)
+        chosen = torch.from_numpy(np.random.default_rng(seed).integers(len(self._rows), size=size))
+        sums: dict[str, float] = {}
+        with torch_seed(seed):
+            for step, batch in enumerate(chosen, start + 1):
+                losses = self.learner.update(self._rows.batch(batch), step)
+                for name, value in losses.items():
+                    if not math.isfinite(value):
+                        raise DivergenceError(f"{name} became {value} at step {step}; lower the learning rate")
+                    sums[name] = sums.get(name, 0.0) + value
+        return stop, {name: value / (stop - start) for name, value in sums.items()}

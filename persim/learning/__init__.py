@@ -1,0 +1,1 @@
+"""The low-rank model, its gradients and its training."""

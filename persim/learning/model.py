@@ -1,0 +1,244 @@
+"""LowRankDynamics: the three encoders that meet in a rank-R product, K ensemble members at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from persim.errors import InputError, check_at_least
+from persim.storage import store
+
+KIND = "model"
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Shape of a model (Appendix D.1).
+
+    Attributes:
+        n_agents: N, agents in the data.
+        state_dim: S.
+        action_dim: number of discrete actions, or of action dimensions.
+        discrete: whether actions are whole numbers (then they enter one-hot).
+        rank: R, the number of rank-one terms.
+        members: K, ensemble members.
+        state_widths: hidden layers of the state encoder.
+        action_widths: hidden layers of the action encoder; none for discrete actions.
+        normalised: whether states and state differences are z-scored inside the model.
+
+    Raises:
+        InputError: a number below 1.
+    """
+
+    n_agents: int
+    state_dim: int
+    action_dim: int
+    discrete: bool
+    rank: int
+    members: int = 1
+    state_widths: tuple[int, ...] = (256,)
+    action_widths: tuple[int, ...] = ()
+    normalised: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("n_agents", "state_dim", "action_dim", "rank", "members"):
+            check_at_least(field, getattr(self, field), 1)
+        for field in ("state_widths", "action_widths"):
+            for width in getattr(self, field):
+                check_at_least(field, width, 1)
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+
+
+def uniform_layer(shape: tuple[int, ...], fan_in: int, rng: np.random.Generator) -> Tensor:
+    """Uniform in +-1/sqrt(fan_in), weights and biases alike: the default of ``torch.nn.Linear``."""
+    bound = fan_in**-0.5
+    return torch.from_numpy(rng.uniform(-bound, bound, size=shape).astype(np.float32))
+
+
+def with_ones(rows: Tensor) -> Tensor:
+    """Appends a row of ones: ``[K, F, B]`` to ``[K, F + 1, B]``, so that a bias is one more column."""
+    return torch.cat([rows, torch.ones_like(rows[..., :1, :])], dim=-2)
+
+
+class LowRankDynamics(nn.Module):
+    """``s'_d = s_d + sum_l u_l(agent) v_l(s, d) w_l(a)`` for K members at once (Section 4, Figure 3).
+
+    Inside, data are feature-major, ``[K, features, B]``: the batch is the long, contiguous axis, on
+    which small products vectorise. Every layer is one matrix ``[K, out, in + 1]`` whose last column is
+    its bias.
+
+    Args:
+        settings: the shape.
+        seeds: one SeedSequence per member, for its initial weights; a member starts the same whatever
+            the number of its siblings.
+
+    Raises:
+        InputError: the number of seeds is not the number of members.
+    """
+
+    SHARED = ("state_scale", "delta_scale")  # the arrays that all members have in common
+
+    def __init__(self, settings: ModelSettings, seeds: Sequence[np.random.SeedSequence]) -> None:
+        super().__init__()
+        if len(seeds) != settings.members:
+            raise InputError(f"{len(seeds)} seeds were given for {settings.members} members; give one each")
+        self.settings = settings
+        members = [self._initial(settings, np.random.default_rng(seed)) for seed in seeds]
+        stacked = [torch.stack(layer) for layer in zip(*members, strict=True)]
+        n_state = len(settings.state_widths) + 1
+        self.agent_layer = nn.Parameter(stacked[0])
+        self.state_layers = nn.ParameterList(stacked[1 : 1 + n_state])
+        self.action_layers = nn.ParameterList(stacked[1 + n_state :])
+        if settings.normalised:  # rows: mean, standard deviation
+            unscaled = torch.stack([torch.zeros(settings.state_dim), torch.ones(settings.state_dim)])
+            self.register_buffer("state_scale", unscaled)
+            self.register_buffer("delta_scale", unscaled.clone())
+
+    @staticmethod
+    def _initial(settings: ModelSettings, rng: np.random.Generator) -> list[Tensor]:
+        """One member's layers: agent ``[R, N + 1]``, then state and action ``[out, in + 1]``."""
+        state_out = settings.state_dim * settings.rank
+        state = (settings.state_dim, *settings.state_widths, state_out)
+        action = (settings.action_dim, *settings.action_widths, settings.rank)
+        shapes = [(settings.n_agents, settings.rank)]
+        for sizes in (state, action):
+            shapes += list(pairwise(sizes))
+        return [uniform_layer((fan_out, fan_in + 1), fan_in, rng) for fan_in, fan_out in shapes]
+
+    state_scale: Tensor
+    delta_scale: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.agent_layer.device
+
+    def fit_scales(self, states: Tensor, deltas: Tensor) -> None:
+        """Takes means and standard deviations (unbiased) from data ``[M, S]``; a constant dimension keeps its unit."""
+        for scale, rows in ((self.state_scale, states), (self.delta_scale, deltas)):
+            deviation = rows.double().std(0)
+            deviation[deviation == 0] = 1
+            scale.copy_(torch.stack([rows.double().mean(0), deviation]))
+
+    def scaled(self, states: Tensor) -> Tensor:
+        """Feature-major states ``[..., S, B]`` as the state encoder sees them."""
+        if not self.settings.normalised:
+            return states
+        return z_scores(states, self.state_scale)
+
+    def scaled_deltas(self, deltas: Tensor) -> Tensor:
+        """Feature-major state differences ``[..., S, B]`` as ``delta`` predicts them."""
+        if not self.settings.normalised:
+            return deltas
+        return z_scores(deltas, self.delta_scale)
+
+    def encode_actions(self, actions: Tensor) -> Tensor:
+        """Actions as features ``[..., A, B]``: one-hot of ``[..., B]``, or ``[..., B, A]`` transposed."""
+        if self.settings.discrete:
+            return nn.functional.one_hot(actions, self.settings.action_dim).float().mT
+        return actions.float().mT
+
+    def agent_factors(self, agents: Tensor) -> Tensor:
+        """u: ids ``[K, B]`` to factors ``[K, R, B]``."""
+        members, batch = agents.shape
+        index = agents.unsqueeze(1).expand(members, self.settings.rank, batch)
+        return self.agent_layer.gather(2, index) + self.agent_layer[:, :, -1:]
+
+    def state_factors(self, states: Tensor) -> Tensor:
+        """v: states ``[K, S, B]`` to factors ``[K, S, R, B]``."""
+        factors = perceptron(self.state_layers, states)
+        return factors.view(len(factors), self.settings.state_dim, self.settings.rank, -1)
+
+    def action_factors(self, actions: Tensor) -> Tensor:
+        """w: encoded actions ``[K, A, B]`` to factors ``[K, R, B]``."""
+        return perceptron(self.action_layers, actions)
+
+    def delta(self, agents: Tensor, states: Tensor, actions: Tensor) -> Tensor:
+        """Scaled state differences ``[K, S, B]`` of feature-major ``[K, B]``, scaled ``[K, S, B]``, ``[K, A, B]``."""
+        weights = self.agent_factors(agents) * self.action_factors(actions)
+        return (self.state_factors(states) * weights.unsqueeze(1)).sum(2)
+
+    def forward(self, agents: Tensor, states: Tensor, actions: Tensor) -> Tensor:
+        """Next states of a batch, each member on its own.
+
+        Args:
+            agents: ids ``[B]``.
+            states: ``[B, S]`` for all members, or ``[K, B, S]``.
+            actions: ``[B]`` or ``[B, A]``.
+
+        Returns:
+            Next states ``[K, B, S]``.
+        """
+        members = self.settings.members
+        agents, states, actions = (tensor.to(self.device) for tensor in (agents, states, actions))
+        states = states.expand(members, *states.shape[-2:])
+        encoded = self.encode_actions(actions).expand(members, -1, -1)
+        delta = self.delta(agents.expand(members, -1), self.scaled(states.mT), encoded)
+        if self.settings.normalised:
+            delta = delta * self.delta_scale[1, :, None] + self.delta_scale[0, :, None]
+        return states + delta.mT
+
+    def select(self, members: Sequence[int]) -> LowRankDynamics:
+        """A new model of these members, in this order."""
+        settings = replace(self.settings, members=len(members))
+        chosen = LowRankDynamics(settings, [np.random.SeedSequence(0)] * len(members))
+        index = list(members)
+        state = {name: value if name in self.SHARED else value[index] for name, value in self.state_dict().items()}
+        chosen.load_state_dict(state)
+        return chosen.to(self.device)
+
+    def with_agents(self, factors: Tensor) -> LowRankDynamics:
+        """A new model of other agents, whose factors ``[K, R, M]`` are given; all else is as it is here."""
+        settings = replace(self.settings, n_agents=factors.shape[-1])
+        other = LowRankDynamics(settings, [np.random.SeedSequence(0)] * settings.members)
+        unbiased = torch.cat([factors, torch.zeros_like(factors[..., :1])], dim=-1)
+        other.load_state_dict({**self.state_dict(), "agent_layer": unbiased})
+        return other.to(self.device)
+
+    def arrays(self) -> store.Arrays:
+        """All weights by name."""
+        return {name: value.detach().cpu().numpy() for name, value in self.state_dict().items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: store.Arrays, settings: ModelSettings) -> LowRankDynamics:
+        """The model with these weights, on the CPU."""
+        model = cls(settings, [np.random.SeedSequence(0)] * settings.members)
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        return model
+
+    def save(self, path: Path, **about: object) -> None:
+        """Writes weights and settings; ``about`` says what it was trained on."""
+        store.write_arrays(path, self.arrays(), KIND, {"model": asdict(self.settings), "about": about})
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> tuple[LowRankDynamics, dict[str, Any]]:
+        """Reads what ``save`` wrote; returns the model and what it was trained on.
+
+        Raises:
+            InputError: the file is missing or damaged, or holds the weights of another method.
+        """
+        arrays, saved = store.read_arrays(path, KIND)
+        if "model" not in saved:
+            raise InputError(f"{str(path)!r} holds another method's weights, no simulator of PerSim; give one of those")
+        return cls.from_arrays(arrays, ModelSettings(**saved["model"])).to(device), saved["about"]
+
+
+def z_scores(rows: Tensor, scale: Tensor) -> Tensor:
+    """Feature-major rows ``[..., F, B]`` less mean, over deviation."""
+    return (rows - scale[0, :, None]) / scale[1, :, None]
+
+
+def perceptron(layers: nn.ParameterList, rows: Tensor) -> Tensor:
+    """A ReLU MLP on feature-major rows ``[K, in, B]``."""
+    last = len(layers) - 1
+    for index, layer in enumerate(layers):
+        rows = torch.bmm(layer, with_ones(rows))
+        rows = rows.relu() if index < last else rows
+    return rows

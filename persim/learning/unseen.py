@@ -1,0 +1,250 @@
+"""Agents that were never observed: a regression from covariates to each member's agent factors (Appendix F.5).
+
+The factors of a model are known up to a change of basis only: u with A, and v * w with its inverse, predict the
+same. Every member settles in a basis of its own, so each has a map of its own, and factors are never averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from persim import seeding
+from persim.data.trajectories import Trajectories
+from persim.envs.spec import Array, EnvSpec
+from persim.errors import InputError, check_at_least, check_between
+from persim.learning.model import LowRankDynamics, perceptron, uniform_layer, with_ones, z_scores
+from persim.storage import store
+
+Known: TypeAlias = "Trajectories | tuple[Sequence[int], ArrayLike]"
+FEWEST = 2
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """How the maps are fitted; the paper gives the widths only.
+
+    Attributes:
+        widths: hidden layers.
+        steps: of Adam, each on all known agents.
+        learning_rate: of Adam at first; it falls to 0 along half a cosine.
+
+    Raises:
+        InputError: a number out of range.
+    """
+
+    widths: tuple[int, ...] = (64, 64)
+    steps: int = 500
+    learning_rate: float = 3e-3
+
+    def __post_init__(self) -> None:
+        for width in self.widths:
+            check_at_least("widths", width, 1)
+        check_at_least("steps", self.steps, 1)
+        check_between("learning_rate", self.learning_rate, 0, 1)
+        object.__setattr__(self, "widths", tuple(self.widths))
+
+
+class FactorMap(nn.Module):
+    """Covariates to agent factors: an affine map plus a ReLU MLP for each of K members, all at once.
+
+    Where factors are affine in the covariates, as MountainCar's are in gravity, a ReLU MLP alone comes close inside
+    the range of the known agents and goes astray outside. So the affine map is solved for, and the MLP learns what
+    is left, from zero on.
+
+    Feature-major inside, and the last column of a layer ``[K, out, in + 1]`` is its bias, as in
+    ``LowRankDynamics``. Inputs and outputs are z-scored.
+
+    Args:
+        inputs: C.
+        outputs: R.
+        widths: hidden layers.
+        seeds: one SeedSequence per member, for its initial weights.
+    """
+
+    input_scale: Tensor
+    output_scale: Tensor
+    affine: Tensor
+
+    def __init__(
+        self, inputs: int, outputs: int, widths: Sequence[int], seeds: Sequence[np.random.SeedSequence]
+    ) -> None:
+        super().__init__()
+        rngs = [np.random.default_rng(seed) for seed in seeds]
+        self.layers = nn.ParameterList(
+            torch.stack([uniform_layer((fan_out, fan_in + 1), fan_in, rng) for rng in rngs])
+            for fan_in, fan_out in pairwise((inputs, *widths, outputs))
+        )
+        nn.init.zeros_(self.layers[-1])
+        self.register_buffer("affine", torch.zeros(len(rngs), outputs, inputs + 1))
+        self.register_buffer("input_scale", torch.zeros(2, inputs))
+        self.register_buffer("output_scale", torch.zeros(2, len(rngs), outputs))
+
+    def fit_scales(self, covariates: Tensor, factors: Tensor) -> None:
+        """Takes means and deviations from ``[C, M]`` and ``[K, R, M]``; what is constant keeps its unit."""
+        for scale, rows in ((self.input_scale, covariates), (self.output_scale, factors)):
+            deviation = rows.double().std(-1)
+            deviation[deviation == 0] = 1
+            scale.copy_(torch.stack([rows.double().mean(-1), deviation]))
+
+    def fit_affine(self, covariates: Tensor, factors: Tensor) -> None:
+        """Solves for the affine map, least squares on z-scores of ``[C, M]`` and ``[K, R, M]``."""
+        rows = with_ones(self.inputs(covariates).double()).mT
+        targets = self.z_factors(factors).double().mT
+        solution = torch.linalg.lstsq(rows.expand(len(targets), -1, -1), targets).solution
+        self.affine.copy_(solution.mT)
+
+    def inputs(self, covariates: Tensor) -> Tensor:
+        """Covariates ``[C, M]``, z-scored."""
+        return z_scores(covariates.double(), self.input_scale).float()
+
+    def z_factors(self, factors: Tensor) -> Tensor:
+        """Factors ``[K, R, M]``, z-scored."""
+        mean, deviation = self.output_scale.double().unsqueeze(-1)
+        scores: Tensor = (factors - mean) / deviation
+        return scores.float()
+
+    def scaled(self, covariates: Tensor) -> Tensor:
+        """Covariates ``[C, M]`` to z-scored factors ``[K, R, M]``."""
+        rows = self.inputs(covariates).expand(len(self.affine), -1, -1)
+        factors: Tensor = torch.bmm(self.affine, with_ones(rows)) + perceptron(self.layers, rows)
+        return factors
+
+    def forward(self, covariates: Tensor) -> Tensor:
+        """Covariates ``[C, M]`` to factors ``[K, R, M]``."""
+        mean, deviation = self.output_scale.unsqueeze(-1)
+        factors: Tensor = mean + deviation * self.scaled(covariates)
+        return factors
+
+    def arrays(self) -> store.Arrays:
+        """All weights by name."""
+        return {name: value.detach().numpy() for name, value in self.state_dict().items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: store.Arrays, widths: Sequence[int]) -> FactorMap:
+        """The maps with these weights."""
+        _, members, outputs = arrays["output_scale"].shape
+        built = cls(arrays["input_scale"].shape[1], outputs, widths, [np.random.SeedSequence(0)] * members)
+        built.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        return built
+
+
+def check_share(p: float) -> float:
+    """Returns ``p`` if it is a share of the training agents.
+
+    Raises:
+        InputError: it is not in (0, 1].
+    """
+    if not 0 < p <= 1:
+        raise InputError(f"p is {p}, but it is a share of the training agents; give a number above 0 and at most 1")
+    return float(p)
+
+
+def known_agents(n_agents: int, p: float, seed: int) -> NDArray[np.int64]:
+    """Places of the agents whose covariates are used, a share ``p`` of ``n_agents``.
+
+    They are the first of one shuffled list, so that those of a smaller share are among those of a larger one.
+
+    Raises:
+        InputError: the share is not in (0, 1], or fewer than two agents remain.
+    """
+    count = round(check_share(p) * n_agents)
+    if count < FEWEST:
+        raise InputError(
+            f"p is {p}, which leaves {count} of {n_agents} training agents, but a regression needs at least {FEWEST}; "
+            "give a larger p, or the covariates of more agents"
+        )
+    return np.sort(seeding.generator(seed, "unseen", "known", n_agents).permutation(n_agents)[:count])
+
+
+def fit_map(
+    model: LowRankDynamics, spec: EnvSpec, known: Known, p: float, seed: int, settings: MapSettings | None = None
+) -> tuple[FactorMap, list[float]]:
+    """Fits every member's map from covariates to its agent factors.
+
+    Args:
+        model: the ensemble.
+        spec: the environment, which says what the covariates are.
+        known: data with covariates that the model was trained on, or ids of training agents and their covariates
+            ``[n, C]``.
+        p: share of them that is used.
+        seed: which they are (``known``), and the initial weights (``map``).
+        settings: of the fit.
+
+    Returns:
+        The maps, and the mean squared error of z-scored factors after every step.
+
+    Raises:
+        InputError: covariates are missing or do not fit, an id is not the model's, or ``p`` is out of range.
+    """
+    settings = settings or MapSettings()
+    agents, covariates = _known(model, spec, known)
+    chosen = known_agents(len(agents), p, seed)
+    members = model.settings.members
+    with torch.no_grad():
+        ids = torch.from_numpy(agents[chosen]).to(model.device).expand(members, -1)
+        factors = model.agent_factors(ids).double().cpu()
+    seeds = [seeding.sequence(seed, "unseen", "map", member) for member in range(members)]
+    built = FactorMap(len(spec.covariates), model.settings.rank, settings.widths, seeds)
+    rows = torch.from_numpy(covariates[chosen]).mT
+    built.fit_scales(rows, factors)
+    built.fit_affine(rows, factors)
+    return built, _descend(built, rows, factors, settings)
+
+
+def _descend(built: FactorMap, covariates: Tensor, factors: Tensor, settings: MapSettings) -> list[float]:
+    """Adam on all known agents at once; returns the loss after every step."""
+    targets = built.z_factors(factors)
+    adam = torch.optim.Adam(built.parameters(), lr=settings.learning_rate)
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(adam, settings.steps)
+    losses = []
+    for _ in range(settings.steps):
+        each = (built.scaled(covariates) - targets).square().mean((1, 2))
+        adam.zero_grad()
+        torch.autograd.backward(each.sum())  # the members share nothing: each descends on its own
+        adam.step()
+        rate.step()
+        losses.append(each.detach().mean())
+    return torch.stack(losses).tolist()
+
+
+def unseen_model(model: LowRankDynamics, factor_map: FactorMap, covariates: Array) -> LowRankDynamics:
+    """The ensemble for agents with these covariates ``[M, C]``; their ids are 0 to M - 1."""
+    with torch.no_grad():
+        return model.with_agents(factor_map(torch.tensor(covariates).mT))
+
+
+def _known(model: LowRankDynamics, spec: EnvSpec, known: Known) -> tuple[NDArray[np.int64], Array]:
+    """Ids ``[n]`` and covariates ``[n, C]`` of the training agents.
+
+    Raises:
+        InputError: they do not fit each other, the model or the environment.
+    """
+    trained = model.settings.n_agents
+    if isinstance(known, Trajectories):
+        if known.covariates is None:
+            raise InputError(
+                "the data do not say the covariates of their agents, without which no unseen agent can be placed; "
+                "give data that have them, or ids with covariates"
+            )
+        if known.n_agents != trained:
+            raise InputError(
+                f"the data have {known.n_agents} agents, but the model was trained on {trained}; give its own data"
+            )
+        agents = np.unique(known.agent)  # of an agent without a transition the factors are still the initial ones
+        return agents, spec.covariate_rows(known.covariates)[agents]
+    agents, covariates = np.asarray(known[0], dtype=np.int64), spec.covariate_rows(known[1])
+    if agents.shape != (len(covariates),):
+        raise InputError(f"{agents.size} training agents came with {len(covariates)} rows of covariates; give one each")
+    if agents.size == 0 or agents.min() < 0 or agents.max() >= trained:
+        raise InputError(f"training agents are not all in 0..{trained - 1}, those of the model; give ids in that range")
+    if len(np.unique(agents)) < len(agents):
+        raise InputError("training agents are named twice; give each id once")
+    return agents, covariates

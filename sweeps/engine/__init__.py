@@ -1,0 +1,1 @@
+"""Running tasks: on Ray, or in this process."""

@@ -1,0 +1,1 @@
+"""Searching settings: rank cross-validation and tuning studies."""
