@@ -46,7 +46,7 @@ class PolicyMethod(Method):
         InputError: an action of the environment has no bounds.
     """
 
-    predicts = False
+    predicts, plans = False, False
 
     def __init__(self, settings: DataclassInstance, spec: EnvSpec, *, pooled: bool) -> None:
         space = spec.action_space
@@ -68,6 +68,10 @@ class PolicyMethod(Method):
     def learns_with(self) -> dict[str, Any]:
         """All settings."""
         return self.about()
+
+    def episode_seconds(self, spec: EnvSpec) -> float:
+        """Estimate an episode; a hundred of them act at once."""
+        return spec.horizon * (1e-5 if spec.discrete else 2e-3)
 
     def rows_of(self, part: Part) -> Trajectories:
         """What was recorded for a part to learn from, checked."""

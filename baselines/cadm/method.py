@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,16 +16,35 @@ from baselines.cadm.nets import CaDMNets
 from baselines.cadm.rewards import plan_reward
 from baselines.cadm.rollouts import Model
 from baselines.cadm.scales import Scales
-from baselines.cadm.settings import ActingSettings, CaDMSettings
+from baselines.cadm.settings import BUDGETS, ActingSettings, CaDMSettings
 from baselines.cadm.training import train
 from persim import seeding
 from persim.data.policies import BatchPolicy
 from persim.envs.spec import Array, EnvSpec
 from persim.evaluation.prediction import History
-from persim.methods import Fitted, Method, Part, Weights
+from persim.methods import Fitted, Method, Options, Part, PlanningSettings, Weights
+from persim.methods.planning import PLANNING
 from persim.planning.registry import PLANNERS
 
 _NOISE = 0  # seed of the particles of a prediction: the same question has the same answer
+
+
+# Milliseconds of one core: an update of one member, and one state moved on in a rollout (docs/baselines.md).
+_UPDATE_MS, _STATE_MS = 8.5, 0.0045
+
+
+def _planning(spec: EnvSpec, options: Options, plans: int) -> PlanningSettings:
+    """The planner of CaDM's code: random shooting, or the cross-entropy method where actions are continuous.
+
+    Its settings are those of ``persim.planning`` nearest to CaDM's; what still differs is in docs/baselines.md.
+    """
+    changed = options.of(PLANNING)
+    if options.planner is not None:
+        return PlanningSettings.chosen(spec, options)
+    if spec.discrete:
+        return PlanningSettings.of(spec, "random_shooting", **{"plans": plans, **changed})
+    own = {"plans": 200, "horizon": 30, "iterations": 4, "smoothing": 0.1, "spread": (0.5, 0.5), **changed}
+    return PlanningSettings.of(spec, "cem", **{"elites": max(1, own["plans"] // 4), **own})
 
 
 class CaDM(Method):
@@ -40,17 +59,42 @@ class CaDM(Method):
         InputError: the planner does not fit the actions, or the particles the members.
     """
 
-    parts, predicts = 1, True
+    parts, predicts, plans = 1, True, True
 
     def __init__(self, settings: CaDMSettings, acting: ActingSettings, spec: EnvSpec) -> None:
         acting.per_member(settings.members)
         PLANNERS[acting.planning.planner].check_space(spec.action_space)
         self.settings, self.acting = settings, acting
 
+    @classmethod
+    def maker(cls, settings: Callable[..., CaDMSettings], *, pets: bool) -> Callable[[EnvSpec, Options], CaDM]:
+        """A function that builds it as the options of a command ask."""
+
+        def make(spec: EnvSpec, options: Options) -> CaDM:
+            budget = options.of(BUDGETS)
+            made = settings(iterations=budget["iterations"], epochs=budget["epochs"], updates=budget["updates"] or None)
+            planning = _planning(spec, options, budget["plans"])
+            warm = planning.planner != "random_shooting"
+            return cls(made, ActingSettings(planning, budget["particles"] if pets else 1, warm_start=warm), spec)
+
+        return make
+
     def about(self) -> dict[str, Any]:
         """All settings; how it plans stands where other methods have it."""
-        acting = asdict(self.acting)
-        return {"settings": asdict(self.settings), "planning": acting.pop("planning"), "acting": acting}
+        acting = {name: value for name, value in asdict(self.acting).items() if name != "planning"}
+        return {"settings": asdict(self.settings), "planning": self.acting.planning.about(), "acting": acting}
+
+    def part_seconds(self, spec: EnvSpec, agents: int, steps: float) -> float:
+        """Estimate the updates of all members: as many as the epochs take, half of them on half of the data."""
+        s = self.settings
+        updates = s.epochs * agents * steps * s.future / s.batch_size * (s.iterations + 1) / 2
+        return min(s.updates or updates, updates) * s.members * _UPDATE_MS / 1e3
+
+    def episode_seconds(self, spec: EnvSpec) -> float:
+        """Estimate an episode of full length, from the states that all plans, particles, steps and rounds visit."""
+        plan = self.acting.planning.settings
+        rounds = 1 + getattr(plan, "iterations", 0)
+        return spec.horizon * plan.plans * plan.horizon * rounds * self.acting.particles * _STATE_MS / 1e3
 
     def learns_with(self) -> dict[str, Any]:
         """How it learns."""

@@ -6,10 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from persim.errors import InputError, check_at_least, check_between
-from persim.methods.persim import PlanningSettings
+from persim.methods import PlanningSettings
 
 # Its paper has up to 200 epochs in each of 20 iterations (its script 5); 0 updates: as many as that takes.
 PAPER_CADM = {"iterations": 20, "epochs": 200, "updates": 0, "particles": 20, "plans": 1000}
+# Minutes of a core (docs/baselines.md); the paper's takes days of one, or a GPU.
+_LITTLE_CADM = {"iterations": 5, "epochs": 200, "updates": 20_000, "particles": 5, "plans": 200}
+BUDGETS = {
+    "paper": PAPER_CADM,
+    "laptop": _LITTLE_CADM,
+    "quick": {**_LITTLE_CADM, "updates": 3000},
+    "smoke": {"iterations": 2, "epochs": 2, "updates": 10, "particles": 5, "plans": 20},
+}
 
 
 @dataclass(frozen=True)

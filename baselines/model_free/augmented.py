@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from baselines.model_free.method import ModelFree, Policies, Updates
 from baselines.model_free.selection import Selection
-from baselines.model_free.settings import OfflineSettings
+from baselines.model_free.settings import OfflineSettings, chosen_settings
 from baselines.policy_method import of_agent
 from persim import seeding
 from persim.data.policies import BatchPolicy
@@ -16,9 +17,7 @@ from persim.data.trajectories import Trajectories
 from persim.envs.spec import EnvSpec
 from persim.errors import check_at_least
 from persim.evaluation.reward import average_rewards
-from persim.methods import Part, PerSim, Simulator
-from persim.methods.simulated import simulated
-from persim.methods.synthetic import synthetic_trajectories
+from persim.methods import Options, Part, PerSim, PerSimSettings, Simulator, simulated, synthetic_trajectories
 
 _EPISODES = {True: 20, False: 5}  # in which a policy is judged; of discrete actions, or not: BCQ's cost the more
 
@@ -43,6 +42,16 @@ class Augmented(ModelFree):
         super().__init__(settings, spec, pooled=False)
         self.base, self.per_agent = simulator, check_at_least("per_agent", per_agent, 1)
         self.select = select
+
+    @classmethod
+    def maker(cls, algorithm: str, *, pooled: bool = False) -> Callable[[EnvSpec, Options], ModelFree]:
+        """A function that builds PerSim-BCQ or PerSim-CQL as the options of a command ask."""
+
+        def make(spec: EnvSpec, options: Options) -> ModelFree:
+            simulator = PerSim(PerSimSettings.chosen(spec, options, whole=True))
+            return cls(chosen_settings(algorithm, spec, options), spec, simulator)
+
+        return make
 
     def about(self) -> dict[str, Any]:
         """All settings, also of the simulator and its planner, on which the trajectories depend."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -10,13 +11,13 @@ import torch
 
 from baselines.common.chunks import Trainee, train
 from baselines.common.generators import torch_seed
-from baselines.model_free.settings import OfflineSettings
+from baselines.model_free.settings import OfflineSettings, chosen_settings
 from baselines.policy_method import Actor, PolicyMethod
 from persim import seeding
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import EnvSpec
 from persim.learning.training import DivergenceError
-from persim.methods import Part, Weights
+from persim.methods import Options, Part, Weights
 from persim.storage.store import Arrays
 
 if TYPE_CHECKING:  # d3rlpy takes seconds to import: only those who train or act wait for it
@@ -40,6 +41,19 @@ class ModelFree(PolicyMethod):
     def __init__(self, settings: OfflineSettings, spec: EnvSpec, *, pooled: bool) -> None:
         super().__init__(settings, spec, pooled=pooled)
         self.settings = settings
+
+    @classmethod
+    def maker(cls, algorithm: str, *, pooled: bool) -> Callable[[EnvSpec, Options], ModelFree]:
+        """A function that builds ``bcq`` or ``cql`` as the options of a command ask."""
+
+        def make(spec: EnvSpec, options: Options) -> ModelFree:
+            return cls(chosen_settings(algorithm, spec, options), spec, pooled=pooled)
+
+        return make
+
+    def part_seconds(self, spec: EnvSpec, agents: int, steps: float) -> float:
+        """Estimate the updates of one policy."""
+        return self.settings.updates * self.settings.update_ms / 1e3
 
     def fit_part(self, part: Part) -> Weights:
         """Trains one policy, on the data of all agents or of the test agent of that number."""

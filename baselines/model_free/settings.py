@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+from persim.envs.spec import EnvSpec
 from persim.errors import InputError, check_at_least, check_between, check_choice
+from persim.methods import Options
 
 GAMMA = 0.99
 
@@ -23,6 +26,8 @@ class OfflineSettings:
     Raises:
         InputError: a number out of range.
     """
+
+    update_ms: ClassVar[float]  # of one core at the paper's nets and batch (docs/baselines.md)
 
     updates: int
     batch_size: int
@@ -47,6 +52,8 @@ class DiscreteBCQSettings(OfflineSettings):
         penalty: weight of the squared logits of the imitation.
     """
 
+    update_ms: ClassVar[float] = 4.0
+
     batch_size: int = 64
     learning_rate: float = 3e-4
     tau: float = 0.005
@@ -68,6 +75,8 @@ class BCQSettings(OfflineSettings):
         kl_weight: of the divergence in the loss of the auto-encoder.
         vae_widths: hidden layers of encoder and decoder.
     """
+
+    update_ms: ClassVar[float] = 70.0
 
     batch_size: int = 100
     learning_rate: float = 1e-3
@@ -91,6 +100,8 @@ class DiscreteCQLSettings(OfflineSettings):
         alpha: weight of the conservative term.
         target_interval: steps after which the target is set to the online weights.
     """
+
+    update_ms: ClassVar[float] = 17.0
 
     batch_size: int = 512
     learning_rate: float = 1e-4
@@ -119,6 +130,8 @@ class CQLSettings(OfflineSettings):
         form: what the threshold means.
     """
 
+    update_ms: ClassVar[float] = 130.0
+
     batch_size: int = 256
     actor_learning_rate: float = 3e-5
     critic_learning_rate: float = 3e-4
@@ -133,14 +146,27 @@ class CQLSettings(OfflineSettings):
 
 # The paper gives BCQ's; for CQL it is silent, and d3rlpy's own examples have this.
 PAPER_UPDATES = {"discrete_bcq": 550_000, "bcq": 550_000, "discrete_cql": 500_000, "cql": 500_000}
-
+_FEW_UPDATES = {"discrete_bcq": 55_000, "bcq": 11_000, "discrete_cql": 10_000, "cql": 5_000}
+UPDATES = {
+    "paper": PAPER_UPDATES,
+    "laptop": _FEW_UPDATES,
+    "quick": _FEW_UPDATES,
+    "smoke": dict.fromkeys(PAPER_UPDATES, 10),
+}
 
 # MountainCar's velocity is at most 0.07, its position ten times as much: on raw states the nets hardly see it.
 NORMALISED = frozenset({"mountaincar"})
 
 
+def chosen_settings(algorithm: str, spec: EnvSpec, options: Options) -> OfflineSettings:
+    """The settings of ``bcq`` or ``cql`` that the options of a command ask for in an environment."""
+    name = f"discrete_{algorithm}" if spec.discrete else algorithm
+    normalised = spec.name in NORMALISED if options.normalised is None else options.normalised
+    return offline_settings(name, options.of(UPDATES)[name], normalised=normalised)
+
+
 def offline_settings(algorithm: str, updates: int, *, normalised: bool = False) -> OfflineSettings:
-    """The paper's settings of ``discrete_bcq``, ``bcq``, ``discrete_cql`` or ``cql``, with so many updates.
+    """The paper's settings of ``discrete_bcq``, ``bcq``, ``discrete_cql`` or ``cql``, with this number of updates.
 
     Discrete CQL copies its target as often in a short training as in one of the paper's length: each copy
     carries values one step further back, so at the paper's interval a short training would look a few steps ahead.
@@ -154,6 +180,4 @@ def offline_settings(algorithm: str, updates: int, *, normalised: bool = False) 
         return DiscreteCQLSettings(updates, normalised=normalised, target_interval=max(1, interval))
     if algorithm == "cql":
         return CQLSettings(updates, normalised=normalised)
-    if algorithm == "discrete_bcq":
-        return DiscreteBCQSettings(updates, normalised=normalised)
-    return BCQSettings(updates, normalised=normalised)
+    return (DiscreteBCQSettings if algorithm == "discrete_bcq" else BCQSettings)(updates, normalised=normalised)

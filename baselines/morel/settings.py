@@ -11,6 +11,11 @@ from persim.errors import InputError, check_at_least, check_between, check_choic
 RULES = ("fixed", "percentile")
 # Dynamics: passes over the data, and the fewest updates; policy: steps in the pessimistic MDP.
 PAPER_MOREL = {"epochs": 2, "min_updates": 5_000, "ppo_steps": 1_000_000}
+BUDGETS = {
+    "paper": PAPER_MOREL,
+    "quick": {"epochs": 1, "min_updates": 2_000, "ppo_steps": 100_000},
+    "smoke": {"epochs": 1, "min_updates": 10, "ppo_steps": 1},
+}
 
 _WIDTHS = {"halfcheetah": 1024}
 _PENALTIES = {"halfcheetah": -200.0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,13 @@ def load_test_policy(env: str, space: gym.spaces.Discrete | gym.spaces.Box) -> B
         InputError: the shipped file is damaged.
     """
     return _shipped(env, "test") if has_test_policy(env) else UniformPolicy(space)
+
+
+def test_policy_id(env: str) -> str:
+    """Name the test policy by its weights, as prediction errors depend on it; ``random`` where none is shipped."""
+    if not has_test_policy(env):
+        return "random"
+    return hashlib.sha256(weights_path(env).read_bytes()).hexdigest()[:12]
 
 
 def missing_policies(env: str, count: int) -> list[int]:

@@ -1,18 +1,17 @@
-"""The methods that plan: PerSim, and its upper bound, planning on the true environment."""
+"""The method of the paper: an ensemble of low-rank simulators, and planning on it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from persim import seeding
-from persim.data.policies import BatchPolicy
 from persim.envs.spec import Array, EnvSpec
-from persim.errors import InputError, check_at_least
+from persim.errors import check_at_least
 from persim.evaluation.factors import agent_factors
 from persim.evaluation.prediction import History, open_loop
 from persim.learning.batches import TrainingRows
@@ -21,39 +20,19 @@ from persim.learning.model import LowRankDynamics, ModelSettings
 from persim.learning.presets import EPOCHS, MEMBERS, Preset, preset
 from persim.learning.training import EpochReport, TrainSettings, holdout_errors, train
 from persim.learning.unseen import Known, MapSettings, fit_map, unseen_model
-from persim.methods.protocol import Fitted, Method, Part, Weights
-from persim.planning.planner import MPC, Planner, PlannerSettings, Plans
-from persim.planning.registry import default_planner, make_planner, planner_objective, planner_settings
-from persim.planning.scorers import model_scorer, true_scorer
+from persim.methods.planning import Planned, PlanningSettings
+from persim.methods.protocol import Method, Options, Part, Weights
+from persim.planning.registry import make_planner, planner_objective, planner_settings
+from persim.planning.scorers import model_scorer
 
-
-@dataclass(frozen=True)
-class PlanningSettings:
-    """How a planning method plans.
-
-    Attributes:
-        planner: a name of ``persim.planning.registry``.
-        settings: of that planner.
-    """
-
-    planner: str
-    settings: PlannerSettings
-
-    @classmethod
-    def of(cls, spec: EnvSpec, planner: str | None = None, *, whole: bool = False, **options: Any) -> PlanningSettings:
-        """The default planner of the environment, or the one named, with these options changed.
-
-        Args:
-            spec: the environment.
-            planner: its name.
-            whole: whether plans are played to their end before the next one is sought.
-            options: of the planner that differ from its own.
-
-        Raises:
-            InputError: unknown planner or option, or it does not fit the actions.
-        """
-        name = planner or default_planner(spec.action_space)
-        return cls(name, planner_settings(name, spec.name, whole=whole, **options))
+# The paper trains exactly the members that it keeps; two more cost 40 % and spare us the poor minima.
+BUDGETS = {
+    "paper": {"members": MEMBERS, "spare": SPARE_MEMBERS, "epochs": EPOCHS, "average_last": TrainSettings.average_last},
+    "quick": {"members": 3, "spare": 0, "epochs": 30, "average_last": 10},
+    "smoke": {"members": 2, "spare": 0, "epochs": 2, "average_last": 1},
+}
+# Milliseconds of one core for an optimiser step of one member at the paper's nets and batch (docs/performance.md).
+_STEP_MS = {"mountaincar": 0.35, "cartpole": 0.13, "halfcheetah": 13.0}
 
 
 @dataclass(frozen=True)
@@ -95,24 +74,38 @@ class PerSimSettings:
         size = EnsembleSettings(members, members + spare)
         return cls(planning, nets.rank if rank is None else rank, size, train_settings, nets)
 
+    @classmethod
+    def chosen(cls, spec: EnvSpec, options: Options, *, whole: bool = False) -> PerSimSettings:
+        """The settings that the options of a command ask for; ``whole``: of plans that are played to their end."""
+        planning = PlanningSettings.chosen(spec, options, whole=whole)
+        settings = cls.of(spec, planning, rank=options.rank, **options.of(BUDGETS))
+        return settings if options.tuned is None else settings.with_tuned(spec, options, options.tuned)
 
-class _Planned:
-    """Acts by model predictive control."""
+    def with_tuned(self, spec: EnvSpec, options: Options, tuned: Mapping[str, Any]) -> PerSimSettings:
+        """Replace what ``tuned`` (a part of ``PerSim.about``) says; a rank or planner of the command line stays."""
+        nets: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in tuned.get("nets", {}).items()
+        }
+        planning, rank = self.planning, tuned.get("rank", self.rank) if options.rank is None else options.rank
+        if "planning" in tuned and options.planner is None:
+            name, found = tuned["planning"]["planner"], tuned["planning"]["settings"]
+            found = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+            planning = PlanningSettings(name, planner_settings(name, spec.name, **found))
+        return replace(
+            self,
+            planning=planning,
+            rank=rank,
+            train=replace(self.train, **tuned.get("train", {})),
+            nets=replace(self.nets, **nets),
+        )
 
-    def __init__(self, planner: Planner) -> None:
-        self._planner = planner
-
-    def policy(self, agents: NDArray[np.int64]) -> BatchPolicy:
-        """MPC for the agent of each episode."""
-        return MPC(self._planner, agents)
-
-    def plan(self, agents: NDArray[np.int64], states: NDArray[Any], rng: np.random.Generator) -> Plans:
-        """The best plans from these states; see ``Simulator``."""
-        plans, _ = self._planner.search(states, agents, None, rng)
-        return plans.astype(np.int64) if plans.ndim == 2 else plans
+    def learning(self) -> dict[str, Any]:
+        """All settings that the weights depend on."""
+        nets = {name: value for name, value in asdict(self.nets).items() if name not in ("rank", "batch_size")}
+        return {"rank": self.rank, "size": asdict(self.size), "train": asdict(self.train), "nets": nets}
 
 
-class ModelSimulator(_Planned):
+class ModelSimulator(Planned):
     """A trained PerSim: predicts, and plans on what it predicts.
 
     Args:
@@ -125,7 +118,7 @@ class ModelSimulator(_Planned):
     """
 
     def __init__(self, model: LowRankDynamics, spec: EnvSpec, planning: PlanningSettings) -> None:
-        scorer = model_scorer(model, planner_objective(planning.planner, spec))
+        scorer = model_scorer(model, planner_objective(planning.planner, spec), planning.precision)
         super().__init__(make_planner(planning.planner, scorer, spec.action_space, planning.settings))
         self.model, self._spec, self._planning = model, spec, planning
 
@@ -173,38 +166,72 @@ def make_simulator(model: LowRankDynamics, spec: EnvSpec, planning: PlanningSett
 
 
 class PerSim(Method):
-    """The method of the paper; a part is one candidate member of the ensemble."""
+    """A part is one candidate member of the ensemble.
 
-    predicts = True
+    Args:
+        settings: of training and planning.
+    """
+
+    name, predicts, plans = "persim", True, True
 
     def __init__(self, settings: PerSimSettings) -> None:
         self.settings, self.parts = settings, settings.size.candidates
 
+    @classmethod
+    def make(cls, spec: EnvSpec, options: Options) -> PerSim:
+        """Build it as the options of a command ask."""
+        return cls(PerSimSettings.chosen(spec, options))
+
     def about(self) -> dict[str, Any]:
         """All settings."""
-        return asdict(self.settings)
+        return {"planning": self.settings.planning.about(), **self.settings.learning()}
 
     def learns_with(self) -> dict[str, Any]:
-        """All but how it plans."""
-        return {name: value for name, value in self.about().items() if name != "planning"}
+        """All settings but how it plans."""
+        return self.settings.learning()
+
+    def part_seconds(self, spec: EnvSpec, agents: int, steps: float) -> float:
+        """Estimate the epochs of one member."""
+        updates = self.settings.train.epochs * agents * steps / self.settings.train.batch_size
+        return updates * _STEP_MS.get(spec.name, 1.0) / 1e3
+
+    def episode_seconds(self, spec: EnvSpec) -> float:
+        """Estimate the planning of an episode."""
+        return self.settings.planning.episode_seconds(spec, self.settings.size.members)
 
     def fit_part(self, part: Part) -> Weights:
-        """Trains one member; the same member that ``train_ensemble`` trains beside its siblings."""
+        """Train one member; ``train_ensemble`` gives the same member beside its siblings, up to rounding."""
+        return self._fit(part, [part.number])[0]
+
+    def fit_parts(self, part: Part, numbers: Sequence[int]) -> list[Weights]:
+        """Train members one by one on a CPU, as workers would, and all at once on a GPU."""
+        return super().fit_parts(part, numbers) if part.device == "cpu" else self._fit(part, numbers)
+
+    def _fit(self, part: Part, numbers: Sequence[int]) -> list[Weights]:
         s, data = self.settings, part.data
-        init, order = (seeding.sequence(part.seed, name, part.number) for name in ("init", "batches"))
-        model = LowRankDynamics(s.nets.shape(data, s.rank, 1), [init]).to(part.device)
+        init, orders = ([seeding.sequence(part.seed, name, k) for k in numbers] for name in ("init", "batches"))
+        model = LowRankDynamics(s.nets.shape(data, s.rank, len(numbers)), init).to(part.device)
 
         def show(epoch: EpochReport) -> None:
             if part.report is not None:
                 part.report(epoch.epoch / epoch.epochs)
 
-        result = train(model, data, s.train, [order], checkpoint=part.checkpoint, progress=show)
-        loss = float(holdout_errors(model, TrainingRows(model, data, np.arange(len(data)))).mean())
-        about = {"loss": loss, "losses": result.losses, "seconds": result.seconds}
-        return Weights(model.arrays(), {"model": asdict(model.settings), "about": about})
+        result = train(model, data, s.train, orders, checkpoint=part.checkpoint, progress=show)
+        losses = holdout_errors(model, TrainingRows(model, data, np.arange(len(data)))).mean(axis=1)
+        shape, arrays = asdict(replace(model.settings, members=1)), model.arrays()
+        return [
+            Weights(
+                {name: x if name in LowRankDynamics.SHARED else x[k : k + 1] for name, x in arrays.items()},
+                {
+                    "model": shape,
+                    "about": {"loss": float(loss), "losses": result.losses, "seconds": result.seconds / len(losses)},
+                },
+            )
+            for k, loss in enumerate(losses)
+        ]
 
     def assemble(self, parts: Sequence[Weights]) -> Weights:
-        """The members of lowest training loss."""
+        """Keep the members of lowest training loss."""
         losses = [float(part.settings["about"]["loss"]) for part in parts]
         kept = [parts[index] for index in best_members(losses, self.settings.size.members)]
         shared = LowRankDynamics.SHARED
@@ -223,47 +250,6 @@ class PerSim(Method):
     def restore(
         self, weights: Weights, spec: EnvSpec, covariates: Array | None = None, device: str = "cpu"
     ) -> ModelSimulator:
-        """A simulator with its planner."""
+        """Make the simulator with its planner."""
         model = LowRankDynamics.from_arrays(weights.arrays, ModelSettings(**weights.settings["model"])).to(device)
         return make_simulator(model, spec, self.settings.planning)
-
-
-class TrueEnv(Method):
-    """True env+MPC: the same planner on the true dynamics; nothing is learnt (Section 5.3)."""
-
-    parts, predicts = 0, False
-
-    def __init__(self, planning: PlanningSettings) -> None:
-        self.settings = planning
-
-    def about(self) -> dict[str, Any]:
-        """How it plans."""
-        return {"planning": asdict(self.settings)}
-
-    def learns_with(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def fit_part(self, part: Part) -> Weights:
-        """There is none.
-
-        Raises:
-            IndexError: always.
-        """
-        raise IndexError(f"True env+MPC has no part {part.number}")
-
-    def assemble(self, parts: Sequence[Weights]) -> Weights:
-        """Nothing."""
-        return Weights({}, {})
-
-    def restore(self, weights: Weights, spec: EnvSpec, covariates: Array | None = None, device: str = "cpu") -> Fitted:
-        """MPC on the true environment.
-
-        Raises:
-            InputError: the covariates are unknown.
-        """
-        if covariates is None:
-            raise InputError("the true environment needs the covariates of the agents; give data that have them")
-        planning = self.settings
-        scorer = true_scorer(planner_objective(planning.planner, spec), covariates)
-        return _Planned(make_planner(planning.planner, scorer, spec.action_space, planning.settings))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,45 @@ from numpy.typing import NDArray
 from persim.data.policies import BatchPolicy
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import Array, EnvSpec
+from persim.errors import check_at_least, check_choice
 from persim.evaluation.prediction import History
 from persim.planning.planner import Plans
 from persim.storage.store import Arrays
 
 Report = Callable[[float], None]  # called now and then with the share that is done, 0 to 1
+PRESETS = ("paper", "laptop", "quick", "smoke")  # budgets, the fullest first; each method says what they mean for it
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a command chooses for the methods; each method takes what concerns it.
+
+    Attributes:
+        preset: one of ``PRESETS``.
+        rank: R of PerSim; None for the paper's.
+        planner: name of the planner; None for the default of the environment.
+        normalised: whether BCQ and CQL see z-scored states; None for MountainCar only.
+        tuned: settings of PerSim that ``tune.py`` found, by name (``persim.methods.tuned``); None for the preset's.
+
+    Raises:
+        InputError: an unknown preset, or a rank below 1.
+    """
+
+    preset: str = "paper"
+    rank: int | None = None
+    planner: str | None = None
+    normalised: bool | None = None
+    tuned: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("preset", self.preset, PRESETS)
+        if self.rank is not None:
+            check_at_least("rank", self.rank, 1)
+
+    def of(self, budgets: Mapping[str, T]) -> T:
+        """Choose the budget of the preset from a method's table; what the table lacks is the paper's."""
+        return budgets.get(self.preset, budgets["paper"])
 
 
 @dataclass(frozen=True)
@@ -122,38 +156,58 @@ class Method(ABC):
     part is trained, or beside which others.
 
     Attributes:
-        parts: how many there are; 0 if nothing is learnt.
+        name: key in ``baselines.registry``; a part of the names of its weights.
+        parts: how many parts there are; 0 if nothing is learnt.
         predicts: whether a ``Fitted`` is a ``Predictor``.
+        plans: whether it searches a plan at every step, which takes long; other methods act by a policy.
         base: the method whose fitted weights every part starts from, on the same data and seed; None if there is none.
     """
 
+    name: str
     parts: int
     predicts: bool
+    plans: bool
     base: Method | None = None
 
     @abstractmethod
     def about(self) -> dict[str, Any]:
-        """All settings, as JSON can hold them."""
+        """All settings, as JSON can hold them; how it plans stands under ``planning``."""
 
     @abstractmethod
     def learns_with(self) -> dict[str, Any]:
         """The settings that the weights depend on; methods that share them can share their weights."""
 
+    def predicts_with(self) -> dict[str, Any]:
+        """The settings that predictions depend on: all but how it plans."""
+        return {name: value for name, value in self.about().items() if name != "planning"}
+
+    @abstractmethod
+    def part_seconds(self, spec: EnvSpec, agents: int, steps: float) -> float:
+        """Estimate how long one core trains a part, from N and the mean steps of a trajectory."""
+
+    @abstractmethod
+    def episode_seconds(self, spec: EnvSpec) -> float:
+        """Estimate how long one core acts in an episode."""
+
     @abstractmethod
     def fit_part(self, part: Part) -> Weights:
-        """Trains one part.
+        """Train one part.
 
         Raises:
             DivergenceError: the loss became non-finite.
         """
 
+    def fit_parts(self, part: Part, numbers: Sequence[int]) -> list[Weights]:
+        """Train several parts, one after the other unless a method can do better on the device of ``part``."""
+        return [self.fit_part(replace(part, number=number)) for number in numbers]
+
     @abstractmethod
     def assemble(self, parts: Sequence[Weights]) -> Weights:
-        """All parts, in order, as one."""
+        """Put all parts, in order, together."""
 
     @abstractmethod
     def restore(self, weights: Weights, spec: EnvSpec, covariates: Array | None, device: str = "cpu") -> Fitted:
-        """The fitted method.
+        """Make the fitted method.
 
         Args:
             weights: from ``assemble``.
@@ -164,11 +218,10 @@ class Method(ABC):
         """
 
     def fit(self, data: Trajectories, spec: EnvSpec, seed: int, device: str = "cpu") -> Fitted:
-        """Trains all parts here, one after the other."""
+        """Train all parts here, one after the other."""
         return self.restore(self.train(data, spec, seed, device), spec, data.covariates, device)
 
     def train(self, data: Trajectories, spec: EnvSpec, seed: int, device: str = "cpu") -> Weights:
-        """The weights of ``fit``, after those of ``base``."""
+        """Train the weights of ``fit``, after those of ``base``."""
         base = None if self.base is None else self.base.train(data, spec, seed, device)
-        parts = [self.fit_part(Part(part, data, spec, seed, device, base=base)) for part in range(self.parts)]
-        return self.assemble(parts)
+        return self.assemble(self.fit_parts(Part(0, data, spec, seed, device, base=base), range(self.parts)))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from persim.data.collect import Columns, in_order, transitions
 from persim.data.trajectories import Trajectories
-from persim.envs.spec import EnvSpec
+from persim.envs.spec import Array, Covariate, EnvSpec
 from persim.errors import InputError, check_at_least
-from persim.methods.protocol import Simulator
+from persim.methods.protocol import Predictor, Simulator
 from persim.planning.planner import Plans
 
 PER_AGENT = 5
@@ -137,3 +138,21 @@ def _played(
     kept = finite & (ends.cumsum(axis=1) - ends == 0)  # nothing ended before
     running = ~np.asarray(ends.any(axis=1))
     return {name: column[kept] for name, column in columns.items()}, running
+
+
+def simulated(spec: EnvSpec, predictor: Predictor, data: Trajectories) -> EnvSpec:
+    """The environment as the predictor knows it; its one covariate is the number of the agent.
+
+    Episodes start at initial states of ``data``, far from each other; reward and ends are the environment's own.
+    """
+
+    def reset(rng: np.random.Generator, covariates: Array) -> Array:
+        starts = spread_starts(data.observation[data.step == 0], 1, len(covariates), rng)
+        return np.asarray(starts[0], dtype=np.float64)
+
+    def step(states: Array, actions: NDArray[Any], covariates: Array) -> Array:
+        path = predictor.predict(covariates[:, 0].astype(np.int64), states.astype(np.float32), actions[:, None])
+        return np.asarray(path[:, 1])
+
+    agent = Covariate("agent", "", 0, data.n_agents - 1, 0)
+    return replace(spec, covariates=(agent,), reset=reset, step=step)

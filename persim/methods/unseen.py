@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from baselines.common.snapshots import below, under
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError
 from persim.learning.model import LowRankDynamics, ModelSettings
 from persim.learning.unseen import FactorMap, MapSettings, check_share, fit_map, unseen_model
-from persim.methods import Method, Part, PerSim, Weights
-from persim.methods.persim import ModelSimulator, make_simulator
+from persim.methods.persim import ModelSimulator, PerSim, make_simulator
+from persim.methods.protocol import Method, Part, Weights
 
 _CURVE_POINTS = 50
 _MODEL, _MAP = "model/", "map/"
+_MAP_STEP_SECONDS = 1e-3  # of one core, for all members together
 
 
 class UnseenAgents(Method):
@@ -33,22 +33,31 @@ class UnseenAgents(Method):
         InputError: ``p`` is not in (0, 1].
     """
 
-    parts, predicts = 1, True
+    parts, predicts, plans = 1, True, True
     base: PerSim
 
     def __init__(self, base: PerSim, p: float, settings: MapSettings | None = None) -> None:
         self.base, self.p, self.settings = base, check_share(p), settings or MapSettings()
+        self.name = f"persim-p{100 * p:g}"
 
     def about(self) -> dict[str, Any]:
         """All settings, those of PerSim where PerSim has them."""
         return {**self.base.about(), "map": asdict(self.settings), "p": self.p}
 
     def learns_with(self) -> dict[str, Any]:
-        """All but how it plans."""
-        return {**self.base.learns_with(), "map": asdict(self.settings), "p": self.p}
+        """All settings but how it plans."""
+        return self.predicts_with()
+
+    def part_seconds(self, spec: EnvSpec, agents: int, steps: float) -> float:
+        """Estimate the fit of the maps; PerSim's training is that of the base."""
+        return self.settings.steps * _MAP_STEP_SECONDS
+
+    def episode_seconds(self, spec: EnvSpec) -> float:
+        """Estimate the planning of an episode."""
+        return self.base.episode_seconds(spec)
 
     def fit_part(self, part: Part) -> Weights:
-        """Fits the maps to PerSim's factors.
+        """Fit the maps to PerSim's factors.
 
         Raises:
             InputError: the data have no covariates, or fewer than two agents remain.
@@ -58,27 +67,31 @@ class UnseenAgents(Method):
         shape = part.base.settings["model"]
         model = LowRankDynamics.from_arrays(part.base.arrays, ModelSettings(**shape))
         factor_map, losses = fit_map(model, part.spec, part.data, self.p, part.seed, self.settings)
-        arrays = under(_MODEL, part.base.arrays) | under(_MAP, factor_map.arrays())
+        arrays = {f"{_MODEL}{name}": value for name, value in part.base.arrays.items()}
+        arrays |= {f"{_MAP}{name}": value for name, value in factor_map.arrays().items()}
         every = max(1, len(losses) // _CURVE_POINTS)
         curve = [[step, losses[step - 1]] for step in range(every, len(losses) + 1, every)]
         about = {"curves": {"map_mse": curve}, "seconds": time.perf_counter() - started}
         return Weights(arrays, {"base": shape, "about": about})
 
     def assemble(self, parts: Sequence[Weights]) -> Weights:
-        """The only part."""
+        """Give the only part."""
         return parts[0]
 
     def restore(
         self, weights: Weights, spec: EnvSpec, covariates: Array | None = None, device: str = "cpu"
     ) -> ModelSimulator:
-        """A simulator of agents with these covariates, in the data or not.
+        """Make a simulator of agents with these covariates ``[M, C]``, whether they are in the data or not.
 
         Raises:
             InputError: the covariates are unknown.
         """
         if covariates is None:
             raise InputError("an agent that was never observed is placed by its covariates; give them")
-        shape = ModelSettings(**weights.settings["base"])
-        model = LowRankDynamics.from_arrays(below(_MODEL, weights.arrays), shape).to(device)
-        factor_map = FactorMap.from_arrays(below(_MAP, weights.arrays), self.settings.widths)
+
+        def below(prefix: str) -> dict[str, Any]:
+            return {name.removeprefix(prefix): x for name, x in weights.arrays.items() if name.startswith(prefix)}
+
+        model = LowRankDynamics.from_arrays(below(_MODEL), ModelSettings(**weights.settings["base"])).to(device)
+        factor_map = FactorMap.from_arrays(below(_MAP), self.settings.widths)
         return make_simulator(unseen_model(model, factor_map, covariates), spec, self.base.settings.planning)

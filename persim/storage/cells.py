@@ -1,74 +1,84 @@
-"""Cells and rows: what is computed once, and what is shown (DESIGN: everything shown comes from rows)."""
+"""Cells and rows: a measurement is computed once, and everything that is shown comes from its rows."""
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import persim
+from persim.errors import InputError
 from persim.storage import store
 
-KIND = "cell"
+KIND, REQUEST = "cell", "request"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One unit of work; its id is the hash of everything in it.
+    """One measurement. Its id is the hash of what its numbers depend on, and of nothing else.
 
     Attributes:
-        suite: the grid it belongs to, such as ``"rank_cv"``.
         env: name of the environment.
-        regime: how the data were recorded.
-        agents: N.
-        method: name of the method.
-        trial: number of the repetition, from 0.
-        settings: whatever else the result depends on; anything JSON can hold.
+        regime: how the data were recorded; ``true-env`` for a method that looks at no data.
+        agents: N, the number of agents in the data.
+        method: key of the method in ``baselines.registry``.
+        seed: everything random follows from it.
+        settings: the method's own settings, as far as the measurement depends on them.
+        measure: what is measured and how; see ``persim.methods.measure``.
     """
 
-    suite: str
     env: str
     regime: str
     agents: int
     method: str
-    trial: int
+    seed: int
     settings: dict[str, Any]
+    measure: dict[str, Any]
 
     @property
     def id(self) -> str:
         """Twelve hexadecimal digits."""
         return store.settings_hash(asdict(self))
 
+    @property
+    def what(self) -> str:
+        """What is measured: ``prediction``, ``reward`` or ``holdout``."""
+        return str(self.measure["what"])
+
 
 @dataclass(frozen=True)
 class FinishedCell:
-    """A cell with what it gave.
+    """A cell with its results.
 
     Attributes:
-        cell: what was computed.
-        rows: one dict per metric and agent: ``metric``, ``agent`` (paper's number, or None), ``value``.
+        cell: the measurement.
+        rows: one dict per metric and agent: ``metric``, ``agent`` (the paper's number, or None), ``value``.
         curves: named lists of ``[x, y]`` points.
-        seed: of the sweep.
         commit: version of the code that ran it.
         seconds: named timings.
-        started: Unix time at which it began, in milliseconds.
-        ended: likewise.
+        started: Unix time at which the measurement began, in milliseconds.
+        ended: Unix time at which it ended, in milliseconds.
+        model: file of the trained weights, relative to the store; empty if there is none.
+        labels: the suites that asked for it, each with its preset; not part of the record in a store.
     """
 
     cell: Cell
     rows: list[dict[str, Any]]
     curves: dict[str, list[list[float]]]
-    seed: int
     commit: str
     seconds: dict[str, float]
     started: int
     ended: int
+    model: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
 
     def value(self, metric: str, agent: int | None = None) -> float:
-        """The one value of a metric (of an agent); infinite if it was not a finite number.
+        """Return the one value of a metric (of an agent); infinity stands for what was not finite.
 
         Raises:
             KeyError: there is no such row.
@@ -77,6 +87,35 @@ class FinishedCell:
             if row["metric"] == metric and row["agent"] == agent:
                 return math.inf if row["value"] is None else float(row["value"])
         raise KeyError(f"no row for {metric!r}, agent {agent}")
+
+    def has(self, metric: str) -> bool:
+        """Whether any row has this metric."""
+        return any(row["metric"] == metric for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command asked for: it labels cells, and no number depends on it.
+
+    Attributes:
+        suite: the grid, sweep or command, such as ``reward`` or ``rank_cv``.
+        preset: name of the budget; empty if the command has none.
+        cells: ids of the cells.
+        title: of a sweep; empty for a grid.
+        settings: of a sweep; a grid needs none, as its cells say everything.
+    """
+
+    suite: str
+    preset: str
+    cells: tuple[str, ...]
+    title: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Name of the request: a sweep keeps its name while its cells become more."""
+        own = self.settings or {"cells": sorted(self.cells)}
+        return f"{self.suite}-{store.settings_hash({'preset': self.preset, 'settings': own})}"
 
 
 def row(metric: str, value: float, agent: int | None = None) -> dict[str, Any]:
@@ -92,8 +131,18 @@ def finite_or_none(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def plain(settings: Any) -> Any:
+    """Settings in the form that JSON gives them: tuples become lists."""
+    return json.loads(store.canonical_json(settings))
+
+
+def file_name(env: str) -> str:
+    """The name of an environment as a part of a file name."""
+    return env.replace(":", ".")
+
+
 class CellStore:
-    """Finished cells, models and checkpoints under one folder, named by cell id.
+    """Datasets, models, finished cells and requests under one folder.
 
     Args:
         root: the store; on a cluster a path that every node sees.
@@ -102,22 +151,14 @@ class CellStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def record_path(self, cell: Cell) -> Path:
+    def record_path(self, cell_id: str) -> Path:
         """Where the finished cell is kept."""
-        return self.root / "cells" / cell.suite / f"{cell.id}.json"
-
-    def model_path(self, cell: Cell) -> Path:
-        """Where its trained model is kept."""
-        return self.root / "models" / f"{cell.id}.safetensors"
-
-    def checkpoint_path(self, cell: Cell) -> Path:
-        """Where its training is saved while it runs."""
-        return self.root / "checkpoints" / f"{cell.id}.safetensors"
+        return self.root / "cells" / f"{cell_id}.json"
 
     def dataset_path(self, env: str, regime: str, agents: int, seed: int) -> Path:
         """Where the dataset of these settings is kept."""
         name = store.settings_hash({"env": env, "regime": regime, "agents": agents, "seed": seed})
-        return self.root / "datasets" / f"{env.replace(':', '.')}-{regime}-{agents}-{name}.safetensors"
+        return self.root / "datasets" / f"{file_name(env)}-{regime}-{agents}-{name}.safetensors"
 
     def finished(self, cell: Cell) -> FinishedCell | None:
         """The finished cell, or None if it is still to be computed.
@@ -125,16 +166,69 @@ class CellStore:
         Raises:
             InputError: its record is damaged.
         """
-        path = self.record_path(cell)
-        if not path.exists():
-            return None
-        record = store.read_record(path, KIND)
-        return FinishedCell(**{**record, "cell": Cell(**record["cell"])})
+        path = self.record_path(cell.id)
+        return read_finished(path) if path.exists() else None
+
+    def finished_ids(self) -> set[str]:
+        """Ids of all finished cells, from one listing."""
+        return {path.stem for path in (self.root / "cells").glob("*.json")}
 
     def finish(self, done: FinishedCell) -> None:
-        """Records a finished cell, whole or not at all, and drops its checkpoint."""
-        store.write_record(self.record_path(done.cell), KIND, asdict(done))
-        self.checkpoint_path(done.cell).unlink(missing_ok=True)
+        """Record a finished cell, whole or not at all."""
+        record = {name: value for name, value in asdict(done).items() if name != "labels"}
+        store.write_record(self.record_path(done.cell.id), KIND, record)
+
+    def ask(self, request: Request) -> None:
+        """Record what a command asks for, so that reports and MLflow know which cells belong together."""
+        path = self.root / "requests" / f"{request.id}.json"
+        if not path.exists() or tuple(store.read_record(path, REQUEST)["cells"]) != request.cells:
+            store.write_record(path, REQUEST, asdict(request))
+
+    def requests(self) -> Iterator[Request]:
+        """Everything that was asked for, in the order of the names.
+
+        Raises:
+            InputError: a record is damaged.
+        """
+        for path in sorted((self.root / "requests").glob("*.json"), key=str):
+            record = store.read_record(path, REQUEST)
+            yield Request(**{**record, "cells": tuple(record["cells"])})
+
+    def labels(self) -> dict[str, dict[str, str]]:
+        """By cell id the suites that asked for it, each with its preset."""
+        found: dict[str, dict[str, str]] = {}
+        for request in self.requests():
+            for cell_id in request.cells:
+                found.setdefault(cell_id, {})[request.suite] = request.preset
+        return found
+
+    def of_old_version(self) -> str:
+        """One line about cells that version 0.1 left here, whose ids were made differently; empty if there are none."""
+        old = sum(1 for _ in (self.root / "cells").glob("*/*.json"))
+        if not old:
+            return ""
+        return (
+            f"store {str(self.root)!r} has {old} cells of version 0.1: its datasets are used, but its results and "
+            "models are not, as they were named differently; nothing is deleted (CHANGELOG.md says how to convert them)"
+        )
+
+
+def read_finished(path: Path) -> FinishedCell:
+    """The finished cell in a record.
+
+    Raises:
+        InputError: the file is damaged, or of another version.
+    """
+    record = store.read_record(path, KIND)
+    try:
+        done = FinishedCell(**{**record, "cell": Cell(**record["cell"])})
+    except (TypeError, KeyError) as error:
+        raise InputError(
+            f"{str(path)!r} holds a cell of another version ({error}); move it out of the store"
+        ) from error
+    if done.cell.id != path.stem:
+        raise InputError(f"{str(path)!r} holds cell {done.cell.id}, not the one of its name; move it out of the store")
+    return done
 
 
 @cache

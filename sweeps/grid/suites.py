@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 
-from baselines.registry import METHODS, Budget, make_method
+from baselines.registry import METHODS, make_method
 from persim.data import REGIMES
-from persim.data.collect import population
-from persim.envs import EnvSpec, get
-from persim.envs.spec import Array
+from persim.envs import get
 from persim.errors import InputError, check_at_least, check_choice
+from persim.evaluation.reward import EPISODES
 from persim.learning.unseen import known_agents
-from persim.methods import Method
-from persim.storage import store
+from persim.methods import Options
+from persim.methods.job import PREDICTION, TRUE_ENV_REGIME, Job, predictions, rewards
 from persim.storage.cells import Cell
 
 ENVS = ("mountaincar", "cartpole", "halfcheetah")
 UNSEEN_METHODS = tuple(name for name, entry in METHODS.items() if entry.p is not None)
 ALL_METHODS = tuple(name for name in METHODS if name not in ("persim-bcq-5", "persim-cql-5", *UNSEEN_METHODS))
-TRUE_ENV_REGIME = "true-env"  # the regime of a method that looks at no data
+# Episodes of each test agent, by preset: of a method that plans, and of one that acts by a policy.
+_EPISODES = {"paper": (EPISODES, 100), "quick": (5, 100), "smoke": (1, 2)}
+DataKey = tuple[str, str, int]  # environment, regime, N
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Suite:
         trials: repetitions.
         measures: what is measured: ``prediction``, ``reward``.
         preset: of the budget, if the command line does not say.
-        unseen: by environment, covariates of the test agents where they are not those of the data.
+        unseen: by environment, covariates ``[M, C]`` of the test agents where they are not those of the data.
     """
 
     name: str
@@ -86,9 +87,10 @@ class Grid:
         methods: names.
         agents: values of N.
         trials: repetitions, from 0.
-        budget: of every method.
+        options: of every method; the preset among them.
         seed: trial t uses seed + t.
-        ranks: R by (environment, regime, N), where it is not the paper's.
+        episodes: of each test agent and method that plans; None for the preset's.
+        special: other options for some data, such as their own rank.
 
     Raises:
         InputError: something in it is unknown, out of range, or not in the suite.
@@ -99,13 +101,16 @@ class Grid:
     methods: tuple[str, ...]
     agents: tuple[int, ...]
     trials: int
-    budget: Budget
+    options: Options
     seed: int = 0
-    ranks: tuple[tuple[tuple[str, str, int], int], ...] = ()
+    episodes: int | None = None
+    special: Mapping[DataKey, Options] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_at_least("trials", self.trials, 1)
         check_at_least("seed", self.seed, 0)
+        if self.episodes is not None:
+            check_at_least("episodes", self.episodes, 1)
         for method in self.methods:
             check_choice("method", method, METHODS)
             if self.suite.unseen and not METHODS[method].unseen:
@@ -123,36 +128,50 @@ class Grid:
                     if p is not None:
                         known_agents(count, p, self.seed)
 
-    def cells(self) -> list[Cell]:
-        """All cells; trial by trial, so that an interrupted run has seen everything once."""
-        found = {cell.id: cell for trial in range(self.trials) for cell in self._trial(trial)}
+    @property
+    def keys(self) -> list[DataKey]:
+        """Environment, regime and N of all data."""
+        return [(env, regime, count) for env, regime in self.data for count in self.agents]
+
+    def jobs(self) -> list[Job]:
+        """All cells with their methods; trial by trial, so that an interrupted run has seen everything once."""
+        found = {job.cell.id: job for trial in range(self.trials) for job in self._trial(trial)}
         return list(found.values())
 
-    def _trial(self, trial: int) -> Iterator[Cell]:
-        for (env, regime), count, method in product(self.data, self.agents, self.methods):
-            if METHODS[method].learns:
-                yield self._cell(env, regime, count, method, trial)
-            else:  # looks at no data: the same whatever the regime and N
-                yield self._cell(env, TRUE_ENV_REGIME, len(get(env).test_agents), method, trial)
+    def _trial(self, trial: int) -> Iterator[Job]:
+        for key, name in product(self.keys, self.methods):
+            env, regime, count = key
+            spec, unseen = get(env), self.suite.unseen.get(env, ())
+            method = make_method(name, spec, self.special.get(key, self.options))
+            for measure in self.suite.measures:
+                if measure != PREDICTION:
+                    how = rewards(self._episodes(plans=method.plans), unseen=unseen)
+                elif method.predicts:
+                    how = predictions(spec, unseen)
+                else:
+                    continue
+                yield Job.of(method, env, regime, count, self.seed + trial, how)
 
-    def _cell(self, env: str, regime: str, count: int, method: str, trial: int) -> Cell:
-        spec = get(env)
-        rank = dict(self.ranks).get((env, regime, count))
-        built = make_method(method, spec, self.budget, rank)
-        settings = {
-            "seed": self.seed + trial,
-            "measures": [name for name in self.suite.measures if name != "prediction" or built.predicts],
-            "budget": asdict(self.budget),
-            "rank": rank,
-            "method": built.about(),
-        }
-        if env in self.suite.unseen:  # other cells keep the ids from before there were unseen agents
-            settings["unseen"] = [list(row) for row in self.suite.unseen[env]]
-        return Cell(self.suite.name, env, regime, count, method, trial, settings)
+    def _episodes(self, *, plans: bool) -> int:
+        if plans and self.episodes is not None:
+            return self.episodes
+        return paper_episodes(plans=plans, preset=self.options.preset)
+
+
+def paper_episodes(*, plans: bool, preset: str = "paper") -> int:
+    """Episodes of each test agent under a preset, of a method that plans or of one that acts by a policy."""
+    return _EPISODES.get(preset, _EPISODES["paper"])[not plans]
+
+
+def belongs(cell: Cell, env: str, regime: str, count: int, method: str) -> bool:
+    """Whether a cell is one of a method on these data; the cells of a method that looks at no data always are."""
+    if (cell.env, cell.method) != (env, method):
+        return False
+    return cell.regime == TRUE_ENV_REGIME or (cell.regime, cell.agents) == (regime, count)
 
 
 def chosen(what: str, asked: Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:
-    """Those asked for (all if None), in the order of the suite.
+    """Choose the names asked for (all if None), in the order of the suite.
 
     Raises:
         InputError: one is not in the suite, or is named twice.
@@ -164,35 +183,3 @@ def chosen(what: str, asked: Sequence[str] | None, known: Sequence[str]) -> tupl
     if len(set(asked)) < len(asked):
         raise InputError(f"{what} {','.join(asked)} names one twice; give each once")
     return tuple(name for name in dict.fromkeys(known) if name in asked)
-
-
-def method_of(cell: Cell) -> Method:
-    """The method of a cell, with the cell's settings."""
-    budget = Budget(**cell.settings["budget"])
-    return make_method(cell.method, get(cell.env), budget, cell.settings["rank"])
-
-
-def spec_of(cell: Cell) -> EnvSpec:
-    """The environment of a cell; its test agents are those that the cell measures."""
-    spec, unseen = get(cell.env), cell.settings.get("unseen")
-    return spec if unseen is None else replace(spec, test_agents=tuple(map(tuple, unseen)))
-
-
-def covariates_of(cell: Cell) -> Array:
-    """Covariates ``[N, C]`` of the agents that the method of a cell acts for, the test agents first."""
-    spec = spec_of(cell)
-    if "unseen" in cell.settings:
-        return spec.covariate_rows(spec.test_agents)
-    return population(spec, cell.agents, int(cell.settings["seed"]))
-
-
-def dataset_key(cell: Cell) -> str:
-    """Names the dataset of a cell."""
-    about = {"env": cell.env, "regime": cell.regime, "agents": cell.agents, "seed": cell.settings["seed"]}
-    return f"{cell.env.replace(':', '.')}-{cell.regime}-{cell.agents}-{store.settings_hash(about)}"
-
-
-def weights_key(cell: Cell) -> str:
-    """Names the trained weights of a cell: cells that differ only in what is measured share them."""
-    about = {"data": dataset_key(cell), "method": cell.method, "learns_with": method_of(cell).learns_with()}
-    return f"{cell.env.replace(':', '.')}-{cell.method}-{store.settings_hash(about)}"

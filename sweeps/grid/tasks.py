@@ -1,47 +1,40 @@
-"""From cells to tasks: datasets, parts of models, models, measurements, each one file in the store."""
+"""From cells to tasks: datasets, parts of models, models and measurements, each of which leaves files in the store."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from baselines.registry import METHODS
-from persim.storage.cells import Cell, CellStore
-from sweeps.grid.suites import dataset_key, method_of, spec_of, weights_key
+from persim.methods import measure
+from persim.methods.job import Job
+from persim.storage import store
+from persim.storage.cells import CellStore
 
-PREDICTION, REWARD = "prediction", "reward"
+PIECE = "piece"
 
 
 @dataclass(frozen=True)
 class Task:
-    """One piece of work for one worker; it is done when its file is there.
+    """One piece of work for one worker; it is done when its files are there.
 
     Attributes:
         key: names it.
         kind: ``data``, ``part``, ``model`` or ``measure``.
-        cell: says everything that it depends on (any of the cells that need it).
-        output: the file, relative to the store.
-        number: of the part, or of the measurement.
+        job: any of the cells that need it; it says everything that the task depends on.
+        outputs: the files, relative to the store.
+        numbers: of the parts, or of the piece of the measurement.
         needs: keys of the tasks whose files it reads.
         heavy: whether it gains from a GPU.
     """
 
     key: str
     kind: str
-    cell: Cell
-    output: str
-    number: int = 0
+    job: Job
+    outputs: tuple[str, ...]
+    numbers: tuple[int, ...] = ()
     needs: tuple[str, ...] = ()
     heavy: bool = False
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A share of what a cell measures: prediction of all test agents, or the reward of one."""
-
-    what: str
-    agent: int | None = None
 
 
 @dataclass
@@ -57,69 +50,43 @@ class Plan:
     of_cell: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def measurements(cell: Cell) -> list[Measurement]:
-    """What a cell measures, in pieces that several workers can share."""
-    pieces = [Measurement(PREDICTION)] if PREDICTION in cell.settings["measures"] else []
-    if REWARD in cell.settings["measures"]:
-        pieces += [Measurement(REWARD, agent) for agent in range(len(spec_of(cell).test_agents))]
-    return pieces
+def plan(todo: Sequence[Job], cells: CellStore, device: str = "cpu") -> Plan:
+    """The tasks of these cells; what several cells need is there once.
 
-
-def dataset_path(cells: CellStore, cell: Cell) -> Path:
-    """Where the dataset of a cell is kept."""
-    return cells.dataset_path(cell.env, cell.regime, cell.agents, int(cell.settings["seed"]))
-
-
-def base_cell(cell: Cell) -> Cell | None:
-    """Names the weights that the method of a cell starts from; None if it starts from none."""
-    base = METHODS[cell.method].base
-    return None if base is None else replace(cell, method=base)
-
-
-def model_output(cell: Cell) -> str:
-    """Where its weights are kept, relative to the store."""
-    return f"models/{weights_key(cell)}.safetensors"
-
-
-def part_output(cell: Cell, part: int) -> str:
-    """Where a part of them is kept until they are put together."""
-    return f"parts/{weights_key(cell)}-{part}.safetensors"
-
-
-def piece_output(cell: Cell, number: int) -> str:
-    """Where a measurement is kept until the cell is finished."""
-    return f"pieces/{cell.id}-{number}.json"
-
-
-def plan(todo: Sequence[Cell], cells: CellStore) -> Plan:
-    """The tasks of these cells; what several cells need is there once."""
+    Args:
+        todo: the cells with their methods.
+        cells: the store.
+        device: on a GPU all parts of a model are one task.
+    """
     result = Plan()
-    for cell in todo:
+    for job in todo:
         needs: tuple[str, ...] = ()
-        if METHODS[cell.method].learns:
-            for task in _learning(cell, cells):
+        if job.method.parts:
+            for task in _learning(job, cells, device):
                 result.tasks.setdefault(task.key, task)
-            needs = (f"model {weights_key(cell)}",)
-        for number, _ in enumerate(measurements(cell)):
-            key = f"measure {cell.id} {number}"
-            result.tasks[key] = Task(key, "measure", cell, piece_output(cell, number), number, needs, heavy=True)
-        result.of_cell[cell.id] = tuple(f"measure {cell.id} {n}" for n in range(len(measurements(cell))))
+            needs = (f"model {job.weights_name}",)
+        keys = tuple(f"measure {job.cell.id} {number}" for number in range(len(job.pieces)))
+        for number, key in enumerate(keys):
+            result.tasks[key] = Task(key, "measure", job, (job.piece_file(number),), (number,), needs, heavy=True)
+        result.of_cell[job.cell.id] = keys
     return result
 
 
-def _learning(cell: Cell, cells: CellStore) -> Iterator[Task]:
+def _learning(job: Job, cells: CellStore, device: str) -> Iterator[Task]:
     """The dataset of a cell, what its model starts from, the parts of its model, and the model."""
-    data, weights = f"data {dataset_key(cell)}", weights_key(cell)
-    path = dataset_path(cells, cell).relative_to(cells.root)
-    yield Task(data, "data", cell, str(path))
+    path, name = cells.dataset_path(*job.data_key), job.weights_name
+    data = f"data {path.stem}"
+    yield Task(data, "data", job, (str(path.relative_to(cells.root)),))
     needs: tuple[str, ...] = (data,)
-    if (base := base_cell(cell)) is not None:
-        yield from _learning(base, cells)
-        needs = (data, f"model {weights_key(base)}")
-    parts = [f"part {weights} {number}" for number in range(method_of(cell).parts)]
-    for number, key in enumerate(parts):
-        yield Task(key, "part", cell, part_output(cell, number), number, needs, heavy=True)
-    yield Task(f"model {weights}", "model", cell, model_output(cell), 0, tuple(parts))
+    if job.base is not None:
+        yield from _learning(job.base, cells, device)
+        needs = (data, f"model {job.base.weights_name}")
+    every = range(job.method.parts)
+    groups = [(number,) for number in every] if device == "cpu" else [tuple(every)]
+    parts = [f"part {name} {'-'.join(map(str, group))}" for group in groups]
+    for key, group in zip(parts, groups, strict=True):
+        yield Task(key, "part", job, tuple(map(job.part_file, group)), group, needs, heavy=True)
+    yield Task(f"model {name}", "model", job, (job.model_file,), needs=tuple(parts))
 
 
 def missing(tasks: dict[str, Task], wanted: Sequence[str], root: Path) -> dict[str, Task]:
@@ -128,7 +95,7 @@ def missing(tasks: dict[str, Task], wanted: Sequence[str], root: Path) -> dict[s
 
     def visit(key: str) -> None:
         task = tasks[key]
-        if key in found or (root / task.output).exists():
+        if key in found or is_done(task, root):
             return
         for need in task.needs:
             visit(need)
@@ -137,3 +104,44 @@ def missing(tasks: dict[str, Task], wanted: Sequence[str], root: Path) -> dict[s
     for key in wanted:
         visit(key)
     return found
+
+
+def is_done(task: Task, root: Path) -> bool:
+    """Whether the files of a task are there."""
+    return all((root / output).exists() for output in task.outputs)
+
+
+def perform(task: Task, root: Path, device: str) -> None:
+    """Do a task, unless its files are there already.
+
+    Args:
+        task: what to do.
+        root: the store.
+        device: ``cpu`` or ``cuda``.
+    """
+    if is_done(task, root):
+        return
+    cells, job = CellStore(root), task.job
+    if task.kind == "data":
+        measure.dataset(job, cells)
+    elif task.kind == "part":
+        measure.train_parts(job, task.numbers, measure.dataset(job, cells), cells, device)
+    elif task.kind == "model":
+        measure.assemble(job, cells)
+    else:
+        record = measure.measure_piece(job, task.numbers[0], cells, device)
+        store.write_record(root / task.outputs[0], PIECE, record)
+
+
+def finish(job: Job, cells: CellStore) -> measure.FinishedCell:
+    """Put the measured pieces of a cell together, record it, and remove them.
+
+    Raises:
+        InputError: a piece is missing or damaged.
+    """
+    paths = [cells.root / job.piece_file(number) for number in range(len(job.pieces))]
+    done = measure.finished_cell(job, [store.read_record(path, PIECE) for path in paths])
+    cells.finish(done)
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return done

@@ -1,0 +1,194 @@
+"""PerSim on a hold-out: trained on a part of the transitions and measured on the rest (Appendix D.1).
+
+Rank cross-validation and tuning are made of these trials. The same trial is computed once, whoever asks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from persim import seeding
+from persim.data import Trajectories
+from persim.data.collect import population
+from persim.envs import get
+from persim.learning.batches import TrainingRows
+from persim.learning.ensemble import best_members
+from persim.learning.model import LowRankDynamics
+from persim.learning.training import DivergenceError, EpochReport, TrainResult, holdout_errors, split, train
+from persim.methods.job import HOLDOUT, REWARD, Job
+from persim.methods.measure import Rows, checkpoint_path, prediction_rows, reward_rows
+from persim.methods.persim import PerSim, make_simulator
+from persim.storage.cells import CellStore, FinishedCell, code_version, row
+
+STREAM = "rank_cv"  # what the seeds of every hold-out trial are named after
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a trial tells while it trains.
+
+    Attributes:
+        epoch: number of the last epoch, from 1.
+        loss: its training loss.
+        holdout_loss: squared error on the hold-out, where it was evaluated.
+        rung_error: ``holdout_share`` at the epochs that were asked for; None at the others.
+    """
+
+    epoch: int
+    loss: float
+    holdout_loss: float | None
+    rung_error: float | None
+
+
+def holdouts(share: float, number: int, then: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The hold-out test as a cell states it.
+
+    Args:
+        share: of the transitions that are held out.
+        number: of the split, from 0; the same for every method, so that they are compared on the same transitions.
+        then: what else is measured with the members of lowest hold-out error: ``predictions`` or ``rewards``.
+    """
+    return {"what": HOLDOUT, "share": share, "split": number, **({} if then is None else {"then": then})}
+
+
+def holdout_shares(model: LowRankDynamics, data: Trajectories, holdout: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Hold-out error of each member ``[K]``: the share of variance left, mean over state dimensions.
+
+    Squared error over variance of the same state difference is free of units, so it is the same number
+    whether the model works on raw or on normalised data.
+
+    Args:
+        model: K members.
+        data: the trajectories.
+        holdout: row numbers ``[H]``.
+    """
+    mse, variance = _errors(model, data, holdout)
+    varies = variance > 0
+    return np.asarray((mse[:, varies] / variance[varies]).mean(axis=1))
+
+
+def _errors(
+    model: LowRankDynamics, data: Trajectories, holdout: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean squared errors ``[K, S]`` and variances ``[S]`` of the (scaled) state differences of these rows."""
+    targets = model.scaled_deltas(torch.from_numpy(data.delta[holdout].astype(np.float64)).mT)
+    variance = targets.var(dim=1, correction=0).numpy()
+    return holdout_errors(model, TrainingRows(model, data, holdout)), variance
+
+
+def run_trial(
+    job: Job,
+    data: Trajectories,
+    cells: CellStore,
+    report: Callable[[Progress], None],
+    rungs: Collection[int] = (),
+) -> FinishedCell:
+    """Compute a cell and record it in the store; returns the record if there is one already.
+
+    Initial weights and batches are each trial's own: they follow from the rank, the split and the number of the
+    member. A trial whose loss becomes non-finite is finished, too, with an infinite error.
+
+    Args:
+        job: a PerSim with a measure of ``holdouts``.
+        data: the dataset of the job.
+        cells: the store.
+        report: called after every epoch.
+        rungs: epochs at which ``holdout_share`` is reported.
+    """
+    if (done := cells.finished(job.cell)) is not None:
+        return done
+    started, name, curves = time.time(), "", {}
+    try:
+        model, holdout, result = _train(job, data, cells, report, set(rungs))
+        trained = time.time()
+        rows, name = _measure(job, data, model, holdout, result, cells)
+        curves, seconds = _curves(result), {"train": result.seconds, "measure": time.time() - trained}
+    except DivergenceError:
+        rows, seconds = [row(metric, np.inf) for metric in _metrics(job)], {"train": time.time() - started}
+    times = int(started * 1e3), int(time.time() * 1e3)
+    done = FinishedCell(job.cell, rows, curves, code_version(), seconds, *times, model=name)
+    cells.finish(done)
+    checkpoint_path(cells.root, job.cell).unlink(missing_ok=True)
+    return done
+
+
+def _metrics(job: Job) -> list[str]:
+    """The metrics of a trial that diverged."""
+    reward = job.cell.measure.get("then", {}).get("what") == REWARD
+    return ["holdout_mse", "holdout_error", "holdout_share", *(["reward"] if reward else [])]
+
+
+def _train(
+    job: Job, data: Trajectories, cells: CellStore, report: Callable[[Progress], None], rungs: set[int]
+) -> tuple[LowRankDynamics, NDArray[np.int64], TrainResult]:
+    """A trained model, the held-out rows, and the curves."""
+    method, measure, seed = job.method, job.cell.measure, job.cell.seed
+    assert isinstance(method, PerSim)
+    settings, number = method.settings, int(measure["split"])
+    members = [(settings.rank, number, *([k] if k else [])) for k in range(settings.size.candidates)]
+    init, orders = ([seeding.sequence(seed, STREAM, name, *k) for k in members] for name in ("init", "batches"))
+    model = LowRankDynamics(settings.nets.shape(data, settings.rank, len(members)), init)
+    rows, holdout = split(len(data), float(measure["share"]), seeding.generator(seed, STREAM, "holdout", number))
+
+    def show(epoch: EpochReport) -> None:
+        error = None
+        if epoch.epoch in rungs:
+            error = float(holdout_shares(model, data, holdout).mean())
+            if not np.isfinite(error):
+                raise DivergenceError(f"the hold-out error became non-finite at epoch {epoch.epoch}")
+        report(Progress(epoch.epoch, epoch.loss, epoch.holdout_loss, error))
+
+    path = checkpoint_path(cells.root, job.cell)
+    result = train(model, data, settings.train, orders, rows=rows, holdout=holdout, checkpoint=path, progress=show)
+    return model, holdout, result
+
+
+def _measure(
+    job: Job,
+    data: Trajectories,
+    model: LowRankDynamics,
+    holdout: NDArray[np.int64],
+    result: TrainResult,
+    cells: CellStore,
+) -> tuple[Rows, str]:
+    """The rows of a trial, of the members of lowest hold-out error; and the file of the model, if it was kept."""
+    assert isinstance(job.method, PerSim)
+    settings, spec, then = job.method.settings, job.spec, job.cell.measure.get("then")
+    shares = holdout_shares(model, data, holdout)
+    kept = best_members(shares.tolist(), settings.size.members)
+    mse, variance = _errors(model, data, holdout)
+    rows = [
+        row("train_mse", result.losses[-1]),
+        row("holdout_mse", float(mse[kept].mean())),
+        row("holdout_error", float(mse[kept].mean(axis=0).sum() / variance.sum())),
+        row("holdout_share", float(shares[kept].mean())),
+    ]
+    if then is None:
+        return rows, ""
+    model, file = model.select(kept), f"models/{job.cell.id}.safetensors"
+    env, regime, agents, seed = job.data_key
+    model.save(cells.root / file, env=get(env).name, regime=regime, agents=agents, seed=seed)
+    fitted = make_simulator(model, spec, settings.planning)
+    if then["what"] == REWARD:
+        inner = Job.of(job.method, env, regime, agents, seed, then)
+        covariates = population(spec, agents, seed)
+        return rows + [
+            r for agent in inner.pieces if agent is not None for r in reward_rows(fitted, inner, covariates, agent)[0]
+        ], file
+    return rows + prediction_rows(fitted, spec, seed), file
+
+
+def _curves(result: TrainResult) -> dict[str, list[list[float]]]:
+    """Training and hold-out loss against epochs."""
+    holdout = zip(result.holdout_epochs, result.holdout_losses, strict=True)
+    return {
+        "train_mse": [[epoch + 1, loss] for epoch, loss in enumerate(result.losses)],
+        "holdout_mse": [[epoch, loss] for epoch, loss in holdout],
+    }

@@ -1,0 +1,217 @@
+"""The one measurement: data, training, prediction error and reward of any method, whoever asks.
+
+Every command that trains or measures goes through here, so the same question has the same seeds, the same names
+of files and the same rows. The steps are functions of their own, so that workers can share them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from persim import seeding
+from persim.data import Trajectories, collect_regime
+from persim.data.policies import load_test_policy
+from persim.envs import EnvSpec, get
+from persim.envs.spec import Array
+from persim.errors import InputError
+from persim.evaluation.factors import covariate_r2
+from persim.evaluation.prediction import errors_of, true_rollouts
+from persim.evaluation.reward import average_rewards
+from persim.learning.model import KIND as MODEL_KIND
+from persim.methods.job import Job
+from persim.methods.protocol import Fitted, HasFactors, Part, Predictor, Report, Weights
+from persim.storage import store
+from persim.storage.cells import Cell, CellStore, FinishedCell, code_version, row
+
+Rows = list[dict[str, Any]]
+Progress = Callable[[str, float], None]  # told what is being done, and the share of it that is done
+
+
+def dataset(job: Job, cells: CellStore, progress: Callable[[int, int], None] | None = None) -> Trajectories:
+    """The dataset of a job, from the store if it is there, else recorded and kept there.
+
+    Args:
+        job: names environment, regime, N and seed.
+        cells: the store.
+        progress: told the steps so far and how many episodes go on, while data are recorded.
+
+    Raises:
+        InputError: the stored file is damaged or holds something else.
+    """
+    env, regime, agents, seed = job.data_key
+    path, spec = cells.dataset_path(env, regime, agents, seed), get(env)
+    if not path.exists():
+        data = collect_regime(spec, regime, agents, seed, progress)
+        data.save(path)
+        return data
+    data = Trajectories.load(path)
+    if (data.env, data.regime, data.n_agents) != (spec.name, regime, agents):
+        raise InputError(f"{str(path)!r} holds other data than its name says; delete it, then run again")
+    return data
+
+
+def train_parts(
+    job: Job, numbers: Sequence[int], data: Trajectories, cells: CellStore, device: str, report: Report | None = None
+) -> None:
+    """Train parts of the weights and keep each in the store; an interrupted training goes on from its checkpoint."""
+    root = cells.root
+    checkpoint = root / "checkpoints" / f"{job.weights_name}-{'-'.join(map(str, numbers))}.safetensors"
+    base = None if job.base is None else weights(job.base, cells)
+    part = Part(
+        numbers[0],
+        data,
+        get(job.cell.env),
+        job.cell.seed,
+        device=device,
+        checkpoint=checkpoint,
+        report=report,
+        base=base,
+    )
+    for number, trained in zip(numbers, job.method.fit_parts(part, numbers), strict=True):
+        store.write_arrays(root / job.part_file(number), trained.arrays, MODEL_KIND, trained.settings)
+    checkpoint.unlink(missing_ok=True)
+
+
+def assemble(job: Job, cells: CellStore) -> None:
+    """Put the parts of the weights together, keep them in the store, and remove the parts."""
+    paths = [cells.root / job.part_file(number) for number in range(job.method.parts)]
+    whole = job.method.assemble([Weights(*store.read_arrays(path, MODEL_KIND)) for path in paths])
+    env, regime, agents, seed = job.data_key
+    about = {**whole.settings["about"], "env": get(env).name, "regime": regime, "agents": agents, "seed": seed}
+    store.write_arrays(cells.root / job.model_file, whole.arrays, MODEL_KIND, {**whole.settings, "about": about})
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def weights(job: Job, cells: CellStore) -> Weights:
+    """Read the trained weights from the store.
+
+    Raises:
+        InputError: they are missing or damaged.
+    """
+    if not job.method.parts:
+        return job.method.assemble([])
+    return Weights(*store.read_arrays(cells.root / job.model_file, MODEL_KIND))
+
+
+def trained(job: Job, cells: CellStore, device: str, progress: Progress | None = None) -> Weights:
+    """The weights of a job, with everything trained, in this process, that the store lacks."""
+    if job.method.parts and not (cells.root / job.model_file).exists():
+        if job.base is not None:
+            trained(job.base, cells, device, progress)
+        missing = [n for n in range(job.method.parts) if not (cells.root / job.part_file(n)).exists()]
+        groups = [[number] for number in missing] if device == "cpu" else [missing] if missing else []
+        data = dataset(job, cells) if groups else None
+        for place, numbers in enumerate(groups):
+            assert data is not None
+
+            def show(share: float, place: int = place) -> None:
+                if progress is not None:
+                    progress(f"training {job.method.name}", (place + share) / len(groups))
+
+            train_parts(job, numbers, data, cells, device, show)
+        assemble(job, cells)
+    return weights(job, cells)
+
+
+def measure_piece(
+    job: Job, number: int, cells: CellStore, device: str, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Measure a piece of a cell; returns its rows and timings, as a record can hold them."""
+    started, spec, covariates = int(time.time() * 1e3), job.spec, job.covariates
+    learnt = weights(job, cells)
+    fitted = job.method.restore(learnt, spec, covariates, device)
+    agent, decision = job.pieces[number], None
+    if agent is None:
+        if progress is not None:
+            progress("predicting", 0.0)
+        rows = prediction_rows(fitted, spec, job.cell.seed)
+        if "unseen" not in job.cell.measure:  # the factors of unseen agents were made from their covariates
+            rows += factor_rows(fitted, spec, covariates)
+    else:
+
+        def show(step: int, running: int) -> None:
+            if progress is not None:
+                progress(f"agent {agent + 1} acts, {running} episodes", step / spec.horizon)
+
+        rows, decision = reward_rows(fitted, job, covariates, agent, show)
+    about = learnt.settings.get("about", {})
+    return {
+        "rows": rows,
+        "decision_ms": decision,
+        "started": started,
+        "ended": int(time.time() * 1e3),
+        "curves": about.get("curves", {}),
+        "train_seconds": about.get("seconds", 0.0),
+    }
+
+
+def prediction_rows(fitted: Fitted, spec: EnvSpec, seed: int) -> Rows:
+    """Rows of the prediction error of every test agent."""
+    assert isinstance(fitted, Predictor)
+    policy = load_test_policy(spec.name, spec.action_space)
+    rollouts = true_rollouts(spec, policy, seeding.generator(seed, "prediction"))
+    predicted = fitted.predict(rollouts.agents, rollouts.start, rollouts.played, rollouts.history)[:, 1:]
+    rows: Rows = []
+    for error in errors_of(predicted, rollouts):
+        number = error.agent + 1
+        rows += [row("prediction_rmse", error.rmse, number), row("prediction_r2", error.r2, number)]
+    return rows
+
+
+def factor_rows(fitted: Fitted, spec: EnvSpec, covariates: Array) -> Rows:
+    """Rows of how well the agents' factors give each of their covariates ``[N, C]``, of a method that has factors."""
+    if not isinstance(fitted, HasFactors):
+        return []
+    values = covariate_r2(fitted.agent_factors(), covariates)
+    return [row(f"factor_r2_{name}", r2) for name, r2 in zip(spec.covariate_names, values, strict=True)]
+
+
+def reward_rows(
+    fitted: Fitted, job: Job, covariates: Array, agent: int, progress: Callable[[int, int], None] | None = None
+) -> tuple[Rows, float]:
+    """Rows of the reward of one agent (id from 0), and the milliseconds of a decision; covariates ``[N, C]``."""
+    spec, episodes = job.spec, int(job.cell.measure["episodes"])
+    rng = seeding.generator(job.cell.seed, "episodes", spec.name, agent)
+    result = average_rewards(spec, covariates, fitted.policy, rng, agents=[agent], episodes=episodes, progress=progress)
+    earned, number = result.agents[0], agent + 1
+    rows = [row("reward", earned.mean, number), row("reward_std", earned.std, number)]
+    return [*rows, row("length", earned.length, number)], result.decision_ms
+
+
+def finished_cell(job: Job, records: Sequence[Mapping[str, Any]]) -> FinishedCell:
+    """Put the pieces of a measurement together."""
+    decisions = [record["decision_ms"] for record in records if record["decision_ms"] is not None]
+    seconds = {"train": max(record["train_seconds"] for record in records)}
+    seconds["measure"] = sum(record["ended"] - record["started"] for record in records) / 1e3
+    if decisions:
+        seconds["decision"] = sum(decisions) / len(decisions) / 1e3
+    return FinishedCell(
+        cell=job.cell,
+        rows=[entry for record in records for entry in record["rows"]],
+        curves=records[0]["curves"],
+        commit=code_version(),
+        seconds=seconds,
+        started=min(record["started"] for record in records),
+        ended=max(record["ended"] for record in records),
+        model=job.model_file if job.method.parts else "",
+    )
+
+
+def compute(job: Job, cells: CellStore, device: str = "cpu", progress: Progress | None = None) -> FinishedCell:
+    """Compute a cell in this process, with everything that it needs, and record it; a finished one is read."""
+    done = cells.finished(job.cell)
+    if done is None:
+        trained(job, cells, device, progress)
+        records = [measure_piece(job, number, cells, device, progress) for number in range(len(job.pieces))]
+        done = finished_cell(job, records)
+        cells.finish(done)
+    return done
+
+
+def checkpoint_path(root: Path, cell: Cell) -> Path:
+    """Where a trial that trains by itself (``persim.methods.holdout``) saves its training while it runs."""
+    return root / "checkpoints" / f"{cell.id}.safetensors"
