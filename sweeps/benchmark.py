@@ -14,170 +14,56 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
-from baselines.registry import METHODS, PRESETS
+from baselines.registry import METHODS
 from persim import console
-from persim.data import REGIMES, check_regime
-from persim.data.policies import load_test_policy
-from persim.envs import get
-from persim.errors import InputError, check_at_least, check_choice
+from persim.errors import InputError
+from persim.methods.job import TRUE_ENV_REGIME, Job
 from persim.storage import store
-from persim.storage.cells import Cell, CellStore, FinishedCell
-from sweeps.engine.session import check_address, ray_session
+from persim.storage.cells import Cell, CellStore, FinishedCell, Request, file_name
+from sweeps.engine.bars import CellBar
+from sweeps.engine.in_process import InProcess
+from sweeps.engine.scheduler import Pool, run_jobs
+from sweeps.engine.session import ray_session
 from sweeps.grid import estimate
-from sweeps.grid.suites import SUITES, TRUE_ENV_REGIME, Grid, chosen
+from sweeps.grid.command import check, grid_of, parser
+from sweeps.grid.suites import Grid
 from sweeps.grid.tasks import Task, missing, plan
 from sweeps.options import only_driver
-from sweeps.reporting import text_tables as bench_tables
-from sweeps.tracking.bench_tracking import Tracking
-from sweeps.tracking.tracker import tracking_folder
-from sweeps.tuning.rank_choice import read_choice
+from sweeps.tracking.mirror import Mirror
 
-DEVICES = ("cpu", "cuda", "auto")
-STATES = {"default": None, "raw": False, "normalised": True}
 LOCK = "benchmark"
 
 
-def names(text: str) -> tuple[str, ...]:
-    """``"a,b"`` as names."""
-    return tuple(part.strip() for part in text.split(","))
-
-
-def parser() -> console.Parser:
-    """The command line."""
-    suites = "\n".join(f"  {suite.name:<13} {suite.about}" for suite in SUITES.values())
-    presets = "paper, laptop (the paper's for PerSim, a tenth or less for BCQ and CQL), or quick (a tenth or less)"
-    p = console.Parser(
-        prog="benchmark.py",
-        description=__doc__,
-        epilog=f"suites:\n{suites}\n\nmethods: {', '.join(METHODS)}",
-    )
-    p.add_argument("--suite", required=True, help="which part of the paper, see below")
-    p.add_argument("--envs", type=names, metavar="LIST", help="of the suite's environments (all)")
-    p.add_argument("--regimes", type=names, metavar="LIST", help=f"of {', '.join(REGIMES)} (all of the suite)")
-    p.add_argument("--methods", type=names, metavar="LIST", help="of the suite's methods (all)")
-    p.add_argument("--agents", type=console.numbers, metavar="LIST", help="numbers of agents N (the suite's)")
-    p.add_argument("--trials", type=int, help="repetitions, each with its own data and models (the suite's)")
-    p.add_argument("--preset", help=f"budget: {presets} (the suite's)")
-    p.add_argument("--episodes", type=int, help="of each test agent and method that plans (the preset's)")
-    p.add_argument("--rank", default="paper", help="of PerSim: a number, auto (by sweeps/rank_cv.py), or paper (paper)")
-    p.add_argument("--planner", help="of the methods that plan (the default of each environment)")
-    p.add_argument("--states", default="default", help="of BCQ and CQL: raw, normalised, or default: normalised in "
-                   "MountainCar, whose velocities are tiny (default)")  # fmt: skip
-    p.add_argument("--seed", type=int, default=0, help="trial t uses seed + t (0)")
-    p.add_argument("--dry-run", action="store_true", help="print the cells, what is done, and how long the rest takes")
-    about = "for data, models and results: a folder, or a URL such as s3://BUCKET/PREFIX (runs)"
-    p.add_argument("--store", type=console.store, default=Path("runs"), help=about)
-    p.add_argument(
-        "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI"),
-        help="MLflow server or database ($MLFLOW_TRACKING_URI, else mlflow.db in the store, in runs if that is a URL)",
-    )
-    p.add_argument("--address", help="Ray cluster to run on: auto or host:port (a local Ray)")
-    p.add_argument("--cpus", type=int, help="CPUs of the local Ray, one task on each (all)")
-    p.add_argument("--device", default="cpu", help="of training and planning: cpu, cuda, or auto (cpu)")
-    p.add_argument("--gpu-share", type=float, default=0.2, help="of one GPU for a task; five share it (0.2)")
-    p.add_argument("--autoscale", action="store_true", help="the cluster adds nodes: ask for more than it has")
-    return p
-
-
-def grid_of(args: argparse.Namespace) -> Grid:
-    """What the command line asks for.
-
-    Raises:
-        InputError: something is unknown or out of range.
-    """
-    suite = SUITES[check_choice("suite", args.suite, SUITES)]
-    envs = chosen("environment", args.envs, [env for env, _ in suite.data])
-    for regime in args.regimes or ():
-        check_choice("regime", regime, REGIMES)
-    regimes = chosen("regime", args.regimes, [regime for _, regime in suite.data])
-    for method in args.methods or ():
-        check_choice("method", method, METHODS)
-    data = tuple((env, regime) for env, regime in suite.data if env in envs and regime in regimes)
-    if not data:
-        raise InputError(f"suite {suite.name} has none of these environments under these regimes; see --help")
-    preset = PRESETS[check_choice("preset", args.preset or suite.preset, PRESETS)]
-    methods = args.methods or suite.methods
-    counts = args.agents or suite.agents
-    budget = replace(
-        preset,
-        planner=args.planner,
-        normalised=STATES[check_choice("states", args.states, STATES)],
-        episodes=preset.episodes if args.episodes is None else args.episodes,
-    )
-    trials = suite.trials if args.trials is None else args.trials
-    grid = Grid(suite, data, tuple(dict.fromkeys(methods)), tuple(dict.fromkeys(counts)), trials, budget, args.seed)
-    return replace(grid, ranks=_ranks(args, grid))
-
-
-def _ranks(args: argparse.Namespace, grid: Grid) -> tuple[tuple[tuple[str, str, int], int], ...]:
-    """The rank of each dataset, where it is not the paper's.
-
-    Raises:
-        InputError: it is no rank, or was to be chosen and has not been.
-    """
-    keys = [(env, regime, count) for env, regime in grid.data for count in grid.agents]
-    if args.rank == "paper":
-        return ()
-    if args.rank == "auto":
-        return tuple((key, read_choice(tracking_folder(args.store), *key)) for key in keys)
-    if not args.rank.isdigit():
-        raise InputError(f"rank {args.rank!r} is no rank; give a whole number, auto or paper")
-    rank = check_at_least("rank", int(args.rank), 1)
-    return tuple((key, rank) for key in keys)
-
-
-def check(args: argparse.Namespace, grid: Grid) -> None:
-    """Finds what cannot work before anything is started or written.
-
-    Raises:
-        InputError: one line that says what and what to do.
-    """
-    check_choice("device", args.device, DEVICES)
-    if args.cpus is not None:
-        check_at_least("cpus", args.cpus, 1)
-    if not 0 < args.gpu_share <= 1:
-        raise InputError(f"gpu-share is {args.gpu_share}, but it has to be above 0 and at most 1")
-    if args.address is not None:
-        check_address(args.address)
-    if str(args.store).startswith("memory://") and not args.dry_run:
-        raise InputError(
-            f"store {str(args.store)!r} lives in one process, but workers are others; give a folder or s3://"
-        )
-    if any(METHODS[method].learns for method in grid.methods):
-        for env, regime in grid.data:
-            check_regime(regime, get(env))
-            load_test_policy(env, get(env).action_space)
-    grid.cells()
-
-
-def _todo(grid: Grid, cells: CellStore) -> tuple[list[FinishedCell], list[Cell]]:
+def _todo(grid: Grid, cells: CellStore) -> tuple[list[FinishedCell], list[Job]]:
     """What is finished and what is to be computed.
 
     Raises:
         InputError: a record in the store is damaged or of another version.
     """
-    all_cells = grid.cells()
-    found = [cells.finished(cell) for cell in all_cells]
-    done = [record for record in found if record is not None]
-    return done, [cell for cell, record in zip(all_cells, found, strict=True) if record is None]
+    there, done, todo = cells.finished_ids(), list[FinishedCell](), list[Job]()
+    for job in grid.jobs():
+        found = cells.finished(job.cell) if job.cell.id in there else None
+        if found is None:
+            todo.append(job)
+        else:
+            done.append(found)
+    return done, todo
 
 
-def _tasks(todo: Sequence[Cell], cells: CellStore) -> dict[str, Task]:
-    planned = plan(todo, cells)
+def _tasks(todo: Sequence[Job], cells: CellStore, device: str) -> dict[str, Task]:
+    planned = plan(todo, cells, device)
     return missing(planned.tasks, [key for keys in planned.of_cell.values() for key in keys], cells.root)
 
 
 def dry_run(grid: Grid, cells: CellStore, device: str, workers: int) -> None:
-    """Prints every cell, what is done, and the estimates."""
+    """Print every cell, what is done, and the estimates."""
     done, todo = _todo(grid, cells)
-    for cell in grid.cells():
-        state = "to do" if cell in todo else "done"
-        print(f"{state:>6}  {cell.id}  {title(cell)}")
-    tasks = _tasks(todo, cells)
+    open_ids = {job.cell.id for job in todo}
+    for job in grid.jobs():
+        state = "to do" if job.cell.id in open_ids else "done"
+        print(f"{state:>6}  {job.cell.id}  {title(job.cell)}")
+    tasks = _tasks(todo, cells, device)
     hours = sum(map(estimate.seconds, tasks.values())) / 3600
     print(f"\n{len(done)} of {len(done) + len(todo)} cells are done; the others are {len(tasks)} tasks")
     print(f"about {_span(hours)} of one core, {_span(hours / workers)} on {workers}", end="")
@@ -194,7 +80,7 @@ def _span(hours: float) -> str:
 def title(cell: Cell) -> str:
     """One line that tells a cell from the others."""
     where = "true environment" if cell.regime == TRUE_ENV_REGIME else f"{cell.regime}, N={cell.agents}"
-    return f"{cell.env}, {where}, {METHODS[cell.method].title}, trial {cell.trial + 1}"
+    return f"{cell.env}, {where}, {METHODS[cell.method].title}, {cell.what}, seed {cell.seed}"
 
 
 def _device(asked: str, gpus: float, autoscale: bool) -> str:
@@ -205,79 +91,108 @@ def _device(asked: str, gpus: float, autoscale: bool) -> str:
     """
     if asked == "cuda" and not gpus and not autoscale:
         raise InputError(
-            "device 'cuda' was asked for, but the cluster has no GPU; give --device cpu or auto, "
-            "or --autoscale if it adds GPU nodes on demand"
+            "device 'cuda' was asked for, but there is no GPU; give --device cpu or auto, "
+            "or --autoscale if the cluster adds GPU nodes on demand"
         )
     return "cuda" if (gpus and asked != "cpu") or asked == "cuda" else "cpu"
 
 
-def _compute(args: argparse.Namespace, todo: Sequence[Cell], cells: CellStore, tracking: Tracking) -> dict[str, str]:
-    """Computes the cells that are missing; returns the errors of those that failed."""
-    with ray_session(args.address, args.cpus) as cpus:  # first: it sets what Ray reads when imported
-        import ray
+def compute(args: argparse.Namespace, todo: Sequence[Job], cells: CellStore) -> dict[str, str]:
+    """Compute the cells that are missing; returns the errors of those that failed, by cell id."""
 
-        from sweeps.engine.bench_bar import CellBar
-        from sweeps.engine.pool import PoolSettings
-        from sweeps.engine.runner import run_cells
-
-        device = _device(args.device, ray.cluster_resources().get("GPU", 0), args.autoscale)
-        settings = PoolSettings(cells.root.resolve(), device, args.gpu_share, args.autoscale)
-        bar = CellBar(args.suite, _tasks(todo, cells), len(todo), cpus)
+    def run_on(pool: Pool, workers: int) -> dict[str, str]:
+        bar = CellBar(args.suite, _tasks(todo, cells, pool.device), len(todo), workers)
         try:
-            return run_cells(todo, cells, settings, bar, tracking.send)
+            return run_jobs(todo, cells, pool, bar)
         finally:
             bar.close()
 
+    root = cells.root.resolve()
+    if args.in_process:
+        import torch
+
+        torch.set_num_threads(1)
+        return run_on(InProcess(root, _device(args.device, torch.cuda.device_count(), False)), 1)
+    with ray_session(args.address, args.cpus) as cpus:  # first: it sets what Ray reads when imported
+        import ray
+
+        from sweeps.engine.ray_pool import RayPool
+
+        device = _device(args.device, ray.cluster_resources().get("GPU", 0), args.autoscale)
+        return run_on(RayPool(root, device, args.gpu_share, autoscale=args.autoscale), cpus)
+
 
 def tidy(cells: CellStore, done: Sequence[FinishedCell]) -> None:
-    """Removes measurements that a killed driver had not yet removed."""
+    """Remove measurements that a killed driver had not yet removed."""
     ids = {finished.cell.id for finished in done}
     for path in (cells.root / "pieces").glob("*.json"):
         if path.name.rpartition("-")[0] in ids:
             path.unlink(missing_ok=True)
 
 
-def run(args: argparse.Namespace, grid: Grid, cells: CellStore, tracking: Tracking) -> dict[str, str]:
-    """Computes what is missing, prints the tables; returns the errors of cells that failed."""
+def run(args: argparse.Namespace, grid: Grid, cells: CellStore) -> dict[str, str]:
+    """Compute what is missing, print the tables, draw the plots; returns the errors of cells that failed."""
+    from sweeps.reporting.draw import plot_methods  # Matplotlib takes a second to import, --help none
+    from sweeps.reporting.text_tables import tables
+
     done, todo = _todo(grid, cells)
     tidy(cells, done)
-    for finished in done:
-        tracking.send(finished)
     if done:
         print(f"{len(done)} of {len(done) + len(todo)} cells are finished already in {cells.root}", file=sys.stderr)
-    try:
-        failed = _compute(args, todo, cells, tracking) if todo else {}
-    except BaseException:
-        tracking.close([])
-        raise
-    for cell in todo:
-        if cell.id in failed:
-            tracking.send_failed(cell, failed[cell.id])
+    failed = compute(args, todo, cells) if todo else {}
     results, _ = _todo(grid, cells)
-    print(bench_tables.tables(grid, results, failed))
-    print(tracking.close(results))
-    return {f"{title(cell)} ({cell.id})": failed[cell.id] for cell in todo if cell.id in failed}
+    print(tables(grid, results, failed))
+    for env, regime in grid.data:
+        own = [done for done in results if done.cell.env == env and done.cell.regime in (regime, TRUE_ENV_REGIME)]
+        if own:
+            name = f"{grid.suite.name}-{file_name(env)}-{regime}.png"
+            print(f"plot: {plot_methods(cells.root / 'plots' / name, own)}")
+    for job in todo:
+        if job.cell.id in failed:
+            print(f"failed: {title(job.cell)} ({job.cell.id}): {failed[job.cell.id]}", file=sys.stderr)
+    if failed:
+        number = f"{len(failed)} cell{'s' if len(failed) > 1 else ''}"
+        print(f"{number} failed; the same command tries again", file=sys.stderr)
+    return failed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the grid; returns the exit status: 0, or 1 if a cell failed for good."""
-    args = parser().parse_args(argv)
+    """Run the grid; returns the exit status: 0, or 1 if a cell failed for good."""
+    args = parser(__doc__ or "").parse_args(argv)
     store.reach(args.store)
     grid = grid_of(args)
     check(args, grid)
     cells = CellStore(args.store)
+    if old := cells.of_old_version():
+        print(old, file=sys.stderr)
     if args.dry_run:
-        dry_run(grid, cells, args.device, args.cpus or os.cpu_count() or 1)
+        dry_run(grid, cells, "cuda" if args.device == "cuda" else "cpu", args.cpus or os.cpu_count() or 1)
         return 0
     _todo(grid, cells)  # damaged records are found before anything is written
-    tracking = Tracking.open(args.tracking_uri, args.store, grid)
-    with only_driver(args.store, LOCK):
-        failed = run(args, grid, cells, tracking)
-    for name, error in failed.items():
-        print(f"failed: {name}: {error}", file=sys.stderr)
-    if failed:
-        number = f"{len(failed)} cell{'s' if len(failed) > 1 else ''}"
-        print(f"{number} failed; the same command tries again", file=sys.stderr)
+    preset = grid.options.preset if args.settings is None else "tuned"
+    request = Request(grid.suite.name, preset, tuple(job.cell.id for job in grid.jobs()))
+    if args.in_process:
+        store.prepare_folder(args.store)
+        with only_driver(args.store, LOCK):
+            cells.ask(request)
+            failed = run(args, grid, cells)
+        print("MLflow was left out; the next command that has it shows these cells")
+        return 1 if failed else 0
+    mirror = Mirror(args.tracking_uri, args.store, "sweeps/benchmark.py")
+    try:
+        with only_driver(args.store, LOCK):
+            cells.ask(request)
+            failed = run(args, grid, cells)
+        by_id = {job.cell.id: job.cell for job in grid.jobs()}
+        for cell_id, error in failed.items():
+            mirror.fail(request, by_id[cell_id], error)
+        mirror.end(request, status="FAILED" if failed else "FINISHED")
+    finally:
+        lacking = mirror.close()
+    if lacking:
+        print(f"MLflow at {mirror.uri} lacks {lacking} runs; the next command sends them when it answers again")
+    else:
+        print(f"MLflow: {mirror.how_to_look(request)}")
     return 1 if failed else 0
 
 

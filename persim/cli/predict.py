@@ -1,86 +1,102 @@
-"""``python -m persim predict``: prediction error beside the paper's."""
+"""``persim predict``: prediction error beside the paper's."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from persim import seeding
-from persim.cli.training import Commands, Training, add_options, covariate_text, read_model, resolve_device
+from persim import console
+from persim.cli.training import (
+    Commands,
+    GivenModel,
+    StageBar,
+    add_options,
+    announce,
+    chosen_persim,
+    covariate_text,
+    ensemble,
+    read_model,
+    resolve_device,
+)
 from persim.cli.unseen import Unseen, add_unseen_options
 from persim.data import check_regime
 from persim.data.policies import load_test_policy
 from persim.envs import EnvSpec, get
-from persim.errors import check_at_least
+from persim.errors import InputError, check_at_least
 from persim.evaluation import paper
-from persim.evaluation.prediction import PredictionError, prediction_errors, true_rollouts
-from persim.learning.model import LowRankDynamics
+from persim.methods import Method, PlanningSettings, UnseenAgents
+from persim.methods.job import Job, predictions
+from persim.methods.measure import compute
 from persim.storage import store
+from persim.storage.cells import CellStore, FinishedCell, Request
 
 
 def add(commands: Commands) -> None:
-    """Adds the command."""
+    """Add the command."""
     p = commands.add_parser(
         "predict",
         help="50-step prediction error on the test agents, beside the paper's (Tables 6 to 8)",
         description="Trains an ensemble (or reads one) and prints its open-loop prediction error on the five test\n"
-        "agents beside the paper's: mean RMSE and median R2 of 50 steps over 200 episodes.",
+        "agents beside the paper's: mean RMSE and median R2 of 50 steps over 200 episodes. Ensembles and\n"
+        "rows are kept in --store: nothing is trained or measured twice, whichever command did it first.",
         epilog="examples:\n"
-        "  python -m persim predict --env cartpole --save-model cartpole.safetensors\n"
-        "  python -m persim predict --env cartpole --model cartpole.safetensors --covariates 2,0.5 8,0.3 --p 0.1",
+        "  persim predict --env cartpole --save-model cartpole.safetensors\n"
+        "  persim predict --env cartpole --model cartpole.safetensors --covariates 2,0.5 8,0.3 --p 0.1",
     )
     add_options(p)
     add_unseen_options(p)
     p.add_argument("--seed", type=int, default=0, help="everything random follows from it (0)")
-    p.add_argument("--save-model", type=Path, metavar="PATH", help="write the trained ensemble here (*.safetensors)")
+    p.add_argument("--save-model", type=Path, metavar="PATH", help="write the ensemble here, too (*.safetensors)")
     p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table."""
+    """Measure and print the table."""
     spec = get(args.env)
     check_regime(args.regime, spec)
-    policy = load_test_policy(spec.name, spec.action_space)
+    load_test_policy(spec.name, spec.action_space)
     check_at_least("seed", args.seed, 0)
     device = resolve_device(args.device)
-    read = read_model(args.model, spec, args.regime, device) if args.model else None
-    unseen = Unseen.of(args, spec, int(read[1]["agents"]) if read else args.agents)
-    model, about = read or _trained(args, spec, device)
-    if unseen is not None:
-        model, spec = unseen.model(model, spec, about), unseen.spec(spec)
-    rollouts = true_rollouts(spec, policy, seeding.generator(args.seed, "prediction"))
-    theirs = {} if unseen else paper.prediction_error(spec.name, args.regime)
-    print(_table(spec, args.regime, prediction_errors(model, rollouts), theirs))
+    ours = chosen_persim(args, spec, PlanningSettings.of(spec))
+    method: Method = ours
+    agents = args.agents
+    if args.model is not None:
+        model, about = read_model(args.model, spec, args.regime, device)
+        agents = int(about["agents"])
+    unseen = Unseen.of(args, spec, agents)
+    if args.save_model is not None:
+        if args.save_model.is_dir():
+            raise InputError(f"--save-model {str(args.save_model)!r} is a folder; give the name of a file in it")
+        store.prepare_folder(args.save_model.resolve().parent, "folder of --save-model")
+    if args.model is not None:
+        model = model if unseen is None else unseen.model(model, spec, about)
+        method = GivenModel(model, about, ours.settings)
+    elif unseen is not None:
+        method = UnseenAgents(ours, unseen.p)
+    store.prepare_folder(args.store)
+    rows = () if unseen is None else unseen.covariates
+    job = Job.of(method, args.env, args.regime, agents, args.seed, predictions(spec, rows))
+    cells, bar = CellStore(args.store), StageBar()
+    cells.ask(Request("predict", "", (job.cell.id,)))
+    announce(job, cells, args.seed)
+    done = compute(job, cells, device, bar)
+    bar.close()
+    if args.save_model is not None:
+        model, about = ensemble(args, spec, ours, args.seed, device)
+        model.save(args.save_model, **about)
+        print(f"saved to {args.save_model}")
+    print(_table(job.spec, args.regime, done, unseen is not None))
     return 0
 
 
-def _trained(args: argparse.Namespace, spec: EnvSpec, device: str) -> tuple[LowRankDynamics, dict[str, Any]]:
-    """The ensemble, and what it was trained on."""
-    training = Training.of(args, spec)
-    if args.save_model:
-        store.prepare_folder(args.save_model.resolve().parent, "folder of --save-model")
-    model = training.run(spec, args.seed, device)
-    if args.save_model:
-        model.save(args.save_model, **training.about(args.seed))
-        print(f"saved to {args.save_model}")
-    return model, training.about(args.seed)
-
-
-def _table(
-    spec: EnvSpec, regime: str, errors: Sequence[PredictionError], theirs: Mapping[int, paper.PaperError]
-) -> str:
+def _table(spec: EnvSpec, regime: str, done: FinishedCell, unseen: bool) -> str:
     """Ours beside the paper's, one line per test agent."""
-    texts = [covariate_text(spec, spec.test_agents[error.agent]) for error in errors]
-    width = max(map(len, texts))
-    lines = [
-        f"\n{spec.title}, {regime} data: 50-step prediction error, RMSE (R2)",
-        f"{'agent':>5}  {'covariates':<{width}}  {'ours':>15}  {'paper':>15}",
-    ]
-    for error, text in zip(errors, texts, strict=True):
-        known = theirs.get(error.agent)
+    theirs = {} if unseen else paper.prediction_error(spec.name, regime)
+    lines = []
+    for agent, covariates in enumerate(spec.test_agents):
+        ours = f"{done.value('prediction_rmse', agent + 1):.4f} ({done.value('prediction_r2', agent + 1):6.3f})"
+        known = theirs.get(agent)
         beside = f"{known.rmse:.4f} ({known.r2:6.3f})" if known else "-"
-        ours = f"{error.rmse:.4f} ({error.r2:6.3f})"
-        lines.append(f"{error.agent + 1:>5}  {text:<{width}}  {ours:>15}  {beside:>15}")
-    return "\n".join(lines)
+        lines.append((str(agent + 1), covariate_text(spec, covariates), ours, beside))
+    title = f"\n{spec.title}, {regime} data: 50-step prediction error, RMSE (R2)\n"
+    return title + console.table(("agent", "covariates", "ours", "paper"), lines, left=2)

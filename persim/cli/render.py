@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from persim import console, seeding
 from persim.cli.planning import add_planner_options, chosen_planner, oracle_policy
-from persim.cli.training import Commands, Training, add_options, covariate_text, ensemble, resolve_device
+from persim.cli.training import Commands, add_options, chosen_persim, covariate_text, ensemble, resolve_device
 from persim.data import check_regime
 from persim.data.collect import population
 from persim.data.policies import BatchPolicy, UniformPolicy, load_test_policy
@@ -21,6 +21,7 @@ from persim.evaluation import oracle
 from persim.evaluation.pictures import HORIZONS, episode_states, prediction_figure, save_gif, thinned
 from persim.evaluation.prediction import true_rollouts
 from persim.learning.model import LowRankDynamics
+from persim.methods import PlanningSettings
 from persim.planning.planner import MPC
 from persim.planning.registry import PLANNERS, default_planner, make_planner, planner_objective
 from persim.planning.scorers import model_scorer
@@ -46,7 +47,6 @@ def add(commands: Commands) -> None:
     add_planner_options(p)
     p.add_argument("--agents-to-test", type=console.numbers, metavar="LIST", help="test agents (1,2,3,4,5)")
     p.add_argument("--seed", type=int, default=0, help="everything random follows from it (0)")
-    p.add_argument("--store", type=Path, default=Path("runs"), help="folder of models (runs)")
     p.add_argument("--out", type=Path, default=Path("pictures"), help="folder to write to (pictures)")
     p.set_defaults(run=run)
 
@@ -59,10 +59,10 @@ def run(args: argparse.Namespace) -> int:
     check_at_least("seed", args.seed, 0)
     agents = _agents(args, spec)
     name = _policy_name(args, spec)
-    device, training = resolve_device(args.device), Training.of(args, spec)
+    device, method = resolve_device(args.device), chosen_persim(args, spec, PlanningSettings.of(spec))
     store.prepare_folder(args.out, "folder --out")
     store.prepare_folder(args.store)
-    model, about = ensemble(training, spec, args.seed, device, args.store, args.model)
+    model, about = ensemble(args, spec, method, args.seed, device)
     covariates = population(spec, int(about["agents"]), int(about["seed"]))
     for agent in agents:
         policy = _policy(args, spec, name, model, covariates, np.array([agent]))

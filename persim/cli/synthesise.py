@@ -14,8 +14,8 @@ from persim.cli.collect import recorded
 from persim.cli.planning import add_planner_options, check_once, chosen_planner
 from persim.cli.training import (
     Commands,
-    Training,
     add_options,
+    chosen_persim,
     covariate_text,
     ensemble,
     read_model,
@@ -24,8 +24,8 @@ from persim.cli.training import (
 from persim.data import Trajectories, check_regime
 from persim.envs import EnvSpec, get
 from persim.errors import InputError, check_at_least
-from persim.methods import Simulator, synthetic_trajectories
-from persim.methods.persim import PlanningSettings, make_simulator
+from persim.methods import PerSim, PlanningSettings, Simulator, synthetic_trajectories
+from persim.methods.persim import make_simulator
 from persim.methods.synthetic import PER_AGENT
 from persim.planning.registry import PLANNERS, default_planner
 from persim.planning.scoring import check_agents
@@ -55,7 +55,6 @@ def add(commands: Commands) -> None:
     p.add_argument("--agents-to-test", type=console.numbers, metavar="LIST", help="1 to N (all test agents: 1,2,3,4,5)")
     p.add_argument("--per-agent", type=int, default=PER_AGENT, metavar="M", help=f"episodes of each ({PER_AGENT})")
     p.add_argument("--seed", type=int, default=0, help="everything random follows from it (0)")
-    p.add_argument("--store", type=Path, default=Path("runs"), help="folder of models (runs)")
     p.add_argument("--out", type=Path, required=True, metavar="PATH", help="the file to write (*.safetensors)")
     p.set_defaults(run=run)
 
@@ -67,7 +66,7 @@ class _Job:
     spec: EnvSpec
     planning: PlanningSettings
     agents: tuple[int, ...]
-    training: Training
+    method: PerSim
     device: str
 
 
@@ -75,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     """Makes, saves and describes the trajectories."""
     job = _job(args)
     store.prepare_folders((args.out.resolve().parent, "folder of --out"), (args.store, "store"))
-    model, about = ensemble(job.training, job.spec, args.seed, job.device, args.store, args.model)
+    model, about = ensemble(args, job.spec, job.method, args.seed, job.device)
     data = recorded(job.spec, args.regime, int(about["agents"]), int(about["seed"]))
     made = _made(job, make_simulator(model, job.spec, job.planning), data, args)
     made.save(args.out)
@@ -93,8 +92,7 @@ def _job(args: argparse.Namespace) -> _Job:
         raise InputError(f"--out {str(args.out)!r} is a folder; give the name of a file to write in it")
     planner = args.planner or default_planner(spec.action_space)
     planning = PlanningSettings(planner, chosen_planner(args, spec, planner, whole=True))
-    device, training = resolve_device(args.device), Training.of(args, spec)
-    n_agents = training.agents
+    device, method, n_agents = resolve_device(args.device), chosen_persim(args, spec, planning), args.agents
     if args.model:
         n_agents = int(read_model(args.model, spec, args.regime, device)[1]["agents"])
     spec.sample_agents(n_agents, np.random.default_rng(0))  # refuses too few before anything is made
@@ -102,7 +100,7 @@ def _job(args: argparse.Namespace) -> _Job:
     check_once("--agents-to-test", numbers)
     agents = tuple(number - 1 for number in numbers)
     check_agents(np.array(agents), n_agents)
-    return _Job(spec, planning, agents, training, device)
+    return _Job(spec, planning, agents, method, device)
 
 
 def _made(job: _Job, simulator: Simulator, data: Trajectories, args: argparse.Namespace) -> Trajectories:

@@ -1,9 +1,10 @@
-"""What the commands share: the options of data and training, and a trained or read ensemble."""
+"""What the commands share: the options of data, training and model, and the jobs that they make."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,14 +12,19 @@ import torch
 from tqdm import tqdm
 
 from persim import console
-from persim.data import REGIMES, collect_regime
+from persim.data import REGIMES
 from persim.envs import EnvSpec, names
 from persim.errors import InputError, check_at_least, check_choice
-from persim.learning.ensemble import SPARE_MEMBERS, EnsembleSettings, train_ensemble
-from persim.learning.model import LowRankDynamics
-from persim.learning.presets import EPOCHS, MEMBERS, VARIANTS, Preset, preset
-from persim.learning.training import EpochReport, TrainSettings
+from persim.learning.ensemble import SPARE_MEMBERS, EnsembleSettings
+from persim.learning.model import LowRankDynamics, ModelSettings
+from persim.learning.presets import EPOCHS, MEMBERS, VARIANTS, preset
+from persim.learning.training import TrainSettings
+from persim.methods import Options, PerSim, PerSimSettings, PlanningSettings, Weights
+from persim.methods.job import Job, predictions
+from persim.methods.measure import trained
+from persim.methods.tuned import read_rank, tuned_settings
 from persim.storage import store
+from persim.storage.cells import CellStore
 
 Commands: TypeAlias = "argparse._SubParsersAction[console.Parser]"
 
@@ -28,22 +34,25 @@ def add_options(p: console.Parser) -> None:
     p.add_argument("--env", required=True, help=f"{', '.join(names())}, or module:ATTRIBUTE of an EnvSpec of yours")
     p.add_argument("--regime", default="random", help=f"how the data were recorded: {', '.join(REGIMES)} (random)")
     p.add_argument("--agents", type=int, default=500, metavar="N", help="one trajectory each (500)")
-    p.add_argument("--rank", type=int, help="terms of the product (the paper's choice for --env)")
+    p.add_argument("--rank", help="terms of the product: a number, or auto: chosen by sweeps/rank_cv.py (the paper's)")
+    p.add_argument("--settings", metavar="tuned|PATH", help="what sweeps/tune.py found for these data, or one of its\n"
+                   "files; other options of training change it (the paper's)")  # fmt: skip
     p.add_argument("--nets", default="paper", help="halfcheetah also has wide, those of the authors' code (paper)")
     p.add_argument("--members", type=int, default=MEMBERS, help=f"models in the ensemble ({MEMBERS})")
     p.add_argument("--candidates", type=int, help=f"models to train, of which the best are kept (+{SPARE_MEMBERS})")
-    p.add_argument("--epochs", type=int, default=EPOCHS, help=f"passes over the transitions ({EPOCHS})")
-    p.add_argument("--average-last", type=int, default=TrainSettings.average_last, metavar="EPOCHS",
-                   help="epochs whose final weights are averaged; 0 is the paper's procedure (50)")  # fmt: skip
+    p.add_argument("--epochs", type=int, help=f"passes over the transitions ({EPOCHS})")
+    p.add_argument("--average-last", type=int, metavar="EPOCHS", help="epochs whose final weights are averaged; 0 is\n"
+                   f"the paper's procedure ({TrainSettings.average_last})")  # fmt: skip
     p.add_argument("--device", default="cpu", help="cpu, cuda, or auto for a GPU if there is one (cpu)")
     p.add_argument("--model", type=Path, metavar="PATH", help="read this ensemble instead of training one")
+    p.add_argument("--store", type=Path, default=Path("runs"), help="folder of data, models and rows (runs)")
 
 
 def resolve_device(name: str) -> str:
-    """``auto`` becomes ``cuda`` or ``cpu``; anything else is checked.
+    """Turn ``auto`` into ``cuda`` or ``cpu``, and check anything else.
 
     Raises:
-        InputError: no such device here.
+        InputError: there is no such device here.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -53,74 +62,69 @@ def resolve_device(name: str) -> str:
     return name
 
 
-@dataclass(frozen=True)
-class Training:
-    """Everything that a trained ensemble depends on, but for the seed."""
+def chosen_persim(args: argparse.Namespace, spec: EnvSpec, planning: PlanningSettings) -> PerSim:
+    """PerSim with the settings of the command line.
 
-    env: str
-    regime: str
-    agents: int
-    rank: int
-    nets: Preset
-    size: EnsembleSettings
-    train: TrainSettings
+    Raises:
+        InputError: a number out of range, or settings that cannot be read or are not for this environment.
+    """
+    nets = preset(spec.name, discrete=spec.discrete, variant=check_choice("nets", args.nets, VARIANTS))
+    settings = PerSimSettings.of(spec, planning)
+    settings = replace(settings, nets=nets, rank=nets.rank, train=replace(settings.train, batch_size=nets.batch_size))
+    if args.settings is not None:
+        tuned = tuned_settings(args.settings, args.store, args.env, args.regime, args.agents)
+        options = Options(planner=getattr(args, "planner", None))
+        settings = settings.with_tuned(spec, options, tuned)
+    given = {"epochs": args.epochs, "average_last": args.average_last}
+    train = replace(settings.train, **{name: value for name, value in given.items() if value is not None})
+    size = EnsembleSettings(args.members, args.members + SPARE_MEMBERS if args.candidates is None else args.candidates)
+    return PerSim(replace(settings, rank=_rank(args, settings.rank), size=size, train=train))
 
-    @classmethod
-    def of(cls, args: argparse.Namespace, spec: EnvSpec) -> Training:
-        """From the options of ``add_options``.
 
-        Raises:
-            InputError: a number out of range.
-        """
-        nets = preset(spec.name, discrete=spec.discrete, variant=check_choice("nets", args.nets, VARIANTS))
-        rank = nets.rank if args.rank is None else args.rank
-        check_at_least("rank", rank, 1)
-        candidates = args.members + SPARE_MEMBERS if args.candidates is None else args.candidates
-        size = EnsembleSettings(args.members, candidates)
-        train = TrainSettings(args.epochs, nets.batch_size, average_last=args.average_last)
-        return cls(spec.name, args.regime, args.agents, rank, nets, size, train)
+def _rank(args: argparse.Namespace, own: int) -> int:
+    """The rank of the command line.
 
-    def about(self, seed: int) -> dict[str, Any]:
-        """What is written into the model file."""
-        return {"env": self.env, "regime": self.regime, "agents": self.agents, "seed": seed}
+    Raises:
+        InputError: it is not a number from 1, or none was chosen yet.
+    """
+    if args.rank is None:
+        return own
+    if args.rank == "auto":
+        return read_rank(args.store, args.env, args.regime, args.agents)
+    if not args.rank.isascii() or not args.rank.isdigit():
+        raise InputError(f"rank {args.rank!r} is not a rank; give a whole number of at least 1, or auto")
+    return check_at_least("rank", int(args.rank), 1)
 
-    def path(self, folder: Path, seed: int) -> Path:
-        """Where the ensemble of these settings is kept in a store."""
-        name = store.settings_hash({**asdict(self), "seed": seed})
-        return folder / "models" / f"{self.env.replace(':', '.')}-{self.regime}-{self.agents}-{name}.safetensors"
 
-    def run(self, spec: EnvSpec, seed: int, device: str, checkpoint: Path | None = None) -> LowRankDynamics:
-        """Collects the data and trains, with a progress bar and a line of what came out.
+class GivenModel(PerSim):
+    """An ensemble that was read from a file: nothing is left to learn.
 
-        With a ``checkpoint``, an interrupted training goes on where it stopped.
-        """
-        data = collect_regime(spec, self.regime, self.agents, seed)
-        title = f"{spec.name}, {self.size.candidates} models"
-        with tqdm(total=self.train.epochs, desc=title, unit="epoch", dynamic_ncols=True) as bar:
+    Args:
+        model: the ensemble.
+        about: what it says it was trained on.
+        settings: how it plans.
+    """
 
-            def show(report: EpochReport) -> None:
-                bar.update(report.epoch - bar.n)
-                bar.set_postfix_str(f"loss {report.loss:.2e}")
+    def __init__(self, model: LowRankDynamics, about: dict[str, Any], settings: PerSimSettings) -> None:
+        super().__init__(settings)
+        self.parts, self.data_seed, self._model = 0, int(about["seed"]), model
+        self._sha256 = store.content_hash(model.arrays(), about)
 
-            model, result = train_ensemble(
-                data,
-                self.rank,
-                self.size,
-                self.train,
-                seed,
-                nets=self.nets,
-                device=device,
-                checkpoint=checkpoint,
-                progress=show,
-            )
-        each = result.seconds / result.steps / self.size.candidates * 1e3
-        print(f"trained {self.size.candidates} models of rank {self.rank} in {result.seconds:.0f} s", end=" ")
-        print(f"({each:.3f} ms a model and step);\nkept the {self.size.members} of lowest training loss")
-        return model
+    def learns_with(self) -> dict[str, Any]:
+        """The hash of the weights."""
+        return {"weights": self._sha256}
+
+    def about(self) -> dict[str, Any]:
+        """The hash of the weights, and how it plans."""
+        return {"planning": self.settings.planning.about(), **self.learns_with()}
+
+    def assemble(self, parts: Sequence[Weights]) -> Weights:
+        """Give the weights of the file."""
+        return Weights(self._model.arrays(), {"model": asdict(self._model.settings), "about": {}})
 
 
 def read_model(path: Path, spec: EnvSpec, regime: str, device: str) -> tuple[LowRankDynamics, dict[str, Any]]:
-    """An ensemble from a file, and what it was trained on.
+    """Read an ensemble from a file, and what it was trained on.
 
     Raises:
         InputError: it cannot be read, or is for another environment or regime.
@@ -138,28 +142,56 @@ def read_model(path: Path, spec: EnvSpec, regime: str, device: str) -> tuple[Low
 
 
 def covariate_text(spec: EnvSpec, row: Any) -> str:
-    """Such as ``force=2, pole_length=0.5``."""
+    """Covariates ``[C]`` in words, such as ``force=2, pole_length=0.5``."""
     return ", ".join(f"{name}={value:g}" for name, value in zip(spec.covariate_names, row, strict=True))
 
 
+class StageBar:
+    """A progress bar for each stage of a measurement, as ``persim.methods.measure.Progress`` tells them."""
+
+    def __init__(self) -> None:
+        self._stage, self._bar = "", tqdm(disable=True)
+
+    def __call__(self, stage: str, share: float) -> None:
+        """Show the share of a stage that is done."""
+        if stage.partition(",")[0] != self._stage:
+            self.close()
+            self._stage = stage.partition(",")[0]
+            form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
+            self._bar = tqdm(total=1.0, desc=stage, dynamic_ncols=True, bar_format=form)
+        self._bar.set_description_str(stage, refresh=False)
+        self._bar.update(share - self._bar.n)
+
+    def close(self) -> None:
+        """End the line of the bar."""
+        self._bar.close()
+
+
 def ensemble(
-    training: Training, spec: EnvSpec, seed: int, device: str, root: Path, file: Path | None
+    args: argparse.Namespace, spec: EnvSpec, method: PerSim, seed: int, device: str
 ) -> tuple[LowRankDynamics, dict[str, Any]]:
-    """The ensemble in ``file``, or that of these settings: from the store, or trained and kept there.
+    """The ensemble of ``--model``, or that of the settings: from the store, or trained and kept there.
 
     Returns:
-        The model, and what it was trained on, with a hash of its weights.
+        The model, and what it was trained on.
 
     Raises:
         InputError: it cannot be read, or is for another environment or regime.
     """
-    path = file or training.path(root, seed)
-    if file is None and not path.exists():
-        checkpoint = root / "checkpoints" / path.name
-        training.run(spec, seed, device, checkpoint).save(path, **training.about(seed))
-        checkpoint.unlink(missing_ok=True)
-        print(f"seed {seed}: ensemble saved to {path}")
-    elif file is None:
-        print(f"seed {seed}: ensemble taken from {path}")
-    model, about = read_model(path, spec, training.regime, device)
-    return model, {**about, "sha256": store.content_hash(model.arrays(), about)}
+    if args.model is not None:
+        return read_model(args.model, spec, args.regime, device)
+    cells, bar = CellStore(args.store), StageBar()
+    job = Job.of(method, args.env, args.regime, args.agents, seed, predictions(spec))
+    announce(job, cells, seed)
+    found = trained(job, cells, device, bar)
+    bar.close()
+    model = LowRankDynamics.from_arrays(found.arrays, ModelSettings(**found.settings["model"])).to(device)
+    about = {name: found.settings["about"][name] for name in ("env", "regime", "agents", "seed")}
+    return model, about
+
+
+def announce(job: Job, cells: CellStore, seed: int) -> None:
+    """Say whether the weights of a job are there, or are to be trained, and where they are kept."""
+    if job.method.parts:
+        path = cells.root / (job.base or job).model_file
+        print(f"seed {seed}: ensemble {'taken from' if path.exists() else 'is trained and kept in'} {path}")

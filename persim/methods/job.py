@@ -78,7 +78,8 @@ class Job:
         """Covariates ``[N, C]`` of the agents that the method acts for, the test agents first."""
         if "unseen" in self.cell.measure:
             return self.spec.covariate_rows(self.spec.test_agents)
-        return population(self.spec, self.cell.agents, self.cell.seed)
+        seed = self.cell.seed if self.method.data_seed is None else self.method.data_seed
+        return population(self.spec, self.cell.agents, seed)
 
     @property
     def weights_name(self) -> str:

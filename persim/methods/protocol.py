@@ -161,6 +161,7 @@ class Method(ABC):
         predicts: whether a ``Fitted`` is a ``Predictor``.
         plans: whether it searches a plan at every step, which takes long; other methods act by a policy.
         base: the method whose fitted weights every part starts from, on the same data and seed; None if there is none.
+        data_seed: seed of the data, where it is not that of the cell: of a model that was read from a file.
     """
 
     name: str
@@ -168,6 +169,7 @@ class Method(ABC):
     predicts: bool
     plans: bool
     base: Method | None = None
+    data_seed: int | None = None
 
     @abstractmethod
     def about(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from persim.methods.job import Job
-from persim.storage.cells import CellStore, FinishedCell
+from persim.storage.cells import CellStore
 from sweeps.engine.graph import TaskGraph
 from sweeps.grid.tasks import Task, finish, missing, plan
 
@@ -60,9 +60,7 @@ class Bar(Protocol):
         ...
 
 
-def run_jobs(
-    todo: Sequence[Job], cells: CellStore, pool: Pool, bar: Bar, on_finished: Callable[[FinishedCell], None]
-) -> dict[str, str]:
+def run_jobs(todo: Sequence[Job], cells: CellStore, pool: Pool, bar: Bar) -> dict[str, str]:
     """Compute cells; returns the errors of those that failed, by cell id.
 
     A task that fails is tried three times; then the cells that need it have failed, and the others go on.
@@ -72,22 +70,14 @@ def run_jobs(
         cells: the store.
         pool: does the tasks.
         bar: told of every step.
-        on_finished: called with each cell, once it is recorded.
     """
-    return _Run(todo, cells, pool, bar, on_finished).loop()
+    return _Run(todo, cells, pool, bar).loop()
 
 
 class _Run:
-    def __init__(
-        self,
-        todo: Sequence[Job],
-        cells: CellStore,
-        pool: Pool,
-        bar: Bar,
-        on_finished: Callable[[FinishedCell], None],
-    ) -> None:
+    def __init__(self, todo: Sequence[Job], cells: CellStore, pool: Pool, bar: Bar) -> None:
         self._jobs = {job.cell.id: job for job in todo}
-        self._cells, self._pool, self._bar, self._on_finished = cells, pool, bar, on_finished
+        self._cells, self._pool, self._bar = cells, pool, bar
         planned = plan(todo, cells, pool.device)
         self._cell_of = {key: cell for cell, keys in planned.of_cell.items() for key in keys}
         tasks = missing(planned.tasks, list(self._cell_of), cells.root)
@@ -126,12 +116,11 @@ class _Run:
 
     def _finish(self, cell_id: str) -> None:
         try:
-            done = finish(self._jobs[cell_id], self._cells)
+            finish(self._jobs[cell_id], self._cells)
         except Exception as error:  # a full disk, a damaged piece: this cell failed, the others go on
             self._failed[cell_id] = str(error)
             return
         self._finished += 1
-        self._on_finished(done)
 
 
 def brief(error: BaseException) -> str:

@@ -133,15 +133,13 @@ def perform(task: Task, root: Path, device: str) -> None:
         store.write_record(root / task.outputs[0], PIECE, record)
 
 
-def finish(job: Job, cells: CellStore) -> measure.FinishedCell:
+def finish(job: Job, cells: CellStore) -> None:
     """Put the measured pieces of a cell together, record it, and remove them.
 
     Raises:
         InputError: a piece is missing or damaged.
     """
     paths = [cells.root / job.piece_file(number) for number in range(len(job.pieces))]
-    done = measure.finished_cell(job, [store.read_record(path, PIECE) for path in paths])
-    cells.finish(done)
+    cells.finish(measure.finished_cell(job, [store.read_record(path, PIECE) for path in paths]))
     for path in paths:
         path.unlink(missing_ok=True)
-    return done

@@ -1,0 +1,152 @@
+"""The command line of the benchmark, and the grid that it asks for."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from persim.methods.tuned import read_rank, tuned_settings
+
+from baselines.registry import METHODS
+from persim import console
+from persim.data import REGIMES, check_regime
+from persim.data.policies import load_test_policy
+from persim.envs import get
+from persim.errors import InputError, check_at_least, check_choice
+from persim.methods import PRESETS, Options
+from persim.planning.registry import PLANNERS
+from sweeps.engine.session import check_address
+from sweeps.grid.suites import SUITES, DataKey, Grid, chosen
+from sweeps.tracking.mirror import tracking_folder
+
+DEVICES = ("cpu", "cuda", "auto")
+STATES = {"default": None, "raw": False, "normalised": True}
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Split ``"a,b"`` into names."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def parser(about: str) -> console.Parser:
+    """The command line; ``about`` is its description."""
+    suites = "\n".join(f"  {suite.name:<13} {suite.about}" for suite in SUITES.values())
+    presets = "paper, laptop (the paper's for PerSim, a tenth or less for BCQ and CQL), or quick (a tenth or less)"
+    p = console.Parser(
+        prog="benchmark.py",
+        description=about,
+        epilog=f"suites:\n{suites}\n\nmethods: {', '.join(METHODS)}",
+    )
+    p.add_argument("--suite", required=True, help="which part of the paper, see below")
+    p.add_argument("--envs", type=names, metavar="LIST", help="of the suite's environments (all)")
+    p.add_argument("--regimes", type=names, metavar="LIST", help=f"of {', '.join(REGIMES)} (all of the suite)")
+    p.add_argument("--methods", type=names, metavar="LIST", help="of the suite's methods (all)")
+    p.add_argument("--agents", type=console.numbers, metavar="LIST", help="numbers of agents N (the suite's)")
+    p.add_argument("--trials", type=int, help="repetitions, each with its own data and models (the suite's)")
+    p.add_argument("--preset", help=f"budget: {presets} (the suite's)")
+    p.add_argument("--episodes", type=int, help="of each test agent and method that plans (the preset's)")
+    p.add_argument("--rank", default="paper", help="of PerSim: a number, auto (by sweeps/rank_cv.py), or paper (paper)")
+    p.add_argument("--settings", metavar="tuned|PATH", help="of PerSim: what sweeps/tune.py found for these data, or a "
+                   "file of its (the paper's)")  # fmt: skip
+    p.add_argument(
+        "--planner", help=f"of the methods that plan: {', '.join(PLANNERS)} (the default of each environment)"
+    )
+    p.add_argument("--states", default="default", help="of BCQ and CQL: raw, normalised, or default: normalised in "
+                   "MountainCar, whose velocities are tiny (default)")  # fmt: skip
+    p.add_argument("--seed", type=int, default=0, help="trial t uses seed + t (0)")
+    p.add_argument("--dry-run", action="store_true", help="print the cells, what is done, and how long the rest takes")
+    about = "for data, models and results: a folder, or a URL such as s3://BUCKET/PREFIX (runs)"
+    p.add_argument("--store", type=console.store, default=Path("runs"), help=about)
+    p.add_argument(
+        "--tracking-uri",
+        default=os.environ.get("MLFLOW_TRACKING_URI"),
+        help="MLflow server or database ($MLFLOW_TRACKING_URI, else mlflow.db in the store, in runs if that is a URL)",
+    )
+    p.add_argument("--in-process", action="store_true", help="one task after the other in this process, without Ray "
+                   "and MLflow; the next command that has MLflow sends the cells")  # fmt: skip
+    p.add_argument("--address", help="Ray cluster to run on: auto or host:port (a local Ray)")
+    p.add_argument("--cpus", type=int, help="CPUs of the local Ray, one task on each (all)")
+    p.add_argument("--device", default="cpu", help="of training and planning: cpu, cuda, or auto (cpu)")
+    p.add_argument("--gpu-share", type=float, default=0.2, help="of one GPU for a task; five share it (0.2)")
+    p.add_argument("--autoscale", action="store_true", help="the cluster adds nodes: ask for more than it has")
+    return p
+
+
+def grid_of(args: argparse.Namespace) -> Grid:
+    """What the command line asks for.
+
+    Raises:
+        InputError: something is unknown or out of range.
+    """
+    suite = SUITES[check_choice("suite", args.suite, SUITES)]
+    envs = chosen("environment", args.envs, [env for env, _ in suite.data])
+    for regime in args.regimes or ():
+        check_choice("regime", regime, REGIMES)
+    regimes = chosen("regime", args.regimes, [regime for _, regime in suite.data])
+    for method in args.methods or ():
+        check_choice("method", method, METHODS)
+    data = tuple((env, regime) for env, regime in suite.data if env in envs and regime in regimes)
+    if not data:
+        raise InputError(f"suite {suite.name} has none of these environments under these regimes; see --help")
+    preset = check_choice("preset", args.preset or suite.preset, PRESETS)
+    states = STATES[check_choice("states", args.states, STATES)]
+    grid = Grid(
+        suite,
+        data,
+        tuple(dict.fromkeys(args.methods or suite.methods)),
+        tuple(dict.fromkeys(args.agents or suite.agents)),
+        suite.trials if args.trials is None else args.trials,
+        Options(preset, planner=args.planner, normalised=states),
+        args.seed,
+        args.episodes,
+    )
+    return replace(grid, special={key: _special(args, grid, key) for key in grid.keys})
+
+
+def _special(args: argparse.Namespace, grid: Grid, key: DataKey) -> Options:
+    """The options for some data: with their own rank or tuned settings, if the command asks for these.
+
+    Raises:
+        InputError: the rank is not one, was to be chosen and has not been, or nothing was tuned.
+    """
+    options, folder = grid.options, tracking_folder(args.store)
+    if args.settings is not None:
+        if not any(METHODS[method].ranked for method in grid.methods):
+            able = ", ".join(name for name, entry in METHODS.items() if entry.ranked)
+            raise InputError(
+                f"settings {args.settings!r} are PerSim's, but no method here has them; add one of: {able}"
+            )
+        options = replace(options, tuned=tuned_settings(args.settings, folder, *key))
+    if args.rank == "paper":
+        return options
+    if args.rank == "auto":
+        return replace(options, rank=read_rank(folder, *key))
+    if not args.rank.isascii() or not args.rank.isdigit():
+        raise InputError(f"rank {args.rank!r} is not a rank; give a whole number, auto or paper")
+    return replace(options, rank=int(args.rank))
+
+
+def check(args: argparse.Namespace, grid: Grid) -> None:
+    """Finds what cannot work before anything is started or written.
+
+    Raises:
+        InputError: one line that says what and what to do.
+    """
+    check_choice("device", args.device, DEVICES)
+    if args.cpus is not None:
+        check_at_least("cpus", args.cpus, 1)
+    if not 0 < args.gpu_share <= 1:
+        raise InputError(f"gpu-share is {args.gpu_share}, but it has to be above 0 and at most 1")
+    if args.address is not None:
+        check_address(args.address)
+    if str(args.store).startswith("memory://") and not args.dry_run:
+        raise InputError(
+            f"store {str(args.store)!r} lives in one process, but workers are others; give a folder or s3://"
+        )
+    if any(METHODS[method].learns for method in grid.methods):
+        for env, regime in grid.data:
+            check_regime(regime, get(env))
+            load_test_policy(env, get(env).action_space)
+    grid.jobs()
