@@ -84,6 +84,11 @@ class CaDM(Method):
         acting = {name: value for name, value in asdict(self.acting).items() if name != "planning"}
         return {"settings": asdict(self.settings), "planning": self.acting.planning.about(), "acting": acting}
 
+    def predicts_with(self) -> dict[str, Any]:
+        """How it learns, and the particles: what else there is of acting concerns plans alone."""
+        acting = {"particles": self.acting.particles, "mixed_members": self.acting.mixed_members}
+        return {**self.learns_with(), "acting": acting}
+
     def part_seconds(self, spec: EnvSpec, agents: int, steps: float) -> float:
         """Estimate the updates of all members: as many as the epochs take, half of them on half of the data."""
         s = self.settings

@@ -12,7 +12,7 @@ from persim.data.policies import UniformPolicy
 from persim.evaluation.reward import average_rewards
 from persim.methods import Part, PerSim, PerSimSettings
 from persim.methods.persim import PlanningSettings
-from persim.methods.simulated import simulated
+from persim.methods import simulated
 from tests.baselines.test_model_free import DISCRETE
 from tests.baselines.toy import WALK, recorded
 

@@ -6,30 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from baselines.model_free.settings import PAPER_UPDATES
-from baselines.registry import METHODS, PRESETS, Budget, make_method
+from baselines.registry import METHODS, make_method
 from persim.data import collect_regime
 from persim.data.collect import collect
 from persim.data.policies import UniformPolicy
 from persim.envs import get
 from persim.errors import InputError
 from persim.learning.ensemble import EnsembleSettings, train_ensemble
-from persim.learning.presets import preset
-from persim.learning.training import TrainSettings
-from persim.methods import Part, Predictor
+from persim.methods import Options, Part, PerSim, Predictor
 
-TINY = Budget(
-    "tiny",
-    epochs=2,
-    average_last=1,
-    members=2,
-    spare=1,
-    episodes=1,
-    updates=dict.fromkeys(PAPER_UPDATES, 3),
-    cadm={"iterations": 2, "epochs": 2, "updates": 6, "particles": 10, "plans": 12},
-    morel={"epochs": 1, "min_updates": 3, "ppo_steps": 1024},
-    planning={"plans": 12, "horizon": 5},
-)
+TINY = Options("smoke")
 ENVS = ["mountaincar", "cartpole", "halfcheetah"]
 AGENTS = 20  # of which a tenth is enough for the regression of unseen agents
 
@@ -44,15 +30,11 @@ def data():
     return found
 
 
-def budget_for(env):
-    return TINY if get(env).discrete else Budget(**{**TINY.__dict__, "planning": {"plans": 20, "horizon": 5}})
-
-
 @pytest.mark.parametrize("env", ENVS)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_fitted_method_acts_in_its_space_and_predicts_if_it_says_so(name, env, data):
     spec = replace(get(env), horizon=20)  # spares synthetic episodes of HalfCheetah's whole length
-    method = make_method(name, spec, budget_for(env))
+    method = make_method(name, spec, TINY)
     fitted = method.fit(data[env], spec, seed=5)
     agents = np.array([0, 4, 4])
     states = data[env].observation[:3]
@@ -92,28 +74,31 @@ def test_parts_trained_apart_and_twice_give_the_same_weights(name, data):
     json.dumps(method.about())
 
 
-def test_the_base_of_a_method_is_the_one_that_the_registry_names():
-    for name, entry in METHODS.items():
-        spec = get("cartpole")
-        base = make_method(name, spec, TINY, 4 if entry.ranked else None).base
-        assert (base is None) == (entry.base is None)
-        if base is not None:
-            assert base.learns_with() == make_method(entry.base, spec, TINY, 4).learns_with()
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_says_what_the_registry_says_and_what_it_costs(name):
+    for env in ENVS:
+        spec, entry = get(env), METHODS[name]
+        method = make_method(name, spec)
+        assert method.name == name
+        assert entry.learns == (method.parts > 0)
+        assert (method.part_seconds(spec, 500, 100.0) > 0) == entry.learns
+        assert method.episode_seconds(spec) > 0
+        assert isinstance(method.plans, bool)
+        assert entry.ranked == (make_method(name, spec, Options(rank=7)).about() != method.about())
+        if method.base is not None:
+            assert method.base.name in METHODS
 
 
 def test_parts_are_the_members_of_the_ensemble_trained_in_one_go(data):
     spec = get("cartpole")
-    method = make_method("persim", spec, TINY)
-    apart = method.assemble([method.fit_part(Part(part, data["cartpole"], spec, 5)) for part in range(3)])
-    together, _ = train_ensemble(
-        data["cartpole"],
-        preset("cartpole").rank,
-        EnsembleSettings(2, 3),
-        TrainSettings(2, preset("cartpole").batch_size, average_last=1),
-        5,
-    )
+    made = make_method("persim", spec, TINY).settings
+    method = PerSim(replace(made, size=EnsembleSettings(2, 3)))
+    apart = method.assemble(method.fit_parts(Part(0, data["cartpole"], spec, 5), range(3)))
+    joint = method.assemble(method._fit(Part(0, data["cartpole"], spec, 5), range(3)))  # as on a GPU
+    together, _ = train_ensemble(data["cartpole"], made.rank, EnsembleSettings(2, 3), made.train, 5)
     for name, array in together.arrays().items():
         np.testing.assert_allclose(apart.arrays[name], array, rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(joint.arrays[name], array)
 
 
 def test_the_true_environment_needs_covariates():
@@ -126,22 +111,3 @@ def test_the_true_environment_needs_covariates():
 def test_an_unknown_method_is_refused_with_the_nearest():
     with pytest.raises(InputError, match="did you mean 'persim'"):
         make_method("persin", get("cartpole"), TINY)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"epochs": 0},
-        {"members": 0},
-        {"episodes": 0},
-        {"spare": -1},
-        {"policy_episodes": 0},
-        {"updates": {"bcq": 0}},
-        {"cadm": {"epochs": 0}},
-        {"cadm": {"epoch": 1}},
-        {"morel": {"ppo_steps": 0}},
-    ],
-)
-def test_budgets_are_checked(change):
-    with pytest.raises(InputError, match=next(iter(change))):
-        Budget(**{**PRESETS["smoke"].__dict__, **change})
