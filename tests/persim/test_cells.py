@@ -78,6 +78,8 @@ REBUILD = {
 }
 # What no number depends on: the environment's own choices, which rank and batch_size of the settings replace.
 IDLE = {"nets.rank", "nets.batch_size"}
+# What CaDM's predictions do not depend on.
+OF_PLANS = ("planning.", "warm_start", "progress", "mixed_episodes")
 
 
 @pytest.mark.parametrize("env", ENVS)
@@ -103,9 +105,8 @@ def test_every_setting_of_a_method_changes_its_own_ids_and_no_others(name, env):
                 assert not differ
             else:
                 assert (name, "reward") in differ, field
-                assert ((name, "prediction") in differ) == (method.predicts and not field.startswith("planning.")), (
-                    field
-                )
+                predicts = method.predicts and not field.startswith(OF_PLANS)
+                assert ((name, "prediction") in differ) == predicts, field
             seen.add(field)
     assert seen
 
@@ -135,7 +136,8 @@ def test_what_is_measured_and_how_is_part_of_the_id():
     spec, method = get("mountaincar"), make_method("persim", get("mountaincar"))
     measures = [
         rewards(20), rewards(5), rewards(20, agents=[0, 2]), rewards(20, unseen=[[0.002]]), predictions(spec),
-        predictions(spec, [[0.002]]), holdouts(0.2, 0), holdouts(0.2, 1), holdouts(0.1, 0), holdouts(0.2, 0, predictions(spec)),
+        predictions(spec, [[0.002]]), holdouts(0.2, 0), holdouts(0.2, 1), holdouts(0.1, 0),
+        holdouts(0.2, 0, predictions(spec)),
     ]  # fmt: skip
     ids = {Job.of(method, "mountaincar", "random", 500, 0, measure).cell.id for measure in measures}
     assert len(ids) == len(measures)
