@@ -86,6 +86,12 @@ def assemble(job: Job, cells: CellStore) -> None:
         path.unlink(missing_ok=True)
 
 
+def part_groups(job: Job, numbers: Sequence[int], device: str) -> list[tuple[int, ...]]:
+    """Group parts into what is trained together: all of them on a GPU, if the method can do that."""
+    together = device != "cpu" and job.method.joint
+    return [tuple(numbers)] if together and numbers else [(number,) for number in numbers]
+
+
 def weights(job: Job, cells: CellStore) -> Weights:
     """Read the trained weights from the store.
 
@@ -103,7 +109,7 @@ def trained(job: Job, cells: CellStore, device: str, progress: Progress | None =
         if job.base is not None:
             trained(job.base, cells, device, progress)
         missing = [n for n in range(job.method.parts) if not (cells.root / job.part_file(n)).exists()]
-        groups = [[number] for number in missing] if device == "cpu" else [missing] if missing else []
+        groups = part_groups(job, missing, device)
         data = dataset(job, cells) if groups else None
         for place, numbers in enumerate(groups):
             assert data is not None

@@ -172,7 +172,7 @@ class PerSim(Method):
         settings: of training and planning.
     """
 
-    name, predicts, plans = "persim", True, True
+    name, predicts, plans, joint = "persim", True, True, True
 
     def __init__(self, settings: PerSimSettings) -> None:
         self.settings, self.parts = settings, settings.size.candidates

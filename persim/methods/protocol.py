@@ -161,6 +161,7 @@ class Method(ABC):
         predicts: whether a ``Fitted`` is a ``Predictor``.
         plans: whether it searches a plan at every step, which takes long; other methods act by a policy.
         base: the method whose fitted weights every part starts from, on the same data and seed; None if there is none.
+        joint: whether ``fit_parts`` trains all parts at once on a GPU.
         data_seed: seed of the data, where it is not that of the cell: of a model that was read from a file.
     """
 
@@ -169,6 +170,7 @@ class Method(ABC):
     predicts: bool
     plans: bool
     base: Method | None = None
+    joint: bool = False
     data_seed: int | None = None
 
     @abstractmethod
@@ -200,7 +202,7 @@ class Method(ABC):
         """
 
     def fit_parts(self, part: Part, numbers: Sequence[int]) -> list[Weights]:
-        """Train several parts, one after the other unless a method can do better on the device of ``part``."""
+        """Train several parts, one after the other unless the method is ``joint`` and has a GPU."""
         return [self.fit_part(replace(part, number=number)) for number in numbers]
 
     @abstractmethod

@@ -56,7 +56,7 @@ def plan(todo: Sequence[Job], cells: CellStore, device: str = "cpu") -> Plan:
     Args:
         todo: the cells with their methods.
         cells: the store.
-        device: on a GPU all parts of a model are one task.
+        device: on a GPU all members of an ensemble are one task.
     """
     result = Plan()
     for job in todo:
@@ -81,8 +81,7 @@ def _learning(job: Job, cells: CellStore, device: str) -> Iterator[Task]:
     if job.base is not None:
         yield from _learning(job.base, cells, device)
         needs = (data, f"model {job.base.weights_name}")
-    every = range(job.method.parts)
-    groups = [(number,) for number in every] if device == "cpu" else [tuple(every)]
+    groups = measure.part_groups(job, range(job.method.parts), device)
     parts = [f"part {name} {'-'.join(map(str, group))}" for group in groups]
     for key, group in zip(parts, groups, strict=True):
         yield Task(key, "part", job, tuple(map(job.part_file, group)), group, needs, heavy=True)

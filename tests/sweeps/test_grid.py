@@ -7,65 +7,80 @@ import pytest
 
 from persim.evaluation.prediction import true_rollouts
 from persim.evaluation.reward import average_rewards
+from persim.methods import measure
 from persim.storage.cells import CellStore, FinishedCell, row
 from sweeps import benchmark
-from sweeps.engine import work
-from sweeps.engine.bench_bar import CellBar
-from sweeps.engine.runner import finished_cell
-from sweeps.grid import estimate
-from sweeps.grid.suites import covariates_of, spec_of, weights_key
-from sweeps.grid.tasks import base_cell, missing, plan
-from sweeps.reporting import text_tables as bench_tables
+from sweeps.engine.bars import CellBar
+from sweeps.grid import command, estimate
+from sweeps.reporting import text_tables
 
 
 def grid_of(*arguments):
-    return benchmark.grid_of(benchmark.parser().parse_args(arguments))
+    return command.grid_of(command.parser("").parse_args(arguments))
+
+
+def jobs_of(*arguments):
+    return grid_of(*arguments).jobs()
+
+
+def done_of(job, rows):
+    return FinishedCell(job.cell, rows, {}, "", {}, 0, 0)
 
 
 def test_true_environment_is_one_cell_whatever_the_regime():
-    grid = grid_of("--suite", "reward", "--envs", "cartpole", "--methods", "true-env", "--trials", "2")
-    assert len(grid.cells()) == 2
+    assert len(jobs_of("--suite", "reward", "--envs", "cartpole", "--methods", "true-env", "--trials", "2")) == 2
+
+
+def test_suites_that_ask_for_the_same_share_the_cell():
+    """N = 500 of the scarcity suite is the cell of the reward suite, at any preset that means the same for PerSim."""
+    both = ["--envs", "cartpole", "--regimes", "pure", "--methods", "persim", "--trials", "1"]
+    [reward] = jobs_of("--suite", "reward", *both)
+    [scarcity] = jobs_of("--suite", "scarcity", "--agents", "500", "--preset", "laptop", *both)
+    assert reward.cell == scarcity.cell
+    [few] = jobs_of("--suite", "scarcity", "--agents", "25", *both)
+    assert few.cell.id != reward.cell.id
 
 
 def test_episodes_are_part_of_the_cell_and_of_the_title():
     cartpole = ["--suite", "reward", "--envs", "cartpole", "--regimes", "random", "--methods", "cadm", "--trials", "1"]
     grid = grid_of(*cartpole, "--episodes", "3")
-    [cell] = grid.cells()
-    assert cell.settings["budget"]["episodes"] == 3
-    done = FinishedCell(cell, [row("reward", 9.0, agent) for agent in range(1, 6)], {}, 0, "", {}, 0, 0)
-    assert "(paper budget, 3 episodes of methods that plan)" in bench_tables.tables(grid, [done])
+    [job] = grid.jobs()
+    assert job.cell.measure["episodes"] == 3
+    rows = [row("reward", 9.0, agent) for agent in range(1, 6)]
+    assert "(paper budget, 3 episodes of methods that plan)" in text_tables.tables(grid, [done_of(job, rows)])
     usual = grid_of(*cartpole)
-    [cell] = usual.cells()
-    assert "(paper budget)" in bench_tables.tables(usual, [FinishedCell(cell, done.rows, {}, 0, "", {}, 0, 0)])
+    [job] = usual.jobs()
+    assert job.cell.measure["episodes"] == 20
+    assert "(paper budget)" in text_tables.tables(usual, [done_of(job, rows)])
+    [policy] = jobs_of(*cartpole[:-3], "bcq-p", "--trials", "1", "--episodes", "3")
+    assert policy.cell.measure["episodes"] == 100  # a policy acts at once
 
 
 UNSEEN = ["--suite", "unseen", "--regimes", "random", "--trials", "1"]
+WHOM = ((0.00005,), (0.00008,), (0.002,), (0.0037,), (0.004,))
 
 
 def test_unseen_agents_are_part_of_the_cell_and_of_no_other():
-    cells = {cell.method: cell for cell in grid_of(*UNSEEN).cells()}
-    assert list(cells) == ["persim-p100", "persim-p50", "persim-p25", "persim-p10", "cadm", "cadm-pets", "bcq-p"]
-    for name, cell in cells.items():
-        assert spec_of(cell).test_agents == ((0.00005,), (0.00008,), (0.002,), (0.0037,), (0.004,))
-        np.testing.assert_array_equal(covariates_of(cell), np.array(spec_of(cell).test_agents))
-        assert cell.settings["measures"] == (["reward"] if name == "bcq-p" else ["prediction", "reward"])
-    [usual] = grid_of("--suite", "reward", "--envs", "mountaincar", "--regimes", "random", "--methods", "cadm",
-                      "--trials", "1").cells()  # fmt: skip
-    assert "unseen" not in usual.settings
-    assert weights_key(usual) == weights_key(cells["cadm"])
-    assert covariates_of(usual).shape == (500, 1)
-
-
-def test_cells_from_before_there_were_unseen_agents_keep_their_ids():
-    [cell] = grid_of("--suite", "smoke", "--envs", "cartpole", "--methods", "true-env", "--trials", "1").cells()
-    assert cell.id == "7b4a590da8c5"
+    found = {(job.cell.method, job.cell.what): job for job in jobs_of(*UNSEEN)}
+    methods = list(dict.fromkeys(name for name, _ in found))
+    assert methods == ["persim-p100", "persim-p50", "persim-p25", "persim-p10", "cadm", "cadm-pets", "bcq-p"]
+    assert ("bcq-p", "prediction") not in found
+    assert len(found) == 13
+    for job in found.values():
+        assert job.spec.test_agents == WHOM
+        np.testing.assert_array_equal(job.covariates, np.array(WHOM))
+    [usual] = jobs_of("--suite", "reward", "--envs", "mountaincar", "--regimes", "random", "--methods", "cadm",
+                      "--trials", "1")  # fmt: skip
+    assert "unseen" not in usual.cell.measure
+    assert usual.weights_name == found["cadm", "reward"].weights_name == found["cadm", "prediction"].weights_name
+    assert usual.covariates.shape == (500, 1)
 
 
 def test_unseen_agents_start_from_the_weights_that_other_suites_train():
-    [cell] = grid_of(*UNSEEN, "--methods", "persim-p25").cells()
-    [usual] = grid_of("--suite", "prediction", "--envs", "mountaincar", "--regimes", "random", "--methods", "persim",
-                      "--trials", "1").cells()  # fmt: skip
-    assert weights_key(base_cell(cell)) == weights_key(usual)
+    job = jobs_of(*UNSEEN, "--methods", "persim-p25")[0]
+    [usual] = jobs_of("--suite", "prediction", "--envs", "mountaincar", "--regimes", "random", "--methods", "persim",
+                      "--trials", "1")  # fmt: skip
+    assert job.base.weights_name == usual.weights_name
 
 
 def test_a_cell_of_unseen_agents_measures_those(tmp_path, monkeypatch):
@@ -75,43 +90,39 @@ def test_a_cell_of_unseen_agents_measures_those(tmp_path, monkeypatch):
         predicted.append(spec.test_agents)
         return true_rollouts(spec, *rest, episodes=2)
 
-    def rewards(spec, covariates, *rest, agents, **more):
+    def earned(spec, covariates, *rest, agents, **more):
         played.append((agents[0], covariates[agents[0]].tolist()))
         return average_rewards(spec, covariates, *rest, agents=agents, **more)
 
-    monkeypatch.setattr(work, "true_rollouts", rollouts)
-    monkeypatch.setattr(work, "average_rewards", rewards)
-    [cell] = grid_of(*UNSEEN, "--methods", "persim-p25", "--preset", "smoke", "--agents", "20").cells()
-    cells = CellStore(tmp_path)
-    planned = plan([cell], cells)
-    for task in missing(planned.tasks, planned.of_cell[cell.id], tmp_path).values():
-        data = work.dataset(task, cells) if task.kind == "part" else None
-        work.perform(task, tmp_path, data, "cpu")
-    done = finished_cell(cell, len(planned.of_cell[cell.id]), tmp_path)
+    monkeypatch.setattr(measure, "true_rollouts", rollouts)
+    monkeypatch.setattr(measure, "average_rewards", earned)
+    done = {}
+    for job in jobs_of(*UNSEEN, "--methods", "persim-p25", "--preset", "smoke", "--agents", "20"):
+        done[job.cell.what] = measure.compute(job, CellStore(tmp_path))
     for agent in range(1, 6):
-        assert done.value("prediction_rmse", agent) > 0
-        assert -500 <= done.value("reward", agent) < 0
-    whom = ((0.00005,), (0.00008,), (0.002,), (0.0037,), (0.004,))
-    assert predicted == [whom]
-    assert played == [(agent, list(row)) for agent, row in enumerate(whom)]
+        assert done["prediction"].value("prediction_rmse", agent) > 0
+        assert -500 <= done["reward"].value("reward", agent) < 0
+    assert predicted == [WHOM]
+    assert played == [(agent, list(row)) for agent, row in enumerate(WHOM)]
+    assert len(list(tmp_path.glob("models/*"))) == 2  # PerSim's, and the one with the maps
 
 
 def test_the_paper_stands_beside_unseen_agents():
     grid = grid_of(*UNSEEN, "--methods", "persim-p50,cadm,bcq-p")
     rows = [row(metric, -1.0, agent) for metric in ("prediction_rmse", "reward") for agent in range(1, 6)]
-    done = [FinishedCell(cell, rows, {}, 0, "", {}, 0, 0) for cell in grid.cells()]
-    lines = [line.split() for line in bench_tables.tables(grid, done).splitlines()]
+    done = [done_of(job, [r for r in rows if r["metric"].startswith(job.cell.what)]) for job in grid.jobs()]
+    lines = [line.split() for line in text_tables.tables(grid, done).splitlines()]
     assert ["gravity", "5e-05", "8e-05", "0.002", "0.0037", "0.004"] in lines
     assert ["the", "paper's", "0.007", "0.006", "0.000", "0.001", "0.001"] in lines
-    assert "-54.0 ± 0.9" in bench_tables.tables(grid, done)
+    assert "-54.0 ± 0.9" in text_tables.tables(grid, done)
     assert ["the", "paper's", "0.378", "0.373", "0.159", "0.329", "0.339"] in lines
-    assert "-97.2 ± 20.6" in bench_tables.tables(grid, done)
+    assert "-97.2 ± 20.6" in text_tables.tables(grid, done)
 
 
 def test_seconds_are_estimated_from_the_size_of_the_work():
     def cost(*more):
         grid = grid_of("--suite", "reward", "--envs", "cartpole", *more)
-        return sum(map(estimate.seconds, benchmark._tasks(grid.cells(), CellStore(Path("none"))).values()))
+        return sum(map(estimate.seconds, benchmark._tasks(grid.jobs(), CellStore(Path("none")), "cpu").values()))
 
     once = cost("--methods", "persim", "--trials", "1")
     assert cost("--methods", "persim", "--trials", "3") == pytest.approx(3 * once)
@@ -123,7 +134,7 @@ def test_seconds_are_estimated_from_the_size_of_the_work():
 
 def test_time_left_goes_from_the_estimate_to_what_was_measured():
     grid = grid_of("--suite", "prediction", "--envs", "cartpole", "--trials", "1")
-    tasks = benchmark._tasks(grid.cells(), CellStore(Path("none")))
+    tasks = benchmark._tasks(grid.jobs(), CellStore(Path("none")), "cpu")
     bar = CellBar("test", tasks, 4, workers=2)
     total = sum(map(estimate.seconds, tasks.values()))
     assert bar.seconds_left(0.0) == pytest.approx(total / 2)

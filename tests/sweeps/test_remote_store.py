@@ -11,20 +11,21 @@ import uuid
 
 import pytest
 from mlflow import MlflowClient
+from sweeps.reporting.draw import plot_methods
+from sweeps.tracking.mirror import Mirror
 
 from persim import console
 from persim.errors import InputError
 from persim.storage import objects as remote
 from persim.storage import store
-from persim.storage.cells import CellStore
+from persim.storage.cells import CellStore, Request
 from sweeps import benchmark
 from sweeps.engine import lock as remote_lock
-from sweeps.engine.runner import finished_cell
-from sweeps.engine.work import dataset, perform
-from sweeps.grid.tasks import missing, plan
+from sweeps.engine.in_process import InProcess
+from sweeps.engine.scheduler import run_jobs
+from sweeps.grid import command
 from sweeps.options import only_driver
-from sweeps.reporting.bench_plot import plot_methods
-from sweeps.tracking.bench_tracking import Tracking
+from tests.sweeps.test_scheduler import Silent
 
 SMOKE = ["--suite", "smoke", "--envs", "cartpole", "--trials", "1"]
 
@@ -34,42 +35,38 @@ def bucket():
     return store.store_path(f"memory://{uuid.uuid4().hex}/runs")
 
 
+def grid_of(*arguments):
+    return command.grid_of(command.parser("").parse_args([*SMOKE, *arguments]))
+
+
 def compute(grid, root):
     """What the runner does, without Ray."""
-    cells = CellStore(root)
-    planned = plan(grid.cells(), cells)
-    wanted = [key for keys in planned.of_cell.values() for key in keys]
-    for task in missing(planned.tasks, wanted, root).values():
-        perform(task, root, dataset(task, cells) if task.kind == "part" else None, "cpu")
-    assert not missing(planned.tasks, wanted, root)
-    for cell in grid.cells():
-        cells.finish(finished_cell(cell, len(planned.of_cell[cell.id]), root))
-    return [cells.finished(cell) for cell in grid.cells()]
+    todo, cells = grid.jobs(), CellStore(root)
+    assert run_jobs(todo, cells, InProcess(root), Silent()) == {}
+    return [cells.finished(job.cell) for job in todo]
 
 
 def test_an_object_store_gives_the_rows_of_a_folder_and_mlflow_lies_here(bucket, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    grid = benchmark.grid_of(benchmark.parser().parse_args(SMOKE))
+    grid = grid_of()
     done, local = compute(grid, bucket), compute(grid, tmp_path / "folder")
     assert [found.rows for found in done] == [found.rows for found in local]
     benchmark.tidy(CellStore(bucket), done)
     for name in ("parts", "pieces", "checkpoints"):
         assert not list((bucket / name).glob("*"))
-    tracking = Tracking.open(None, bucket, grid)
-    for found in done:
-        tracking.send(found)
-    assert "MLflow: " in tracking.close(done)
+    mirror = Mirror(None, bucket, "tests")
+    CellStore(bucket).ask(Request("smoke", "smoke", tuple(found.cell.id for found in done)))
+    assert mirror.close() == 0
     assert sorted(os.listdir(tmp_path / "runs")) == ["mlartifacts", "mlflow.db", "mlflow.db.lock"]
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("smoke").experiment_id])
-    assert len(runs) == len(done) + 2  # and a parent each
-    assert list((tmp_path / "runs" / "mlartifacts").rglob("*.png"))
+    assert len(runs) == len(done) + len({found.cell.method for found in done})  # and a parent of each method
     assert list((tmp_path / "runs" / "mlartifacts").rglob("*.safetensors"))
     assert list(tmp_path.rglob("*memory*")) == []
 
 
 def test_the_same_picture_in_a_folder_and_an_object_store(bucket, tmp_path):
-    grid = benchmark.grid_of(benchmark.parser().parse_args([*SMOKE, "--methods", "true-env"]))
+    grid = grid_of("--methods", "true-env")
     done = compute(grid, bucket)
     plot_methods(tmp_path / "plots" / "a.png", done)
     assert remote.fetch(plot_methods(bucket / "plots" / "a.png", done)) == (tmp_path / "plots/a.png").read_bytes()
