@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -127,7 +128,10 @@ def test_on_a_gpu_all_members_are_one_task_with_the_same_weights(tmp_path):
 
         if task.kind == "part":
             numbers.append(task.numbers)
-        perform(task, root, "cpu")
+            for number, output in zip(task.numbers, task.outputs, strict=True):
+                perform(replace(task, numbers=(number,), outputs=(output,)), root, "cpu")
+        else:
+            perform(task, root, "cpu")
 
     todo = jobs("persim")
     for name, device in (("one", "cpu"), ("other", "cuda")):
@@ -165,18 +169,8 @@ sys.exit(console.run(benchmark.main, sys.argv[1:]))
 
 
 def test_in_process_needs_neither_ray_nor_mlflow_nor_d3rlpy(tmp_path):
-    command = [
-        "--suite",
-        "smoke",
-        "--envs",
-        "cartpole",
-        "--methods",
-        "persim,true-env",
-        "--trials",
-        "1",
-        "--in-process",
-    ]
-    done = subprocess.run([sys.executable, "-c", BLOCKED, *command], cwd=tmp_path, capture_output=True, text=True)
+    words = "--suite smoke --envs cartpole --methods persim,true-env --trials 1 --in-process".split()
+    done = subprocess.run([sys.executable, "-c", BLOCKED, *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "True env+MPC (1)" in done.stdout
     assert len(CellStore(tmp_path / "runs").finished_ids()) == 3
