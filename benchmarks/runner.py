@@ -25,14 +25,15 @@ from pathlib import Path
 import ray
 
 from persim import console
-from persim.data import Trajectories
+from persim.envs import get
+from persim.methods import PlanningSettings, TrueEnv
+from persim.methods.job import Job, predictions
 from persim.storage import store
-from persim.storage.cells import Cell, CellStore, row
-from sweeps.engine.pool import PoolSettings
-from sweeps.engine.runner import run_cells
+from persim.storage.cells import CellStore, row
+from sweeps.engine.ray_pool import RayPool
+from sweeps.engine.scheduler import run_jobs
 from sweeps.engine.session import ray_session
-from sweeps.engine.work import PIECE
-from sweeps.grid.tasks import Task
+from sweeps.grid.tasks import PIECE, Task
 from tests.sweeps.cluster import two_nodes
 
 
@@ -42,27 +43,27 @@ class Silent:
     def cells(self, done: int, running: int, failed: int) -> None: ...
 
 
-def busy(task: Task, root: Path, data: Trajectories | None, device: str, seconds: float = 0.0) -> float:
-    start, end = time.perf_counter(), time.process_time() + seconds
+def busy(task: Task, root: Path, device: str, seconds: float = 0.0) -> None:
+    end = time.process_time() + seconds
     while time.process_time() < end:
         pass
-    record = {"rows": [row("nothing", 0.0)], "timings": {}, "curves": {"train_mse": []}, "train_seconds": 0.0}
-    store.write_record(root / task.output, PIECE, {**record, "started": 0, "ended": 0})
-    return time.perf_counter() - start
+    record = {"rows": [row("nothing", 0.0)], "decision_ms": None, "curves": {}, "train_seconds": 0.0}
+    store.write_record(root / task.outputs[0], PIECE, {**record, "started": 0, "ended": 0})
 
 
-def cells(count: int) -> list[Cell]:
-    settings = {"seed": 0, "measures": ["prediction"]}
-    return [Cell("empty", "cartpole", "true-env", 5, "true-env", trial, settings) for trial in range(count)]
+def jobs(count: int) -> list[Job]:
+    spec = get("cartpole")
+    method = TrueEnv(PlanningSettings.of(spec))
+    return [Job.of(method, "cartpole", "", 5, seed, predictions(spec)) for seed in range(count)]
 
 
 def timed(count: int, seconds: float) -> float:
     with tempfile.TemporaryDirectory() as folder:
         root, work = Path(folder), partial(busy, seconds=seconds)
-        run_cells(cells(2), CellStore(root), PoolSettings(root), Silent(), lambda done: None, work)
+        run_jobs(jobs(2), CellStore(root), RayPool(root, work=work), Silent())
         start = time.perf_counter()
-        failed = run_cells(cells(count), CellStore(root), PoolSettings(root), Silent(), lambda done: None, work)
-        assert not failed
+        failed = run_jobs(jobs(count), CellStore(root), RayPool(root, work=work), Silent())
+        assert not failed, next(iter(failed.values()))
         return time.perf_counter() - start
 
 
