@@ -21,11 +21,10 @@ from sweeps.grid.suites import SUITES, Grid
 from sweeps.grid.tasks import model_output, plan
 from sweeps.reporting import paper_figures
 from sweeps.reporting.compare import number
-from sweeps.reporting.latent_figure import latent_figure
+from sweeps.reporting.draw_paper import curves_figure, frames_figure, latent_figure
+from sweeps.reporting.frames import AGENTS
 from sweeps.reporting.models import stored_models
 from sweeps.reporting.results import Results
-from sweeps.reporting.rollout_figure import curves_figure, frames_figure
-from sweeps.reporting.rollouts import AGENTS
 from sweeps.reporting.select import Library
 
 N, SEED = 6, 3

@@ -23,7 +23,7 @@ from sweeps.engine.runner import finished_cell
 from sweeps.engine.work import dataset, perform
 from sweeps.grid.tasks import missing, plan
 from sweeps.options import only_driver
-from sweeps.reporting.bench_plot import plot_methods
+from sweeps.reporting.draw import plot_methods
 from sweeps.tracking.bench_tracking import Tracking
 
 SMOKE = ["--suite", "smoke", "--envs", "cartpole", "--trials", "1"]
