@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from baselines.registry import METHODS
 from persim import console
+from persim.envs import get
 from persim.errors import InputError
 from persim.methods.job import TRUE_ENV_REGIME, Job
 from persim.storage import store
@@ -146,7 +147,8 @@ def run(args: argparse.Namespace, grid: Grid, cells: CellStore) -> dict[str, str
         own = [done for done in results if done.cell.env == env and done.cell.regime in (regime, TRUE_ENV_REGIME)]
         if own:
             name = f"{grid.suite.name}-{file_name(env)}-{regime}.png"
-            print(f"plot: {plot_methods(cells.root / 'plots' / name, own)}")
+            about = f"{get(env).title}, {regime} data, {grid.options.preset} budget"
+            print(f"plot: {plot_methods(cells.root / 'plots' / name, own, about)}")
     for job in todo:
         if job.cell.id in failed:
             print(f"failed: {title(job.cell)} ({job.cell.id}): {failed[job.cell.id]}", file=sys.stderr)

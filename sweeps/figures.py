@@ -24,11 +24,9 @@ from persim import console
 from persim.envs import get
 from persim.errors import InputError, check_at_least
 from persim.storage import store
-from sweeps.reporting.latent import factor_frame
-from sweeps.reporting.latent_figure import latent_figure
+from sweeps.reporting.draw_paper import curves_figure, frames_figure, latent_figure
+from sweeps.reporting.frames import AGENTS, factor_frame, rollout_frame
 from sweeps.reporting.models import StoredModel, stored_models
-from sweeps.reporting.rollout_figure import curves_figure, frames_figure
-from sweeps.reporting.rollouts import AGENTS, rollout_frame
 
 COMPARED = ("persim", "cadm", "cadm-pets")
 

@@ -142,7 +142,7 @@ def _report(
     settings: SweepSettings, root: Path, trials: Sequence[FinishedCell]
 ) -> tuple[RankSummary, list[RankSummary], Path]:
     """Prints the table, draws the plot, records the choice."""
-    from sweeps.reporting.rank_plot import plot_ranks
+    from sweeps.reporting.draw import plot_ranks
 
     summaries = summarise(trials)
     chosen = choose(summaries)

@@ -1,4 +1,4 @@
-"""Ours against the paper's: mean, spread, difference, and what that amounts to."""
+"""Compare our trials with a number of the paper, and write numbers as the tables show them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Comparison:
     """Our trials of one cell of a table beside the paper's number.
 
     Attributes:
-        mean: over our trials.
-        std: sample standard deviation over them; not a number with one trial.
-        difference: ours minus the paper's.
+        mean: of our trials.
+        std: sample standard deviation of our trials; NaN with one trial.
+        difference: our mean minus the paper's.
         mark: ``better`` (or equal), ``within`` one standard deviation, or ``worse``.
     """
 
@@ -33,10 +33,10 @@ class Comparison:
 
 
 def compare(values: NDArray[np.float64], known: Known) -> Comparison:
-    """Compares trials with a number of the paper.
+    """Compare the values ``[trials]`` of our trials with a number of the paper.
 
-    ``better`` is judged at the precision that the paper prints, which has RMSEs of 0.000. ``within``
-    takes the paper's standard deviation; for prediction errors it prints none, so ours is taken.
+    ``better`` is judged at the precision that the paper prints, as some of its RMSEs are 0.000. ``within`` uses the
+    paper's standard deviation, or ours for prediction errors, where the paper prints none.
     """
     average, spread = mean(values), std(values)
     if isinstance(known, PaperReward):
@@ -52,17 +52,17 @@ def compare(values: NDArray[np.float64], known: Known) -> Comparison:
 
 
 def mean(values: NDArray[np.float64]) -> float:
-    """Mean, infinite if one is."""
+    """Mean of ``[trials]``; infinite if one value is."""
     return float(np.mean(values))
 
 
 def std(values: NDArray[np.float64]) -> float:
-    """Sample standard deviation; not a number if there is one value, or one that is not finite."""
+    """Sample standard deviation of ``[trials]``; NaN with a single value, or with one that is not finite."""
     return float(np.std(values, ddof=1)) if len(values) > 1 and np.isfinite(values).all() else math.nan
 
 
 def number(value: float, decimals: int) -> str:
-    """A number as tables show it: a true minus sign, large ones short."""
+    """Write a number with a true minus sign, and with an exponent from 100,000."""
     if not math.isfinite(value):
         return "diverged"
     text = f"{round(value, decimals) + 0.0:.{decimals}f}" if abs(value) < 1e5 else f"{value:.1e}"  # + 0.0: no -0.0
@@ -70,21 +70,18 @@ def number(value: float, decimals: int) -> str:
 
 
 def signed(value: float, decimals: int) -> str:
-    """A difference, always with its sign."""
+    """Write a difference, always with its sign."""
     text = number(value, decimals)
     return text if text[0] in f"{MINUS}d" else f"+{text}"
 
 
-def reward_decimals(value: float) -> int:
-    """Digits after the point that a reward is shown with."""
+def decimals(value: float, *, error: bool) -> int:
+    """Choose the digits after the point of a reward, or of a prediction error: one more than the paper's below 1."""
+    if error:
+        return 4 if abs(value) < 1 else 3
     return 2 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
 
 
-def error_decimals(value: float) -> int:
-    """Digits after the point that a prediction error is shown with: one more than the paper's, if it is small."""
-    return 4 if abs(value) < 1 else 3
-
-
 def with_spread(average: float, spread: float, decimals: int) -> str:
-    """``mean ± std``, without the latter if there is none."""
+    """Write ``mean ± std``, or the mean alone if ``spread`` is NaN."""
     return number(average, decimals) + ("" if math.isnan(spread) else f" ± {spread:.{decimals}f}")

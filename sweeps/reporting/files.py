@@ -1,4 +1,4 @@
-"""Several files that change together: all written aside first, then renamed."""
+"""Write several files as one change: all of them into a folder aside first, then renamed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _FIGURES = "figures"
 
 
 def write_all(out: Path, files: Mapping[str, bytes]) -> None:
-    """Writes files below a folder, and removes pictures of an earlier report that this one has not.
+    """Write the files of a report below a folder, and remove the pictures of an earlier report.
 
-    Until all of them are whole on the disk nothing that was there is touched.
+    Nothing that was there is touched until all new files are complete on the disk.
 
     Raises:
         InputError: the folder cannot be written.
@@ -29,16 +29,12 @@ def write_all(out: Path, files: Mapping[str, bytes]) -> None:
             for name in files:
                 (out / name).parent.mkdir(exist_ok=True)
                 (Path(aside) / name).replace(out / name)
-        _remove_old(out, files)
+        for path in list((out / _FIGURES).glob("*.svg")):
+            if f"{_FIGURES}/{path.name}" not in files:
+                path.unlink()
+        if not any((out / _FIGURES).glob("*")):
+            shutil.rmtree(out / _FIGURES, ignore_errors=True)
     except OSError as error:
         raise InputError(
             f"out {str(out)!r} cannot be written ({error.strerror}); free space or give a folder that you can write to"
         ) from error
-
-
-def _remove_old(out: Path, files: Mapping[str, bytes]) -> None:
-    for path in sorted((out / _FIGURES).glob("*.svg")):
-        if f"{_FIGURES}/{path.name}" not in files:
-            path.unlink()
-    if not any((out / _FIGURES).glob("*")):
-        shutil.rmtree(out / _FIGURES, ignore_errors=True)

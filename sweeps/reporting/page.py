@@ -1,7 +1,4 @@
-"""What a report is made of, and how it becomes Markdown and one HTML page that needs nothing else.
-
-A section is plain data: whoever makes one need not know how it is shown.
-"""
+"""The parts of a report as plain data, and the report as Markdown and as one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -13,7 +10,6 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 _TEMPLATES = Path(__file__).parent / "templates"
-STYLES = ("", "better", "within", "worse", "missing", "plain")
 
 
 @dataclass(frozen=True)
@@ -21,8 +17,8 @@ class Entry:
     """One cell of a table.
 
     Attributes:
-        lines: what it says, the most important first.
-        style: one of ``STYLES``, which colours it; never the only carrier of a meaning.
+        lines: its text, the most important line first.
+        style: the class of the template that colours it, such as ``better``; the text has to say the same.
     """
 
     lines: tuple[str, ...]
@@ -34,10 +30,10 @@ class Table:
     """A table with its caption.
 
     Attributes:
-        caption: what it shows.
-        columns: heads, of one or more lines; the first is that of the row names.
-        rows: a row name and its entries each.
-        notes: lines below it.
+        caption: what the table shows.
+        columns: heads of one or more lines; the first one is of the row names.
+        rows: each a row name and its entries.
+        notes: lines below the table.
     """
 
     caption: str
@@ -51,9 +47,9 @@ class Figure:
     """A picture with its caption.
 
     Attributes:
-        name: of its file, without suffix.
-        svg: the picture; the same bytes whenever it is drawn from the same rows.
-        caption: what it shows; also read out where there is no picture.
+        name: of the file, without suffix.
+        svg: the picture, whose bytes depend on nothing but the rows that it shows.
+        caption: what the picture shows; screen readers read it out.
     """
 
     name: str
@@ -62,12 +58,12 @@ class Figure:
 
     @property
     def path(self) -> str:
-        """Where it is kept, below the report's folder."""
+        """The file, relative to the report's folder."""
         return f"figures/{self.name}.svg"
 
     @property
     def source(self) -> str:
-        """The picture as a URL that holds it, so that the page asks for nothing."""
+        """The picture as a URL that holds all of it, so that the page loads nothing."""
         return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
 
 
@@ -76,12 +72,12 @@ class Section:
     """A part of the report.
 
     Attributes:
-        title: its heading.
-        anchor: what a link to it ends in; one of its own.
+        title: the heading.
+        anchor: the last part of a link to the section; no two sections share one.
         text: paragraphs.
-        tables: below the text.
-        figures: below the tables.
-        level: 2, or 3 for a part of the section before.
+        tables: shown below the text.
+        figures: shown below the tables.
+        level: of the heading: 2, or 3 for a part of the section before.
     """
 
     title: str
@@ -93,25 +89,22 @@ class Section:
 
 
 def text(value: str, style: str = "plain") -> Entry:
-    """An entry of one line."""
+    """Make an entry of one line."""
     return Entry((value,), style)
 
 
 def html(title: str, sections: Sequence[Section]) -> bytes:
-    """The page."""
+    """Write the report as an HTML page."""
+    loader = FileSystemLoader(_TEMPLATES)
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template("report.html.jinja").render(title=title, sections=sections)
     return (page.rstrip() + "\n").encode()
 
 
 def markdown(title: str, sections: Sequence[Section]) -> bytes:
-    """The same as Markdown, its figures in files beside it."""
+    """Write the report as Markdown, with its figures in separate files."""
     lines = [f"# {_plain(title)}", ""]
     lines += [f"{'  ' * (section.level - 2)}- [{_plain(section.title)}](#{section.anchor})" for section in sections]
     for section in sections:
@@ -126,15 +119,11 @@ def markdown(title: str, sections: Sequence[Section]) -> bytes:
 
 
 def _table(table: Table) -> list[str]:
-    head = [
-        f"**{_plain(table.caption)}**",
-        "",
-        _row([_plain(column).replace("\n", "<br>") for column in table.columns]),
-    ]
+    head = _row([_plain(column).replace("\n", "<br>") for column in table.columns])
     rule = _row(["---"] * len(table.columns))
     rows = [_row(["<br>".join(map(_plain, entry.lines)) for entry in row]) for row in table.rows]
     notes = [line for note in table.notes for line in ("", _plain(note))]
-    return [*head, rule, *rows, *notes]
+    return [f"**{_plain(table.caption)}**", "", head, rule, *rows, *notes]
 
 
 def _row(entries: Sequence[str]) -> str:
@@ -142,7 +131,7 @@ def _row(entries: Sequence[str]) -> str:
 
 
 def _plain(value: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Escape a text, so that Markdown shows it as it is."""
     for character in "\\`*_|<>[]":
         value = value.replace(character, f"\\{character}")
     return value

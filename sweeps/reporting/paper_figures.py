@@ -1,8 +1,8 @@
-"""Figures 1, 2, 4 and 5, from the rows of sweeps/figures.py: what the factors know, and predicted states."""
+"""Sections with the paper's Figures 1, 2, 4 and 5, drawn from the files of sweeps/figures.py."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +14,10 @@ from persim.envs import get
 from persim.errors import InputError
 from sweeps.reporting.blocks import PAPER_AGENTS
 from sweeps.reporting.compare import mean, std, with_spread
-from sweeps.reporting.figures import drawn
-from sweeps.reporting.latent_figure import latent_figure
+from sweeps.reporting.draw import drawn
+from sweeps.reporting.draw_paper import curves_figure, frames_figure, latent_figure
 from sweeps.reporting.page import Entry, Figure, Section, Table
 from sweeps.reporting.results import ENV_TITLES, Results
-from sweeps.reporting.rollout_figure import curves_figure, frames_figure
 from sweeps.reporting.tables import behind
 
 FACTORS, ROLLOUTS = "factors.parquet", "rollouts.parquet"
@@ -28,20 +27,23 @@ SHOWN = "random"  # the regime of the pictures: the paper names none
 
 
 def factors(results: Results) -> list[Section]:
-    """How well the factors give each covariate, and the map of the agents (Figures 1 and 5)."""
+    """Show how well the factors give each covariate, and the map of the agents (Figures 1 and 5)."""
     about = (
         "No covariate is ever shown to PerSim. R² is that of a regression from an agent's factors to its covariate, on "
         "agents that the regression has not seen (cross-validated), the mean over the members of the ensemble; here "
         "its mean ± standard deviation over trials. 1: the factors say everything about the covariate."
     )
-    frame = read_frame(results.out / FACTORS, FACTOR_COLUMNS)
-    figures = tuple(_maps(frame)) if frame is not None else ()
-    section = Section("What the factors know (Figures 1, 5)", "factors", (about,), (_table(results),), figures)
-    return [section]
+    shown = _shown(results.out / FACTORS, FACTOR_COLUMNS)
+    caption = (
+        f"The agents on a map (t-SNE) of their factors of the first member, {SHOWN} data, in the colours of each "
+        "covariate. With R² of this model."
+    )
+    maps = () if shown.empty else (Figure("factors", drawn("factors", lambda: latent_figure(shown)), caption),)
+    return [Section("What the factors know (Figures 1, 5)", "factors", (about,), (_table(results),), maps)]
 
 
 def _table(results: Results) -> Table:
-    """R2 of every covariate under every regime."""
+    """Tabulate the R² of every covariate under every regime."""
     rows = tuple(
         (Entry((ENV_TITLES[env], covariate.replace("_", " "))), *(_entry(results, env, r, covariate) for r in REGIMES))
         for env in ENV_TITLES
@@ -59,21 +61,10 @@ def _entry(results: Results, env: str, regime: str, covariate: str) -> Entry:
     return Entry((with_spread(mean(values), std(values), 4), behind(measured)), "plain")
 
 
-def _maps(frame: pd.DataFrame) -> Iterator[Figure]:
-    shown = frame[frame["regime"] == SHOWN]
-    if not shown.empty:
-        svg = drawn("factors", lambda: latent_figure(shown))
-        caption = (
-            f"The agents on a map (t-SNE) of their factors of the first member, {SHOWN} data, in the colours of each "
-            "covariate. With R² of this model."
-        )
-        yield Figure("factors", svg, caption)
-
-
 def rollouts(results: Results) -> list[Section]:
-    """True and predicted states, as curves (Figure 4) and as pictures (Figure 2)."""
-    frame = read_frame(results.out / ROLLOUTS, ROLLOUT_COLUMNS)
-    if frame is None:
+    """Show true and predicted states, as curves (Figure 4) and as pictures (Figure 2); nothing without the file."""
+    path = results.out / ROLLOUTS
+    if not path.exists():
         return []
     about = (
         "One episode of a test agent: every model is given the state at step 0 and the actions of 50 steps, and "
@@ -81,34 +72,26 @@ def rollouts(results: Results) -> list[Section]:
         "prediction errors average over."
     )
     sections = [Section("Predicted and true states (Figures 2, 4)", "rollouts", (about,))]
-    shown = frame[frame["regime"] == SHOWN]
-    for env, rows in shown.groupby("env", sort=False):
-        figures = (_curves(str(env), rows), *_frames(str(env), rows))
-        sections.append(Section(ENV_TITLES[str(env)], f"rollouts-{env}", figures=figures, level=3))
+    for env, rows in _shown(path, ROLLOUT_COLUMNS).groupby("env", sort=False):
+        name, data = f"rollouts-{env}", f"{ENV_TITLES[str(env)]}, {SHOWN} data"
+        caption = f"{data}: states over 50 steps; a curve that leaves its panel has run away."
+        figures = [Figure(name, drawn(name, partial(curves_figure, rows)), caption)]
+        for agent, own in rows.groupby("agent", sort=False):
+            frames = f"frames-{env}-{agent}"
+            caption = f"{data}, agent {agent}: the true state solid, the predicted blue."
+            figures.append(Figure(frames, drawn(frames, partial(frames_figure, own)), caption))
+        sections.append(Section(ENV_TITLES[str(env)], name, figures=tuple(figures), level=3))
     return sections
 
 
-def _curves(env: str, rows: pd.DataFrame) -> Figure:
-    name = f"rollouts-{env}"
-    caption = f"{ENV_TITLES[env]}, {SHOWN} data: states over 50 steps; a curve that leaves its panel has run away."
-    return Figure(name, drawn(name, lambda: curves_figure(rows)), caption)
-
-
-def _frames(env: str, rows: pd.DataFrame) -> Iterator[Figure]:
-    for agent in dict.fromkeys(rows["agent"]):
-        own, name = rows[rows["agent"] == agent], f"frames-{env}-{agent}"
-        caption = f"{ENV_TITLES[env]}, {SHOWN} data, agent {agent}: the true state solid, the predicted blue."
-        yield Figure(name, drawn(name, partial(frames_figure, own)), caption)
-
-
-def read_frame(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
-    """A file of sweeps/figures.py; None if it is not there.
+def _shown(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read the rows of the regime ``SHOWN`` from a file of sweeps/figures.py; none if there is no such file.
 
     Raises:
-        InputError: it is damaged, or lacks one of the columns.
+        InputError: the file is damaged, or lacks one of the columns.
     """
     if not path.exists():
-        return None
+        return pd.DataFrame()
     advice = "write it anew by sweeps/figures.py, or remove it"
     try:
         frame = pd.read_parquet(path)
@@ -117,4 +100,4 @@ def read_frame(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
     lacking = [name for name in columns if name not in frame]
     if lacking:
         raise InputError(f"{str(path)!r} has no column {', '.join(lacking)}; {advice}")
-    return frame
+    return frame[frame["regime"] == SHOWN]

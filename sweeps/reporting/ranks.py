@@ -10,9 +10,8 @@ import numpy as np
 from persim.storage import store
 from persim.storage.cells import FinishedCell
 from sweeps.reporting.compare import number
-from sweeps.reporting.figures import drawn
+from sweeps.reporting.draw import drawn, rank_figure
 from sweeps.reporting.page import Entry, Figure, Section, Table, text
-from sweeps.reporting.rank_plot import rank_figure
 from sweeps.reporting.results import ENV_TITLES, Results
 from sweeps.tuning.rank_choice import choose, summarise
 

@@ -1,4 +1,4 @@
-"""Fewer agents: the tables, and reward against N as a picture."""
+"""Section on data of fewer agents: tables, and pictures of reward against N."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from baselines.registry import METHODS
 from persim.evaluation.paper import PaperReward
 from sweeps.reporting.blocks import Block, Line
 from sweeps.reporting.compare import mean, std
-from sweeps.reporting.figures import Points, scarcity_figure
+from sweeps.reporting.draw import Points, drawn, scarcity_figure
 from sweeps.reporting.page import Figure, Section
 from sweeps.reporting.results import ENV_TITLES, Results
 from sweeps.reporting.tables import table
 
 
 def scarcity(results: Results) -> list[Section]:
-    """Tables 14 to 16, with a picture where something is measured."""
+    """Show Tables 14 to 16, with a picture where something is measured."""
     text = (
         "Average reward when only N agents were observed, whose covariates are drawn afresh in every trial. The "
         "paper's numbers for N = 500 are those of Tables 9 to 11."
@@ -36,11 +36,11 @@ def _figure(block: Block) -> Figure:
         f"{ENV_TITLES[block.env]}, {block.regime} data: average reward against N; solid ours with the standard "
         "deviation over trials, dashed the paper's."
     )
-    return Figure(name, scarcity_figure(name, panels), caption)
+    return Figure(name, drawn(name, lambda: scarcity_figure(panels)), caption)
 
 
 def points(block: Block, agent: int) -> Iterator[Points]:
-    """Lines of an agent (id from 0): the paper's and ours of every method."""
+    """Give the lines of an agent (id from 0): for every method the paper's, then ours."""
     for method in dict.fromkeys(line.method for line in block.lines):
         lines = [line for line in block.lines if line.method == method]
         title = METHODS[method].title

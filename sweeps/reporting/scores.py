@@ -1,4 +1,4 @@
-"""Rewards on one scale, so that agents and environments can be pooled."""
+"""Rewards scaled to scores, so that agents and environments can be pooled."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from baselines.registry import METHODS
 from persim.evaluation import paper
-from sweeps.reporting.blocks import Block, Line
+from sweeps.reporting.blocks import Block
 
-_AVERAGE = 5  # place of the average over agents in a row of Table 5
+_AVERAGE = 5  # index of the average over agents in a row of Table 5
 _WORST = -1.0  # score of a run whose reward was not a finite number
 Task = tuple[str, str, int]
 
@@ -28,8 +28,8 @@ class MethodScores:
     """Scores of one method.
 
     Attributes:
-        method: in ``baselines.registry``.
-        runs: scores of every trial, by task.
+        method: name in ``baselines.registry``.
+        runs: for each task the scores ``[trials]``.
         reduced: the tasks whose budget is not the paper's.
     """
 
@@ -38,45 +38,35 @@ class MethodScores:
     reduced: frozenset[Task]
 
     def title(self, tasks: Iterable[Task]) -> str:
-        """The paper's name, with a dagger if the budget of one of these tasks is reduced."""
+        """Give the paper's name of the method, with a dagger if the budget of one of these tasks is reduced."""
         return METHODS[self.method].title + (" †" if self.reduced.intersection(tasks) else "")
 
     def stratum(self, task: Task) -> tuple[str, ...]:
-        """Names the runs of a task: those of a method that looks at no data serve every regime."""
+        """Name the runs of a task; a method that looks at no data has the same runs under every regime."""
         env, regime, agent = task
         return (env, regime if METHODS[self.method].learns else "", str(agent))
 
     def within(self, env: str | None, regime: str | None = None) -> list[Task]:
-        """The tasks of an environment (all if None), under a regime (all if None), in order."""
+        """Select the tasks of an environment and a regime; None stands for all."""
         return [task for task in self.runs if env in (None, task[0]) and regime in (None, task[1])]
 
 
 def scores(blocks: Iterable[Block]) -> list[MethodScores]:
-    """Scores of every method that was measured in these blocks of the suite ``reward``, in their order."""
-    by_method: dict[str, list[tuple[Block, Line]]] = {}
-    for block in blocks:
-        for line in block.lines:
-            if line.ours is not None:
-                by_method.setdefault(line.method, []).append((block, line))
-    return [_scores(method, found) for method, found in by_method.items()]
-
-
-def _scores(method: str, found: list[tuple[Block, Line]]) -> MethodScores:
-    runs: dict[Task, NDArray[np.float64]] = {}
-    reduced = set()
-    for block, line in found:
-        assert line.ours is not None  # by ``scores``
+    """Score every method that was measured in these blocks of the suite ``reward``, in their order."""
+    runs: dict[str, dict[Task, NDArray[np.float64]]] = {}
+    reduced: set[tuple[str, Task]] = set()
+    measured = [(block, line.method, line.ours) for block in blocks for line in block.lines if line.ours is not None]
+    for block, method, ours in measured:
         for agent in block.agents:
-            values = line.ours.values(block.metric, agent + 1)
+            values, task = ours.values(block.metric, agent + 1), (block.env, block.regime, agent)
             if len(values):
-                runs[block.env, block.regime, agent] = scaled(values, block.env, agent)
-                if line.ours.reduced:
-                    reduced.add((block.env, block.regime, agent))
-    return MethodScores(method, runs, frozenset(reduced))
+                runs.setdefault(method, {})[task] = scaled(values, block.env, agent)
+                reduced |= {(method, task)} if ours.reduced else set()
+    return [MethodScores(name, own, frozenset(t for t in own if (name, t) in reduced)) for name, own in runs.items()]
 
 
 def scaled(rewards: NDArray[np.float64], env: str, agent: int) -> NDArray[np.float64]:
-    """Rewards of an agent (id from 0) as scores."""
+    """Scale the rewards ``[trials]`` of an agent (id from 0) to scores ``[trials]``."""
     low, high = paper.observed_data(env, "random")[_AVERAGE], paper.best_reward(env)[agent]
     found = (rewards - low) / (high - low)
     return np.where(np.isfinite(found), found, _WORST)

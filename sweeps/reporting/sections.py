@@ -1,8 +1,8 @@
 """The sections of a report, in order. To add one, write a function of ``Results`` and name it here.
 
-A function gives sections as plain data (``sweeps.reporting.page``): no section knows of another. One that reads a
-file of its own (``results.out / "factors.parquet"``, say) gives an empty list if the file is not there.
-The same folder has to give the same sections, byte for byte: no clock, no unseeded draw, no order of a set.
+The function returns sections as plain data (``sweeps.reporting.page``) and needs no other section. If it reads a file
+of its own, such as ``results.out / "factors.parquet"``, it returns an empty list where there is no such file.
+The same folder has to give the same bytes: use no clock, no unseeded random numbers and no order of a set.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Maker = Callable[[Results], Sequence[Section]]
 
 @dataclass(frozen=True)
 class Part:
-    """A maker of sections, and the suites whose report has them (empty: every report)."""
+    """A function that makes sections, and the suites whose report shows them; no suites stand for every report."""
 
     make: Maker
     suites: tuple[str, ...] = ()
@@ -46,6 +46,6 @@ PARTS = (
 
 
 def sections(results: Results, suite: str | None = None) -> list[Section]:
-    """All sections, or those of one suite."""
+    """Make all sections, or only those of one suite."""
     parts = [part for part in PARTS if suite is None or not part.suites or suite in part.suites]
     return [section for part in parts for section in part.make(results)]

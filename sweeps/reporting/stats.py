@@ -1,7 +1,7 @@
 """Statistics over few runs (Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice").
 
-Runs are given as one array of scores per task. Bootstraps are stratified: each task's runs are resampled
-among themselves. Tasks that share runs (the same key in ``strata``) are resampled together.
+Scores are given as one array per task, with an entry for each of its runs. The bootstrap is stratified: the runs of a
+task are resampled among themselves, and tasks that share runs (the same name in ``strata``) get the same resamples.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ COVERAGE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its percentile bootstrap interval; low and high are not numbers if there is none."""
+    """An estimate with its percentile bootstrap interval; low and high are NaN if there is none."""
 
     estimate: float
     low: float
@@ -27,7 +27,7 @@ class Interval:
 
 
 def interquartile_mean(scores: Array) -> Array:
-    """Mean of the middle half along the last axis: a quarter of the values (rounded down) is cut at each end."""
+    """Mean of the middle half of ``[..., runs]``: cut a quarter of the runs (rounded down) at each end."""
     cut = scores.shape[-1] // 4
     ordered = np.sort(scores, axis=-1)
     return np.asarray(ordered[..., cut : scores.shape[-1] - cut].mean(axis=-1))
@@ -37,9 +37,9 @@ def iqm(tasks: Sequence[Array], rng: np.random.Generator, strata: Sequence[Hasha
     """Interquartile mean over all runs of all tasks.
 
     Args:
-        tasks: scores of each task's runs.
-        rng: of the bootstrap.
-        strata: names of the sets of runs, one per task; by default each task has its own.
+        tasks: scores ``[runs]`` of each task.
+        rng: generator of the bootstrap.
+        strata: for each task the name of its set of runs; by default each task has its own.
     """
     draws = interquartile_mean(np.concatenate(resampled(tasks, rng, strata), axis=1))
     return interval(float(interquartile_mean(np.concatenate(tasks))), draws, tasks)
@@ -54,10 +54,10 @@ def improvement(
     """Probability that a run of ours is better than one of theirs, averaged over tasks; ties count one half.
 
     Args:
-        ours: scores of each task's runs.
-        theirs: likewise, the same tasks.
-        rng: of the bootstrap.
-        strata: of ``theirs``, as of ``iqm``.
+        ours: our scores ``[runs]`` of each task.
+        theirs: their scores ``[runs]`` of the same tasks.
+        rng: generator of the bootstrap.
+        strata: for each task the name of their set of runs, as in ``iqm``.
     """
     estimate = float(np.mean([_wins(x, y) for x, y in zip(ours, theirs, strict=True)]))
     pairs = zip(resampled(ours, rng), resampled(theirs, rng, strata), strict=True)
@@ -66,7 +66,7 @@ def improvement(
 
 
 def _wins(x: Array, y: Array) -> Array:
-    """Mann-Whitney's U over the number of pairs, ``[..., n]`` against ``[..., m]``."""
+    """Mann-Whitney's U of ``[..., n]`` against ``[..., m]`` runs, divided by the number of pairs: ``[...]``."""
     one, other = x[..., :, None], y[..., None, :]
     return np.asarray(((one > other) + 0.5 * (one == other)).mean(axis=(-2, -1)))
 
@@ -75,6 +75,12 @@ def profile(
     tasks: Sequence[Array], thresholds: Array, rng: np.random.Generator, strata: Sequence[Hashable] | None = None
 ) -> tuple[Array, Array, Array]:
     """Share of runs whose score is above each threshold, averaged over tasks, with pointwise intervals.
+
+    Args:
+        tasks: scores ``[runs]`` of each task.
+        thresholds: ``[T]``.
+        rng: generator of the bootstrap.
+        strata: as in ``iqm``.
 
     Returns:
         The share, its lower and its upper bound, each ``[T]``.
@@ -88,14 +94,14 @@ def profile(
 
 
 def _counts(pick: NDArray[np.intp], runs: int) -> Array:
-    """How often each run was drawn, as a share: ``[resamples, runs]``."""
+    """How often each run was drawn, as a share of all draws: ``[resamples, runs]``."""
     return np.asarray((pick[:, :, None] == np.arange(runs)).mean(axis=1))
 
 
 def resampled(
     tasks: Sequence[Array], rng: np.random.Generator, strata: Sequence[Hashable] | None = None
 ) -> list[Array]:
-    """Bootstrap samples of each task, ``[resamples, runs]``."""
+    """Draw bootstrap samples ``[resamples, runs]`` of each task's scores ``[runs]``; arguments as in ``iqm``."""
     picks = _picks([len(scores) for scores in tasks], rng, strata)
     return [scores[pick] for scores, pick in zip(tasks, picks, strict=True)]
 
@@ -110,7 +116,7 @@ def _picks(sizes: Sequence[int], rng: np.random.Generator, strata: Sequence[Hash
 
 
 def interval(estimate: float, draws: Array, tasks: Sequence[Array]) -> Interval:
-    """The percentile interval of bootstrap draws; none if no task has two runs to resample."""
+    """Percentile interval of bootstrap draws ``[resamples]``; none if no task has two runs to resample."""
     if all(len(scores) < 2 for scores in tasks):
         return Interval(estimate, np.nan, np.nan)
     low, high = np.quantile(draws, _levels())

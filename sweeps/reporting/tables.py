@@ -1,4 +1,4 @@
-"""The paper's tables with ours, theirs and the difference in every cell."""
+"""The paper's tables with our number, the paper's and the difference in every cell."""
 
 from __future__ import annotations
 
@@ -6,17 +6,7 @@ import numpy as np
 
 from persim.evaluation.paper import PaperError
 from sweeps.reporting.blocks import R2, RMSE, Block, Line
-from sweeps.reporting.compare import (
-    MARKS,
-    Known,
-    error_decimals,
-    mean,
-    number,
-    reward_decimals,
-    signed,
-    std,
-    with_spread,
-)
+from sweeps.reporting.compare import MARKS, Known, decimals, mean, number, signed, std, with_spread
 from sweeps.reporting.page import Entry, Section, Table
 from sweeps.reporting.results import ENV_TITLES, Results
 from sweeps.reporting.select import Measured, describe
@@ -26,7 +16,7 @@ _WHAT = {RMSE: "50-step prediction RMSE (median R²)", "reward": "average reward
 
 
 def prediction(results: Results) -> list[Section]:
-    """Tables 6 to 8."""
+    """Show prediction errors, Tables 6 to 8."""
     text = (
         "RMSE of 50 open-loop steps, mean ± standard deviation over trials, with the median R² in parentheses (of "
         "the trials' medians over episodes the median). Lower is better; the difference is ours minus the paper's. "
@@ -36,7 +26,7 @@ def prediction(results: Results) -> list[Section]:
 
 
 def reward(results: Results) -> list[Section]:
-    """Tables 9 to 11."""
+    """Show rewards, Tables 9 to 11."""
     text = (
         "Average reward of an episode, mean ± standard deviation over trials. Higher is better. True env+MPC plans "
         "in the true environment and looks at no data: its line is the same under every regime. Table 2 of the paper "
@@ -46,13 +36,13 @@ def reward(results: Results) -> list[Section]:
 
 
 def augmentation(results: Results) -> list[Section]:
-    """Table 3."""
+    """Show rewards with synthetic trajectories, Table 3."""
     text = "Reward of BCQ and CQL on each agent's own trajectory, on all, and with five synthetic ones from PerSim."
     return _by_env(results, "augmentation", "Synthetic trajectories (Table 3)", text)
 
 
 def unseen(results: Results) -> list[Section]:
-    """Tables 12 and 13."""
+    """Show errors and rewards of agents that were never observed, Tables 12 and 13."""
     text = (
         "Agents that were never observed, in MountainCar: a regression from covariates to agent factors, fitted on a "
         "fraction p of the training agents."
@@ -70,16 +60,13 @@ def _by_env(results: Results, suite: str, title: str, text: str) -> list[Section
 
 
 def table(block: Block) -> Table:
-    """One block as a table."""
+    """Make a table of one block."""
     size = "" if block.suite == "scarcity" else ", N = 500"
     caption = f"Table {block.table}: {ENV_TITLES[block.env]}, {block.regime} data{size}: {_WHAT[block.metric]}"
-    heads = [f"agent {agent + 1}\n{_covariates(about)}" for agent, about in block.agents.items()]
+    about = {agent: printed.replace("=", " ").replace(";", ", ") for agent, printed in block.agents.items()}
+    heads = [f"agent {agent + 1}\n{covariates}" for agent, covariates in about.items()]
     rows = tuple((_name(line), *(entry(block.metric, line, agent) for agent in block.agents)) for line in block.lines)
     return Table(caption, ("method", *heads), rows, _notes(block))
-
-
-def _covariates(printed: str) -> str:
-    return printed.replace("=", " ").replace(";", ", ")
 
 
 def _name(line: Line) -> Entry:
@@ -90,31 +77,26 @@ def _name(line: Line) -> Entry:
 
 
 def dagger(measured: Measured) -> str:
-    """The mark of a reduced budget."""
+    """Give the mark of a reduced budget, or nothing."""
     return f" {DAGGER}" if measured.reduced else ""
 
 
 def entry(metric: str, line: Line, agent: int) -> Entry:
-    """Ours, the paper's and the difference, for an agent id (from 0)."""
+    """Write our number, the paper's and the difference for an agent id (from 0)."""
     known = line.theirs.get(agent)
     theirs = "paper –" if known is None else f"paper {_theirs(known)}"
     values = np.array([]) if line.ours is None else line.ours.values(metric, agent + 1)
     if line.ours is None or not len(values):
         return Entry(("–", theirs), "missing")
-    ours = f"{_ours(metric, line.ours, agent)}{dagger(line.ours)}"
+    digits = decimals(mean(values), error=metric == RMSE)
+    ours = with_spread(mean(values), std(values), digits)
+    if metric == RMSE:
+        ours += f" ({number(float(np.median(line.ours.values(R2, agent + 1))), 3)})"
+    ours += dagger(line.ours)
     compared = line.compared(metric, agent)
     if compared is None:
         return Entry((ours, theirs), "plain")
-    digits = _digits(metric, compared.mean)
     return Entry((ours, theirs, f"{signed(compared.difference, digits)} {MARKS[compared.mark]}"), compared.mark)
-
-
-def _ours(metric: str, measured: Measured, agent: int) -> str:
-    values = measured.values(metric, agent + 1)
-    text = with_spread(mean(values), std(values), _digits(metric, mean(values)))
-    if metric == RMSE:
-        text += f" ({number(float(np.median(measured.values(R2, agent + 1))), 3)})"
-    return text
 
 
 def _theirs(known: Known) -> str:
@@ -123,19 +105,13 @@ def _theirs(known: Known) -> str:
     return f"{number(known.mean, known.decimals)} ± {known.std:g}"
 
 
-def _digits(metric: str, value: float) -> int:
-    return error_decimals(value) if metric == RMSE else reward_decimals(value)
-
-
 def _notes(block: Block) -> tuple[str, ...]:
+    """Say what differs from the paper's budget, and what else was measured."""
     reduced = [f"{line.name}: {_less(line.ours)}" for line in block.lines if line.ours and line.ours.reduced]
     hidden = [f"{line.name}: {'; '.join(line.ours.others)}" for line in block.lines if line.ours and line.ours.others]
-    notes = (
-        [f"{DAGGER} Not the paper's budget (in parentheses the preset paper's). {'; '.join(reduced)}."]
-        if reduced
-        else []
-    )
-    return (*notes, *([f"Also measured, not shown. {'; '.join(hidden)}."] if hidden else []))
+    less = f"{DAGGER} Not the paper's budget (in parentheses the preset paper's). {'; '.join(reduced)}."
+    more = f"Also measured, not shown. {'; '.join(hidden)}."
+    return tuple(note for note, told in ((less, reduced), (more, hidden)) if told)
 
 
 def _less(measured: Measured) -> str:
@@ -144,5 +120,5 @@ def _less(measured: Measured) -> str:
 
 
 def behind(measured: Measured) -> str:
-    """Trials and budget, with the dagger."""
+    """Describe trials and budget, with a dagger if the budget is reduced."""
     return f"{describe(measured)}{dagger(measured)}"

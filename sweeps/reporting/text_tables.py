@@ -1,100 +1,95 @@
-"""What a benchmark prints at its end: a table for each metric, environment and regime, the paper's beside ours."""
+"""The tables that a benchmark prints at its end, one for each metric and kind of data, with the paper's numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 
-from baselines.registry import METHODS, PRESETS, Budget
+from baselines.registry import METHODS
 from persim.envs import get
+from persim.evaluation import paper
+from persim.evaluation.paper import PaperError
 from persim.storage.cells import Cell, FinishedCell
-from sweeps.grid.suites import TRUE_ENV_REGIME, Grid
-from sweeps.reporting.bench_paper import beside
+from sweeps.grid.suites import DataKey, Grid, Suite, belongs, paper_episodes
+from sweeps.reporting.blocks import PAPER_AGENTS, REWARD, RMSE, full_size
+from sweeps.reporting.compare import Known
 
-_METRICS = {"prediction_rmse": "50-step prediction RMSE", "reward": "mean reward of an episode"}
-_WIDTH = 17
+METRICS = {RMSE: "50-step prediction RMSE", REWARD: "mean reward of an episode"}
 
 
 def tables(grid: Grid, results: Sequence[FinishedCell], failed: Collection[str] = ()) -> str:
-    """All tables; the smoke suite has no paper to stand beside.
+    """Write all tables as text.
 
     Args:
         grid: what was asked for.
         results: the cells that are finished.
-        failed: ids of those that failed.
+        failed: ids of the cells that failed.
     """
-    broken = [cell for cell in grid.cells() if cell.id in failed]
-    blocks = [
-        _table(grid, env, regime, count, metric, results, broken)
-        for env, regime in grid.data
-        for count in grid.agents
-        for metric in _METRICS
-    ]
-    return "\n".join(block for block in blocks if block)
-
-
-def _table(
-    grid: Grid,
-    env: str,
-    regime: str,
-    count: int,
-    metric: str,
-    results: Sequence[FinishedCell],
-    broken: Sequence[Cell],
-) -> str:
-    """One table, a line per method; empty if nothing measured that."""
-    agents = range(1, len(grid.suite.unseen.get(env, get(env).test_agents)) + 1)
+    broken = [job.cell for job in grid.jobs() if job.cell.id in failed]
     lines = []
-    for method in grid.methods:
-        own = [done for done in results if _belongs(done.cell, env, regime, count, method)]
-        lost = sum(_belongs(cell, env, regime, count, method) for cell in broken)
-        ours = {agent: _values(own, metric, agent) for agent in agents}
-        if not lost and not any(ours.values()):
-            continue
-        trials = f"{max(len(values) for values in ours.values())}" + (f", {lost} failed" if lost else "")
-        lines.append(_line(f"{METHODS[method].title} ({trials})", (_text(ours[agent]) for agent in agents)))
-        theirs = beside(grid.suite, env, regime, count, metric, method)
+    for data, metric in product(grid.keys, METRICS):
+        found = [line for method in grid.methods for line in _method(grid, data, metric, method, results, broken)]
+        lines += [*_head(grid, data, metric), *found] if found else []
+    return "\n".join(lines)
+
+
+def _head(grid: Grid, data: DataKey, metric: str) -> Iterator[str]:
+    """Write what stands above the methods, with the covariates of agents that are not the usual test agents."""
+    env, regime, count = data
+    spec, unseen = get(env), grid.suite.unseen.get(env, ())
+    yield ""
+    changed = grid.episodes is not None and grid.episodes != paper_episodes(plans=True, preset=grid.options.preset)
+    episodes = f", {grid.episodes} episodes of methods that plan" if changed else ""
+    budget = f"{grid.options.preset} budget{episodes}"
+    yield f"{spec.title}, {regime} data, N = {count}: {METRICS[metric]} ({budget})"
+    yield _line("method (trials)", (f"agent {agent + 1}" for agent in range(len(unseen or spec.test_agents))))
+    if unseen:
+        values = ("/".join(f"{value:g}" for value in row) for row in unseen)
+        yield _line(f"  {'/'.join(spec.covariate_names)}", values)
+
+
+def _method(
+    grid: Grid, data: DataKey, metric: str, method: str, results: Sequence[FinishedCell], broken: Sequence[Cell]
+) -> Iterator[str]:
+    """Write a method's line and the paper's below it; none if the method neither measured the metric nor failed."""
+    agents = range(len(grid.suite.unseen.get(data[0], get(data[0]).test_agents)))
+    own = [done for done in results if belongs(done.cell, *data, method)]
+    lost = sum(belongs(cell, *data, method) and metric.startswith(cell.what) for cell in broken)
+    ours = [_values(own, metric, agent + 1) for agent in agents]
+    if lost or any(ours):
+        trials = f"{max(map(len, ours))}" + (f", {lost} failed" if lost else "")
+        yield _line(f"{METHODS[method].title} ({trials})", map(_ours, ours))
+        theirs = _known(grid.suite, data, metric, method)
         if theirs:
-            lines.append(_line("  the paper's", (theirs.get(agent, "-") for agent in agents)))
-    if not lines:
-        return ""
-    title = f"{get(env).title}, {regime} data, N = {count}: {_METRICS[metric]} ({_budget(grid.budget)})"
-    head = _line("method (trials)", (f"agent {agent}" for agent in agents))
-    return "\n".join(["", title, head, *_unseen(grid, env), *lines])
-
-
-def _unseen(grid: Grid, env: str) -> list[str]:
-    """A line of covariates, where the agents are not the test agents that the other tables have."""
-    if env not in grid.suite.unseen:
-        return []
-    names = "/".join(get(env).covariate_names)
-    return [_line(f"  {names}", ("/".join(f"{value:g}" for value in row) for row in grid.suite.unseen[env]))]
-
-
-def _budget(budget: Budget) -> str:
-    """The preset, and whether planning methods play fewer or more episodes than it says."""
-    changed = budget.episodes != PRESETS[budget.name].episodes
-    return f"{budget.name} budget" + (f", {budget.episodes} episodes of methods that plan" if changed else "")
-
-
-def _belongs(cell: Cell, env: str, regime: str, count: int, method: str) -> bool:
-    if (cell.env, cell.method) != (env, method):
-        return False
-    return cell.regime == TRUE_ENV_REGIME or (cell.regime, cell.agents) == (regime, count)
+            yield _line("  the paper's", (_theirs(theirs.get(agent)) for agent in agents))
 
 
 def _values(own: Sequence[FinishedCell], metric: str, agent: int) -> list[float]:
-    found = []
-    for done in own:
-        try:
-            found.append(done.value(metric, agent))
-        except KeyError:
-            continue
-    return found
+    there = [done for done in own if any((row["metric"], row["agent"]) == (metric, agent) for row in done.rows)]
+    return [done.value(metric, agent) for done in there]
 
 
-def _text(values: Sequence[float]) -> str:
+def _known(suite: Suite, data: DataKey, metric: str, method: str) -> Mapping[int, Known]:
+    """Look up the paper's numbers by agent id (from 0); empty where it has none."""
+    entry, (env, regime, count) = METHODS[method], data
+    full = count == PAPER_AGENTS or not entry.learns
+    if suite.name == "smoke" or not (full or (metric == REWARD and not suite.unseen)):
+        return {}
+    if suite.unseen:
+        known = paper.unseen_error if metric == RMSE else paper.unseen_reward
+        return known(regime, entry.title if entry.p is None else "PerSim", entry.p)
+    return full_size(metric, env, regime, entry.title) if full else paper.scarcity(env, regime, count, entry.title)
+
+
+def _theirs(known: Known | None) -> str:
+    if known is None:
+        return "-"
+    return f"{known.rmse:.3f}" if isinstance(known, PaperError) else f"{known.mean:.1f} ± {known.std:.1f}"
+
+
+def _ours(values: Sequence[float]) -> str:
     if not values:
         return "-"
     mean = np.mean(values)
@@ -104,4 +99,4 @@ def _text(values: Sequence[float]) -> str:
 
 
 def _line(name: str, columns: Iterable[str]) -> str:
-    return f"{name:<26}" + "".join(f"{text:>{_WIDTH}}" for text in columns)
+    return f"{name:<26}" + "".join(f"{text:>17}" for text in columns)

@@ -13,7 +13,7 @@ from persim.storage import store
 from persim.storage.cells import Cell, CellStore, FinishedCell, code_version
 from sweeps.grid.suites import TRUE_ENV_REGIME, Grid
 from sweeps.grid.tasks import dataset_path, model_output
-from sweeps.reporting.bench_plot import plot_methods
+from sweeps.reporting.draw import plot_methods
 from sweeps.tracking.tracker import DatasetNote, Extras, Group, Tracker, default_uri, tracking_folder
 
 

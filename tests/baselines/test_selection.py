@@ -10,9 +10,8 @@ from baselines.model_free.augmented import Augmented
 from baselines.model_free.selection import TRIALS, Selection
 from persim.data.policies import UniformPolicy
 from persim.evaluation.reward import average_rewards
-from persim.methods import Part, PerSim, PerSimSettings
+from persim.methods import Part, PerSim, PerSimSettings, simulated
 from persim.methods.persim import PlanningSettings
-from persim.methods import simulated
 from tests.baselines.test_model_free import DISCRETE
 from tests.baselines.toy import WALK, recorded
 

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sweeps.engine.runner import finished_cell
+from sweeps.engine.work import dataset, perform
 
 from baselines.registry import PRESETS
 from persim import console
@@ -15,17 +17,14 @@ from persim.errors import InputError
 from persim.evaluation.prediction import HORIZON
 from persim.storage.cells import CellStore
 from sweeps import figures
-from sweeps.engine.runner import finished_cell
-from sweeps.engine.work import dataset, perform
 from sweeps.grid.suites import SUITES, Grid
 from sweeps.grid.tasks import model_output, plan
 from sweeps.reporting import paper_figures
 from sweeps.reporting.compare import number
-from sweeps.reporting.latent_figure import latent_figure
+from sweeps.reporting.draw_paper import curves_figure, frames_figure, latent_figure
+from sweeps.reporting.frames import AGENTS
 from sweeps.reporting.models import stored_models
 from sweeps.reporting.results import Results
-from sweeps.reporting.rollout_figure import curves_figure, frames_figure
-from sweeps.reporting.rollouts import AGENTS
 from sweeps.reporting.select import Library
 
 N, SEED = 6, 3

@@ -119,6 +119,14 @@ def test_the_paper_stands_beside_unseen_agents():
     assert "-97.2 ± 20.6" in text_tables.tables(grid, done)
 
 
+def test_the_paper_stands_beside_fewer_agents():
+    grid = grid_of("--suite", "scarcity", "--envs", "mountaincar", "--methods", "persim", "--agents", "25,30")
+    rows = [row("reward", -1.0, agent) for agent in range(1, 6)]
+    text = bench_tables.tables(grid, [FinishedCell(cell, rows, {}, 0, "", {}, 0, 0) for cell in grid.cells()])
+    assert text.count("the paper's") == 1  # which has no N = 30
+    assert "-56.8 ± 1.8" in text
+
+
 def test_seconds_are_estimated_from_the_size_of_the_work():
     def cost(*more):
         grid = grid_of("--suite", "reward", "--envs", "cartpole", *more)

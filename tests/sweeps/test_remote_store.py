@@ -11,7 +11,6 @@ import uuid
 
 import pytest
 from mlflow import MlflowClient
-from sweeps.reporting.draw import plot_methods
 from sweeps.tracking.mirror import Mirror
 
 from persim import console
@@ -25,6 +24,7 @@ from sweeps.engine.in_process import InProcess
 from sweeps.engine.scheduler import run_jobs
 from sweeps.grid import command
 from sweeps.options import only_driver
+from sweeps.reporting.draw import plot_methods
 from tests.sweeps.test_scheduler import Silent
 
 SMOKE = ["--suite", "smoke", "--envs", "cartpole", "--trials", "1"]
@@ -68,8 +68,8 @@ def test_an_object_store_gives_the_rows_of_a_folder_and_mlflow_lies_here(bucket,
 def test_the_same_picture_in_a_folder_and_an_object_store(bucket, tmp_path):
     grid = grid_of("--methods", "true-env")
     done = compute(grid, bucket)
-    plot_methods(tmp_path / "plots" / "a.png", done)
-    assert remote.fetch(plot_methods(bucket / "plots" / "a.png", done)) == (tmp_path / "plots/a.png").read_bytes()
+    plot_methods(tmp_path / "plots" / "a.png", done, "about")
+    assert remote.fetch(plot_methods(bucket / "plots" / "a.png", done, "about")) == (tmp_path / "plots/a.png").read_bytes()
 
 
 def test_a_second_driver_is_refused_until_the_first_has_ended(bucket):

@@ -1,0 +1,257 @@
+"""Pictures of results as SVG (in the report) or PNG (of a sweep), in one look and with one colour for each method."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle, zip_longest
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, ScalarFormatter
+from numpy.typing import NDArray
+
+from baselines.registry import METHODS
+from persim.methods.job import spec_of
+from persim.storage import store
+from persim.storage.cells import FinishedCell
+from sweeps.reporting.stats import Interval
+from sweeps.reporting.text_tables import METRICS
+from sweeps.tuning.rank_choice import RankSummary
+
+_PALETTE = ("#1f6fb4", "#333333", "#d9601a", "#e3a21a", "#2e8b57", "#7bbf6a", "#8b5fb0", "#c39bd3", "#b03a4f",
+            "#e58a97", "#2fa3a8", "#7a4f2a", "#123f66", "#3f8fd2", "#86b9e6", "#b9d4ea")  # fmt: skip
+COLOURS = dict(zip(METHODS, cycle(_PALETTE), strict=False))  # so that a method can be added without a colour
+_BLUE, _ORANGE, _GREY = "#1f6fb4", "#d9601a", "#888888"
+_LOOK = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "path"}
+_LEGEND_ENTRY = 2.5  # inches
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A method's estimate and, on the same tasks, that of the reference; None if the method is the reference."""
+
+    method: str
+    label: str
+    own: Interval
+    reference: Interval | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A method's performance profile with its bounds, each ``[T]`` for T thresholds."""
+
+    method: str
+    share: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Points:
+    """A method's reward of one agent for each N; ``theirs`` says that the numbers are the paper's."""
+
+    method: str
+    label: str
+    theirs: bool
+    n_agents: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@contextmanager
+def look(more: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Draw with Matplotlib's defaults, the house's settings and ``more``, whatever the user's settings are."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update({**_LOOK, **(more or {})})
+        yield
+
+
+def drawn(name: str, draw: Callable[[], Figure]) -> bytes:
+    """Draw a figure as SVG; the same name and figure always give the same bytes."""
+    return _saved(draw, {"svg.hashsalt": name}, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def _png(path: Path, draw: Callable[[], Figure]) -> Path:
+    store.write_atomic(path, _saved(draw, {}, format="png", dpi=150, metadata={"Software": None}))
+    return path
+
+
+def _saved(draw: Callable[[], Figure], settings: Mapping[str, Any], **how: Any) -> bytes:
+    file = io.BytesIO()
+    with look(settings):
+        draw().savefig(file, **how)
+    return file.getvalue()
+
+
+def _panels(
+    panels: Mapping[str, Any],
+    columns: int,
+    size: tuple[float, float],
+    labels: tuple[str, str],
+    draw: Callable[[Any, Any], None],
+    one_range: bool = False,
+) -> Figure:
+    """Draw panels with the same horizontal axis, under one legend.
+
+    Args:
+        panels: what to draw, by title.
+        columns: panels side by side.
+        size: width and height of the figure in inches.
+        labels: of all horizontal and of all vertical axes.
+        draw: draws one panel, given its axes and its value in ``panels``.
+        one_range: give all vertical axes the same range.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    lines = max(1, math.ceil(len(panels) / columns))
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=one_range)
+    legend: dict[str, Any] = {}
+    for axes, panel in zip_longest(grid.flat, panels.items()):
+        if panel is None:
+            axes.set_visible(False)
+            continue
+        draw(axes, panel[1])
+        axes.set_title(panel[0], fontsize=10)
+        axes.tick_params(labelbottom=True)  # also above a place that stays empty
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            legend.setdefault(label, handle)
+    figure.supxlabel(labels[0], fontsize=10)
+    figure.supylabel(labels[1], fontsize=10)
+    entries = int(size[0] / _LEGEND_ENTRY)
+    figure.legend(legend.values(), legend.keys(), loc="outside upper center", ncols=entries, frameon=False)
+    return figure
+
+
+def _log_ticks(axes: Any, values: Sequence[int]) -> None:
+    """Make the horizontal axis logarithmic, with these whole numbers as its only ticks."""
+    axes.set_xscale("log")
+    axes.set_xticks(values)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def iqm_figure(panels: Mapping[str, Sequence[Pair]]) -> Figure:
+    """Draw estimates as marks with intervals: a panel for each environment, in it a line for each method."""
+    tallest = max(map(len, panels.values()))
+    figure = Figure(figsize=(1 + 3.5 * len(panels), 1.2 + 0.34 * tallest), layout="constrained")
+    grid = figure.subplots(1, len(panels), squeeze=False)
+    for axes, (title, pairs) in zip(grid.flat, panels.items(), strict=True):
+        for place, pair in enumerate(pairs):
+            colour, apart = COLOURS[pair.method], 0.15 if pair.reference else 0
+            if pair.reference:
+                _mark(axes, pair.reference, place - apart, COLOURS["persim"], "white")
+            _mark(axes, pair.own, place + apart, colour, colour)
+        axes.set_yticks(range(len(pairs)), [pair.label for pair in pairs])
+        axes.set(title=title, xlabel="IQM of the score", ylim=(len(pairs) - 0.5, -0.5))
+        for edge in (0, 1):
+            axes.axvline(edge, color="#bbbbbb", linewidth=0.8, linestyle=":", zorder=0)
+    return figure
+
+
+def _mark(axes: Any, found: Interval, y: float, colour: str, face: str) -> None:
+    if not math.isnan(found.low):
+        axes.plot([found.low, found.high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
+    axes.plot([found.estimate], [y], "o", color=colour, markerfacecolor=face, markersize=6)
+
+
+def profile_figure(panels: Mapping[str, Sequence[Curve]], thresholds: NDArray[np.float64]) -> Figure:
+    """Draw performance profiles over thresholds ``[T]``, a panel for each set of tasks."""
+
+    def draw(axes: Any, curves: Sequence[Curve]) -> None:
+        for curve in curves:
+            colour = COLOURS[curve.method]
+            axes.plot(thresholds, curve.share, color=colour, label=METHODS[curve.method].title)
+            axes.fill_between(thresholds, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
+        axes.set(xlim=(thresholds[0], thresholds[-1]), ylim=(-0.02, 1.02))
+
+    columns = min(4, len(panels))
+    size = max(5.0, 2.9 * columns), 0.9 + 2.5 * math.ceil(len(panels) / columns)
+    return _panels(panels, columns, size, ("score", "share of runs above"), draw, one_range=True)
+
+
+def scarcity_figure(panels: Mapping[str, Sequence[Points]]) -> Figure:
+    """Draw reward against N, a panel for each agent: ours with error bars, the paper's dashed."""
+    return _panels(panels, 3, (10, 6), ("agents observed, N", "average reward"), _draw_points)
+
+
+def _draw_points(axes: Any, lines: Sequence[Points]) -> None:
+    for points in lines:
+        x, y, named = points.n_agents, points.mean, {"color": COLOURS[points.method], "label": points.label}
+        if points.theirs:
+            axes.plot(x, y, "--", marker="x", markersize=4, linewidth=1, alpha=0.7, **named)
+        else:
+            spread = np.nan_to_num(np.array(points.std))
+            axes.errorbar(x, y, spread, marker="o", markersize=5, capsize=3, linewidth=1.8, zorder=3, **named)
+        _log_ticks(axes, [25, 50, 100, 250, 500])
+
+
+def plot_methods(path: Path, cells: Sequence[FinishedCell], about: str) -> Path:
+    """Draw what each method earned and mispredicted into a PNG file, a panel for each metric.
+
+    Args:
+        path: the file, which may be in an object store.
+        cells: finished cells of one environment and regime.
+        about: what they are, below the panels.
+    """
+    found = {metric: [done for done in cells if _has(done, metric)] for metric in METRICS}
+    panels = {METRICS[metric]: (metric, measured) for metric, measured in found.items() if measured}
+    size = 9, 1.2 + 3.2 * len(panels)
+    return _png(path, lambda: _panels(panels, 1, size, (about, ""), lambda axes, panel: _draw_bars(axes, *panel)))
+
+
+def _has(done: FinishedCell, metric: str) -> bool:
+    return any(row["metric"] == metric for row in done.rows)
+
+
+def _draw_bars(axes: Any, metric: str, cells: Sequence[FinishedCell]) -> None:
+    """Draw for each agent a bar per method and N, paler for fewer agents, and every trial as a dot."""
+    series: dict[tuple[str, int], list[FinishedCell]] = {}
+    for done in sorted(cells, key=lambda done: (list(METHODS).index(done.cell.method), done.cell.agents)):
+        series.setdefault((done.cell.method, done.cell.agents), []).append(done)
+    sizes = sorted({count for method, count in series if METHODS[method].learns}, reverse=True)
+    shades = dict(zip(sizes, np.linspace(0.5, 0.15, len(sizes)), strict=True))
+    agents, width = range(1, len(spec_of(cells[0].cell).test_agents) + 1), 0.8 / len(series)
+    for place, ((method, count), own) in enumerate(series.items()):
+        values = np.array([[done.value(metric, agent) for agent in agents] for done in own])
+        where = np.arange(len(agents)) + (place - (len(series) - 1) / 2) * width
+        label = METHODS[method].title + (f", N={count}" if len(sizes) > 1 and METHODS[method].learns else "")
+        colour = COLOURS[method]
+        axes.bar(where, values.mean(0), width * 0.9, color=colour, alpha=shades.get(count, 0.5), label=label)
+        axes.scatter(np.tile(where, len(own)), values.ravel(), s=14, color=colour, zorder=3)
+    axes.set_xticks(range(len(agents)), [f"agent {agent}" for agent in agents])
+    axes.set_yscale("log" if metric == "prediction_rmse" else "linear")
+
+
+def plot_ranks(
+    path: Path, title: str, trials: Sequence[FinishedCell], summaries: Sequence[RankSummary], chosen: RankSummary
+) -> Path:
+    """Draw ``rank_figure`` into a PNG file, which may be in an object store."""
+    return _png(path, lambda: rank_figure(title, trials, summaries, chosen))
+
+
+def rank_figure(
+    title: str, trials: Sequence[FinishedCell], summaries: Sequence[RankSummary], chosen: RankSummary
+) -> Figure:
+    """Draw hold-out error against rank: every trial, the means with standard errors, and the chosen rank."""
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    axes, ranks = figure.add_subplot(), [s.rank for s in summaries]
+    tried = [trial.cell.settings["rank"] for trial in trials]
+    errors = [trial.value("holdout_error") for trial in trials]
+    axes.scatter(tried, errors, s=16, color=_GREY, label="one trial", zorder=2)
+    means, spread = [s.error for s in summaries], [s.standard_error for s in summaries]
+    axes.errorbar(ranks, means, spread, color=_BLUE, marker="o", capsize=4, label="mean ± standard error", zorder=3)
+    best = min(summaries, key=lambda summary: summary.error)
+    limit = best.error + best.standard_error
+    axes.axhline(limit, color=_GREY, linestyle="--", linewidth=1, label="lowest mean + its standard error")
+    axes.axvline(chosen.rank, color=_ORANGE, linewidth=1.5, label=f"chosen rank {chosen.rank}", zorder=1)
+    axes.set(yscale="log", xlabel="rank", ylabel="hold-out error (share of variance)", title=title)
+    _log_ticks(axes, ranks)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
