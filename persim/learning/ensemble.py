@@ -11,7 +11,7 @@ import numpy as np
 from persim import seeding
 from persim.data.trajectories import Trajectories
 from persim.errors import InputError, check_at_least
-from persim.learning.batches import TrainingRows
+from persim.learning.gradients import TrainingRows
 from persim.learning.model import LowRankDynamics
 from persim.learning.presets import Preset, preset
 from persim.learning.training import EpochReport, TrainResult, TrainSettings, holdout_errors, train

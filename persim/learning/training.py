@@ -14,8 +14,7 @@ from torch import Tensor
 
 from persim.data.trajectories import Trajectories
 from persim.errors import InputError, check_at_least, check_between
-from persim.learning.batches import TrainingRows
-from persim.learning.gradients import FlatParameters, LossGradient, Minibatch
+from persim.learning.gradients import FlatParameters, LossGradient, Minibatch, TrainingRows
 from persim.learning.model import LowRankDynamics
 from persim.learning.presets import EPOCHS
 from persim.storage import store

@@ -17,8 +17,8 @@ from persim.data import Trajectories
 from persim.data.collect import population
 from persim.envs import get
 from persim.evaluation.reward import RewardResult, average_rewards
-from persim.learning.batches import TrainingRows
 from persim.learning.ensemble import SPARE_MEMBERS, best_members
+from persim.learning.gradients import TrainingRows
 from persim.learning.model import LowRankDynamics
 from persim.learning.presets import Preset, preset
 from persim.learning.training import (

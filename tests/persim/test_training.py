@@ -8,8 +8,8 @@ import torch
 
 from persim import seeding
 from persim.errors import InputError
-from persim.learning.batches import TrainingRows
 from persim.learning.ensemble import EnsembleSettings, train_ensemble
+from persim.learning.gradients import TrainingRows
 from persim.learning.model import LowRankDynamics, ModelSettings
 from persim.learning.training import DivergenceError, TrainSettings, holdout_errors, split, train
 
