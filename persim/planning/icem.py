@@ -65,13 +65,11 @@ def coloured_noise(beta: float, shape: tuple[int, ...], rng: np.random.Generator
     scale = frequency ** (-beta / 2)
     size = (*shape[:-1], len(scale))
     real, imaginary = rng.standard_normal(size) * scale, rng.standard_normal(size) * scale
-    for edge in [0] + ([-1] if steps % 2 == 0 else []):  # the coefficients of these frequencies are real
+    weights = 2 * scale**2
+    for edge in [0, -1] if steps % 2 == 0 else [0]:  # the coefficients of these frequencies are real
         real[..., edge] *= np.sqrt(2)
         imaginary[..., edge] = 0
-    weights = np.full(len(scale), 2.0) * scale**2
-    weights[0] = scale[0] ** 2
-    if steps % 2 == 0:
-        weights[-1] = scale[-1] ** 2
+        weights[edge] = scale[edge] ** 2
     spread = np.sqrt(2 * weights.sum()) / steps
     return np.asarray(np.fft.irfft(real + 1j * imaginary, n=steps) / spread)
 

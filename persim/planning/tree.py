@@ -166,11 +166,11 @@ class TreeScorer:
         self, nodes: _Nodes, node: Index, plan: Index, actions: NDArray[Any], steps: Steps, ranking: _Ranking
     ) -> None:
         """Rolls out plans with these flat indices ``[n]`` from these columns ``[n]``; actions are ``[H, B * P]``."""
-        left = horizon = len(actions)
+        horizon, step = len(actions), 0
         while len(plan):
-            stride = min(1 + math.isqrt(STRIDE // len(plan)), left)
-            nodes, node = self._grow(nodes, node, actions[horizon - left :][:stride, plan], steps)
-            left -= stride
+            start, step = step, min(step + 1 + math.isqrt(STRIDE // len(plan)), horizon)
+            nodes, node = self._grow(nodes, node, actions[start:step, plan], steps)
+            left = horizon - step
             keep = np.full(len(plan), left > 0)
             if left and nodes.alive is not None:
                 keep = np.asarray(nodes.alive.any(axis=0))[node]
