@@ -24,8 +24,7 @@ import torch
 from persim import console, seeding
 from persim.data import collect_regime
 from persim.envs import get
-from persim.learning.batches import TrainingRows
-from persim.learning.gradients import FlatParameters, Minibatch
+from persim.learning.gradients import FlatParameters, Minibatch, TrainingRows
 from persim.learning.model import LowRankDynamics, ModelSettings
 from persim.learning.presets import preset
 from persim.learning.training import TrainSettings, _Run

@@ -1,4 +1,4 @@
-"""Errors for what a user can mend: one line that says what came, what is allowed and what to do."""
+"""Errors that a user can correct: one line that says what came, what is allowed and what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Unusable input. The message is one line, fit to be shown to the user as it is."""
+    """Raised for unusable input; the message is a single line for the user."""
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
@@ -20,7 +20,7 @@ def check_choice(field: str, value: str, allowed: Iterable[str]) -> str:
     """Returns ``value`` if it is one of ``allowed``.
 
     Raises:
-        InputError: it is not; the message has the nearest allowed name.
+        InputError: it is not one of them; the message suggests the closest.
     """
     names = list(allowed)
     if value not in names:
@@ -32,11 +32,11 @@ def check_at_least(field: str, value: int, low: int, advice: str = "") -> int:
     """Returns ``value`` if it is a whole number of at least ``low``.
 
     Raises:
-        InputError: it is not.
+        InputError: it is not; the message ends with ``advice``.
     """
     if isinstance(value, bool) or int(value) != value or value < low:
-        hint = f"; {advice}" if advice else f"; give {low} or more"
-        raise InputError(f"{field} is {value}, but it has to be a whole number of at least {low}{hint}")
+        hint = f" ({advice})" if advice else ""
+        raise InputError(f"{field} is {value}; give a whole number of at least {low}{hint}")
     return int(value)
 
 
@@ -44,8 +44,8 @@ def check_between(field: str, value: float, low: float, high: float) -> float:
     """Returns ``value`` if it lies strictly between ``low`` and ``high``.
 
     Raises:
-        InputError: it does not (or is not a number).
+        InputError: it lies outside, or is NaN.
     """
     if not low < value < high:
-        raise InputError(f"{field} is {value}, but it has to lie strictly between {low} and {high}")
+        raise InputError(f"{field} is {value}; give a number strictly between {low} and {high}")
     return float(value)

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ["sweeps", "baselines", "persim.cli", "persim.methods", "persim.evaluation", "persim.planning",
-          "persim.learning.ensemble", "persim.learning.unseen", "persim.learning.training", "persim.learning.batches", "persim.learning.gradients", "persim.learning.model",
+          "persim.learning.ensemble", "persim.learning.unseen", "persim.learning.training",
+          "persim.learning.gradients", "persim.learning.model",
           "persim.data", "persim.envs"]  # fmt: skip
 
 

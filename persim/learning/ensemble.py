@@ -1,4 +1,4 @@
-"""An ensemble of PerSim models on one dataset: train a few more than needed, keep the best."""
+"""Train an ensemble of PerSim models on one dataset: a few more than needed, of which the best are kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from persim import seeding
 from persim.data.trajectories import Trajectories
 from persim.errors import InputError, check_at_least
-from persim.learning.batches import TrainingRows
+from persim.learning.gradients import TrainingRows
 from persim.learning.model import LowRankDynamics
 from persim.learning.presets import Preset, preset
 from persim.learning.training import EpochReport, TrainResult, TrainSettings, holdout_errors, train
@@ -21,19 +21,19 @@ SPARE_MEMBERS = 2
 
 @dataclass(frozen=True)
 class EnsembleSettings:
-    """Size of the ensemble.
+    """How many members are trained and kept.
 
-    A member of just sufficient rank sometimes settles in a poor minimum, with twenty times the
-    training loss of its siblings, and spoils every mean over members (CartPole, rank 5: about one in
-    eight). So a few more are trained and those of lowest training loss kept, as MBPO keeps its elites
-    (Janner et al. 2019). The choice sees training data only.
+    A member whose rank is just sufficient sometimes converges to a poor minimum, with twenty times the
+    training loss of the others, and spoils every mean over members (CartPole, rank 5: about one in
+    eight). So a few more are trained, and those of lowest training loss are kept, as MBPO keeps its
+    elites (Janner et al. 2019). The choice uses training data only.
 
     Attributes:
-        members: to keep (the paper: 5).
-        candidates: to train; equal to ``members`` for the paper's own procedure.
+        members: K, members to keep (the paper: 5).
+        candidates: members to train; the paper trains no more than it keeps.
 
     Raises:
-        InputError: fewer candidates than members, or no member.
+        InputError: there are fewer candidates than members, or no members.
     """
 
     members: int
@@ -43,7 +43,8 @@ class EnsembleSettings:
         check_at_least("members", self.members, 1)
         if self.candidates < self.members:
             raise InputError(
-                f"candidates is {self.candidates}, fewer than the {self.members} members to keep; give as many or more"
+                f"candidates is {self.candidates}, fewer than the {self.members} members to keep; "
+                f"give at least {self.members}"
             )
 
 
@@ -59,21 +60,21 @@ def train_ensemble(
     checkpoint: Path | None = None,
     progress: Callable[[EpochReport], None] | None = None,
 ) -> tuple[LowRankDynamics, TrainResult]:
-    """Trains an ensemble on all transitions of ``data`` (Appendix D.1, Step 2: M = 5).
+    """Trains an ensemble on all transitions of ``data`` (Appendix D.1, Step 2, where K is called M).
 
     Args:
         data: the trajectories.
         rank: R.
         size: members to keep and candidates to train.
         settings: of Algorithm 1.
-        seed: gives every member's initial weights (``init``) and order of transitions (``batches``).
-        nets: widths of the encoders, and whether the data are normalised; the environment's own by default.
+        seed: draws every member's initial weights (``init``) and order of transitions (``batches``).
+        nets: widths of the encoders, and whether the data are normalised; those of the environment by default.
         device: of the model.
         checkpoint: see ``persim.learning.training.train``.
         progress: called after every epoch.
 
     Returns:
-        The kept members as one model, and the curves (means over all candidates).
+        The kept members as one model, and the training curves, which are means over all candidates.
     """
     nets = nets or preset(data.env, discrete=data.discrete)
     shape = nets.shape(data, rank, size.candidates)
@@ -88,6 +89,6 @@ def train_ensemble(
 
 
 def best_members(losses: Sequence[float], members: int) -> list[int]:
-    """The members of lowest training loss, in their order."""
+    """Returns the sorted indices of the ``members`` lowest among the training losses of the candidates."""
     order: list[int] = np.argsort(losses, kind="stable")[:members].tolist()
     return sorted(order)

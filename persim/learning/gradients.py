@@ -1,24 +1,33 @@
-"""The gradient of Algorithm 1's loss in closed form, in buffers that are made once.
+"""Minibatches, and the gradient of Algorithm 1's loss on them in closed form.
 
 A training step of these small networks is bound by the number and the memory traffic of its
-operations, not by arithmetic: writing the gradient out and reusing the buffers makes a whole step two
-to five times faster than autograd on the same batch (docs/performance.md). Autograd is the test's reference.
+operations, not by arithmetic. Writing the gradient out and reusing its buffers makes a whole step two
+to five times faster than autograd on the same batch (docs/performance.md); the tests compare both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from persim.data.trajectories import Trajectories
 from persim.learning.model import LowRankDynamics
 
-_mask_where_relu_was_zero = torch.ops.aten.threshold_backward.grad_input
+# Minibatches gathered at once: enough to make the gather cheap, few enough to stay in the cache.
+CHUNK_BATCHES = 32
+
+# Sets the gradient to zero where the ReLU was inactive, in place; a test compares the whole gradient with autograd's.
+_relu_backward = torch.ops.aten.threshold_backward.grad_input
 
 
 class Minibatch(NamedTuple):
-    """B transitions per member, feature-major, with a row of ones below states and actions.
+    """B transitions for each of K members, feature-major; the last row of states and of actions is ones.
 
     Attributes:
         agents: ids, repeated along the rank, ``[K, R, B]``.
@@ -33,52 +42,100 @@ class Minibatch(NamedTuple):
     targets: Tensor
 
 
-class FlatParameters:
-    """All parameters of a model in one vector, and their gradients in another.
+class TrainingRows:
+    """M transitions packed for training, one float row ``[state, 1, action, 1, delta]`` each.
 
-    The model's parameters become views of ``values``: the optimiser then works on one tensor, and a
-    checkpoint is three vectors.
+    Args:
+        model: scales the states, encodes the actions and gives the device.
+        data: the trajectories.
+        rows: indices ``[M]`` of the transitions to use.
+    """
+
+    def __init__(self, model: LowRankDynamics, data: Trajectories, rows: NDArray[np.int64]) -> None:
+        device = model.device
+        state = model.scaled(torch.from_numpy(data.observation[rows]).to(device).mT).mT
+        delta = model.scaled_deltas(torch.from_numpy(data.delta[rows]).to(device).mT).mT
+        action = model.encode_actions(torch.from_numpy(data.action[rows]).to(device)).mT
+        one = torch.ones(len(rows), 1, device=device)
+        self._rank = model.settings.rank
+        self._packed = torch.cat([state, one, action, one, delta], dim=1)
+        self._agents = torch.from_numpy(data.agent[rows]).to(device)
+        widths = (data.state_dim + 1, data.action_dim + 1, data.state_dim)
+        self._splits: list[int] = np.cumsum((0, *widths)).tolist()
+
+    def __len__(self) -> int:
+        return len(self._agents)
+
+    def batches(self, size: int, orders: Sequence[NDArray[np.int64]]) -> Iterator[Minibatch]:
+        """Yields one epoch in minibatches; the last one may be smaller.
+
+        Args:
+            size: B.
+            orders: one permutation of the rows ``[M]`` per member.
+        """
+        order = torch.from_numpy(np.stack(orders)).to(self._agents.device)
+        whole = len(self) // size
+        for first in range(0, whole, CHUNK_BATCHES):
+            count = min(CHUNK_BATCHES, whole - first)
+            yield from self._gather(order[:, first * size : (first + count) * size], count)
+        if len(self) > whole * size:
+            yield from self._gather(order[:, whole * size :], 1)
+
+    def whole(self, size: int) -> Iterator[Minibatch]:
+        """Yields all rows in their order in minibatches of at most ``size``, with K = 1."""
+        yield from self.batches(size, [np.arange(len(self))])
+
+    def _gather(self, order: Tensor, count: int) -> Iterator[Minibatch]:
+        """Gathers the rows ``[K, count * B]`` at once and yields them as ``count`` minibatches."""
+        members, flat = len(order), order.flatten()
+        packed = self._packed.index_select(0, flat).view(members, count, -1, self._packed.shape[1])
+        packed = packed.permute(1, 0, 3, 2).contiguous()
+        agents = self._agents.index_select(0, flat).view(members, count, 1, -1).transpose(0, 1)
+        agents = agents.expand(-1, -1, self._rank, -1)
+        parts = [packed[:, :, low:high] for low, high in pairwise(self._splits)]
+        for columns in zip(agents, *parts, strict=True):
+            yield Minibatch(*columns)
+
+
+class FlatParameters:
+    """All parameters of a model in one vector ``values``, and their gradients in another, ``gradient``.
+
+    The model's parameters become views of ``values``, so the optimiser works on a single tensor.
     """
 
     def __init__(self, model: LowRankDynamics) -> None:
         parameters = list(model.parameters())
         self.values = torch.cat([p.detach().reshape(-1) for p in parameters])
         self.gradient = torch.zeros_like(self.values)
+        self._gradient_of: dict[int, Tensor] = {}
         sizes = [p.numel() for p in parameters]
-        for p, view in zip(parameters, torch.split(self.values, sizes), strict=True):
-            p.data = view.view_as(p)
-        views = torch.split(self.gradient, sizes)
-        self._gradient_of: dict[int, Tensor] = {
-            id(p): view.view_as(p) for p, view in zip(parameters, views, strict=True)
-        }
+        views = zip(parameters, torch.split(self.values, sizes), torch.split(self.gradient, sizes), strict=True)
+        for p, value, gradient in views:
+            p.data = value.view_as(p)
+            self._gradient_of[id(p)] = gradient.view_as(p)
 
     def gradient_of(self, parameter: Tensor) -> Tensor:
-        """The view of ``gradient`` that belongs to a parameter."""
+        """Returns the view of ``gradient`` that belongs to a parameter, in the parameter's shape."""
         return self._gradient_of[id(parameter)]
 
 
 class _Perceptron:
-    """Forward and backward passes of one MLP with its buffers, for one batch size."""
+    """Forward and backward passes of one MLP in buffers for one batch size B."""
 
     def __init__(self, layers: nn.ParameterList, flat: FlatParameters, batch: int) -> None:
         self._layers = [layer.data for layer in layers]
         self._gradients = [flat.gradient_of(layer) for layer in layers]
-        self._inputs: list[Tensor] = []
-        self._hidden: list[Tensor] = []
-        for layer in self._layers[:-1]:
-            members, width, _ = layer.shape
-            buffer = layer.new_ones(members, width + 1, batch)
-            self._inputs.append(buffer)
-            self._hidden.append(buffer[:, :width])
-        members, width, _ = self._layers[-1].shape
-        self.output = layer_like(self._layers[-1], width, batch)
-        self._back = [layer_like(hidden, hidden.shape[1], batch) for hidden in self._hidden]
+        # The input of each layer but the first: the hidden units above it, and a row of ones for the bias.
+        self._inputs = [layer.new_ones(len(layer), layer.shape[1] + 1, batch) for layer in self._layers[:-1]]
+        self._hidden = [rows[:, :-1] for rows in self._inputs]
+        self._back = [layer_like(rows, rows.shape[1], batch) for rows in self._hidden]
         self._transposed = [layer[:, :, :-1].mT for layer in self._layers]
         self._inputs_transposed = [rows.mT for rows in self._inputs]
+        self.output = layer_like(self._layers[-1], self._layers[-1].shape[1], batch)
         self._first: Tensor = self.output
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Outputs ``[K, out, B]`` of inputs ``[K, in + 1, B]``."""
+        """Returns the outputs ``[K, out, B]`` for inputs ``[K, in + 1, B]``."""
         self._first = rows
         for layer, hidden, following in zip(self._layers, self._hidden, self._inputs, strict=False):
             torch.bmm(layer, rows, out=hidden).relu_()
@@ -86,28 +143,28 @@ class _Perceptron:
         return torch.bmm(self._layers[-1], rows, out=self.output)
 
     def backward(self, error: Tensor) -> None:
-        """Writes the gradients of all layers, given that of the outputs."""
+        """Writes the gradients of all layers, given that of the outputs ``[K, out, B]``."""
         for index in range(len(self._layers) - 1, 0, -1):
             torch.bmm(error, self._inputs_transposed[index - 1], out=self._gradients[index])
             back = torch.bmm(self._transposed[index], error, out=self._back[index - 1])
-            error = _mask_where_relu_was_zero(back, self._hidden[index - 1], 0, grad_input=back)
+            error = _relu_backward(back, self._hidden[index - 1], 0, grad_input=back)
         torch.bmm(error, self._first.mT, out=self._gradients[0])
 
 
 def layer_like(like: Tensor, rows: int, batch: int) -> Tensor:
-    """An uninitialised buffer ``[K, rows, batch]`` on the device of ``like``."""
+    """Returns an uninitialised buffer ``[K, rows, B]`` with the device, type and K of ``like``."""
     return like.new_empty(like.shape[0], rows, batch)
 
 
 class LossGradient:
-    """Loss and gradient of a minibatch of fixed size B; calling it fills ``flat.gradient``.
+    """Computes the loss of a minibatch of fixed size B and writes its gradient into ``flat.gradient``.
 
     The loss of a member is the mean squared error over batch and state dimensions (Algorithm 1,
-    line 12, as a mean); members do not touch each other.
+    line 12, as a mean). Members are independent of each other.
 
     Args:
-        model: its parameters have to be views of ``flat``.
-        flat: where parameters and gradients live.
+        model: its parameters have to be views of ``flat.values``.
+        flat: holds parameters and gradients.
         batch: B.
     """
 
@@ -132,7 +189,7 @@ class LossGradient:
         self._scale = 2.0 / (batch * states)
 
     def __call__(self, batch: Minibatch) -> Tensor:
-        """Returns the squared errors summed over batch and dimensions ``[K, 1, 1]``."""
+        """Returns the squared errors ``[K, 1, 1]``, summed over batch and state dimensions."""
         self._states.forward(batch.states)
         w = self._actions.forward(batch.actions)
         u = torch.gather(self._agent, 2, batch.agents, out=self._u).add_(self._agent_bias)
@@ -146,10 +203,8 @@ class LossGradient:
         uw_error = torch.sum(self._v_work, 1, out=self._uw_error)
         torch.mul(self._error_over_rank, self._uw_over_states, out=self._v_error)
         self._states.backward(self._v_error_rows)
-        self._backward_agents(batch.agents, torch.mul(uw_error, w, out=self._u_error))
+        u_error = torch.mul(uw_error, w, out=self._u_error)
+        self._agent_gradient.zero_().scatter_add_(2, batch.agents, u_error)
+        torch.sum(u_error, 2, keepdim=True, out=self._agent_bias_gradient)
         self._actions.backward(uw_error.mul_(u))
         return squared
-
-    def _backward_agents(self, index: Tensor, error: Tensor) -> None:
-        self._agent_gradient.zero_().scatter_add_(2, index, error)
-        torch.sum(error, 2, keepdim=True, out=self._agent_bias_gradient)

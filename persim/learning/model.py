@@ -1,4 +1,4 @@
-"""LowRankDynamics: the three encoders that meet in a rank-R product, K ensemble members at once."""
+"""The simulator: three encoders combined in a rank-R product, for all K ensemble members at once."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class ModelSettings:
     Attributes:
         n_agents: N, agents in the data.
         state_dim: S.
-        action_dim: number of discrete actions, or of action dimensions.
-        discrete: whether actions are whole numbers (then they enter one-hot).
+        action_dim: A, the number of discrete actions or of action dimensions.
+        discrete: whether actions are whole numbers, which are encoded one-hot.
         rank: R, the number of rank-one terms.
         members: K, ensemble members.
-        state_widths: hidden layers of the state encoder.
-        action_widths: hidden layers of the action encoder; none for discrete actions.
+        state_widths: widths of the state encoder's hidden layers.
+        action_widths: widths of the action encoder's hidden layers; none for discrete actions.
         normalised: whether states and state differences are z-scored inside the model.
 
     Raises:
-        InputError: a number below 1.
+        InputError: a number is below 1.
     """
 
     n_agents: int
@@ -57,33 +57,31 @@ class ModelSettings:
 
 
 def uniform_layer(shape: tuple[int, ...], fan_in: int, rng: np.random.Generator) -> Tensor:
-    """Uniform in +-1/sqrt(fan_in), weights and biases alike: the default of ``torch.nn.Linear``."""
+    """Draws initial weights ``shape`` uniformly in +-1/sqrt(fan_in), biases included, as ``torch.nn.Linear`` does."""
     bound = fan_in**-0.5
     return torch.from_numpy(rng.uniform(-bound, bound, size=shape).astype(np.float32))
 
 
 def with_ones(rows: Tensor) -> Tensor:
-    """Appends a row of ones: ``[K, F, B]`` to ``[K, F + 1, B]``, so that a bias is one more column."""
+    """Appends a row of ones to ``[..., F, B]``, giving ``[..., F + 1, B]``: a bias is then one more weight."""
     return torch.cat([rows, torch.ones_like(rows[..., :1, :])], dim=-2)
 
 
 class LowRankDynamics(nn.Module):
-    """``s'_d = s_d + sum_l u_l(agent) v_l(s, d) w_l(a)`` for K members at once (Section 4, Figure 3).
+    """The model ``s'_d = s_d + sum_l u_l(agent) v_l(s, d) w_l(a)`` of K members (Section 4, Figure 3).
 
-    Inside, data are feature-major, ``[K, features, B]``: the batch is the long, contiguous axis, on
-    which small products vectorise. Every layer is one matrix ``[K, out, in + 1]`` whose last column is
-    its bias.
+    Inside, data are feature-major, ``[K, features, B]``: small matrix products vectorise along the batch,
+    the long contiguous axis. Every layer is one matrix ``[K, out, in + 1]`` whose last column is its bias.
 
     Args:
         settings: the shape.
-        seeds: one SeedSequence per member, for its initial weights; a member starts the same whatever
-            the number of its siblings.
+        seeds: one SeedSequence per member, for its initial weights, which do not depend on the other members.
 
     Raises:
         InputError: the number of seeds is not the number of members.
     """
 
-    SHARED = ("state_scale", "delta_scale")  # the arrays that all members have in common
+    SHARED = ("state_scale", "delta_scale")  # the arrays that are the same for all members
 
     def __init__(self, settings: ModelSettings, seeds: Sequence[np.random.SeedSequence]) -> None:
         super().__init__()
@@ -103,13 +101,11 @@ class LowRankDynamics(nn.Module):
 
     @staticmethod
     def _initial(settings: ModelSettings, rng: np.random.Generator) -> list[Tensor]:
-        """One member's layers: agent ``[R, N + 1]``, then state and action ``[out, in + 1]``."""
+        """Draws one member's layers: agent ``[R, N + 1]``, then state and action encoder ``[out, in + 1]``."""
         state_out = settings.state_dim * settings.rank
         state = (settings.state_dim, *settings.state_widths, state_out)
         action = (settings.action_dim, *settings.action_widths, settings.rank)
-        shapes = [(settings.n_agents, settings.rank)]
-        for sizes in (state, action):
-            shapes += list(pairwise(sizes))
+        shapes = [(settings.n_agents, settings.rank), *pairwise(state), *pairwise(action)]
         return [uniform_layer((fan_out, fan_in + 1), fan_in, rng) for fan_in, fan_out in shapes]
 
     state_scale: Tensor
@@ -117,61 +113,64 @@ class LowRankDynamics(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that holds the weights."""
         return self.agent_layer.device
 
     def fit_scales(self, states: Tensor, deltas: Tensor) -> None:
-        """Takes means and standard deviations (unbiased) from data ``[M, S]``; a constant dimension keeps its unit."""
-        for scale, rows in ((self.state_scale, states), (self.delta_scale, deltas)):
-            deviation = rows.double().std(0)
-            deviation[deviation == 0] = 1
-            scale.copy_(torch.stack([rows.double().mean(0), deviation]))
+        """Sets the z-scores' means and deviations to those of states ``[M, S]`` and state differences ``[M, S]``."""
+        self.state_scale.copy_(mean_and_deviation(states, 0))
+        self.delta_scale.copy_(mean_and_deviation(deltas, 0))
 
     def scaled(self, states: Tensor) -> Tensor:
-        """Feature-major states ``[..., S, B]`` as the state encoder sees them."""
-        if not self.settings.normalised:
-            return states
-        return z_scores(states, self.state_scale)
+        """Converts feature-major states ``[..., S, B]`` to the units of the state encoder."""
+        return z_scores(states, self.state_scale) if self.settings.normalised else states
 
     def scaled_deltas(self, deltas: Tensor) -> Tensor:
-        """Feature-major state differences ``[..., S, B]`` as ``delta`` predicts them."""
-        if not self.settings.normalised:
-            return deltas
-        return z_scores(deltas, self.delta_scale)
+        """Converts feature-major state differences ``[..., S, B]`` to the units in which ``delta`` predicts them."""
+        return z_scores(deltas, self.delta_scale) if self.settings.normalised else deltas
 
     def encode_actions(self, actions: Tensor) -> Tensor:
-        """Actions as features ``[..., A, B]``: one-hot of ``[..., B]``, or ``[..., B, A]`` transposed."""
+        """Encodes actions as ``[..., A, B]``: discrete ``[..., B]`` one-hot, continuous ``[..., B, A]`` transposed."""
         if self.settings.discrete:
             return nn.functional.one_hot(actions, self.settings.action_dim).float().mT
         return actions.float().mT
 
     def agent_factors(self, agents: Tensor) -> Tensor:
-        """u: ids ``[K, B]`` to factors ``[K, R, B]``."""
+        """Maps agent ids ``[K, B]`` to their factors u ``[K, R, B]``."""
         members, batch = agents.shape
         index = agents.unsqueeze(1).expand(members, self.settings.rank, batch)
         return self.agent_layer.gather(2, index) + self.agent_layer[:, :, -1:]
 
     def state_factors(self, states: Tensor) -> Tensor:
-        """v: states ``[K, S, B]`` to factors ``[K, S, R, B]``."""
+        """Maps scaled states ``[K, S, B]`` to their factors v ``[K, S, R, B]``."""
         factors = perceptron(self.state_layers, states)
         return factors.view(len(factors), self.settings.state_dim, self.settings.rank, -1)
 
     def action_factors(self, actions: Tensor) -> Tensor:
-        """w: encoded actions ``[K, A, B]`` to factors ``[K, R, B]``."""
+        """Maps encoded actions ``[K, A, B]`` to their factors w ``[K, R, B]``."""
         return perceptron(self.action_layers, actions)
 
     def delta(self, agents: Tensor, states: Tensor, actions: Tensor) -> Tensor:
-        """Scaled state differences ``[K, S, B]`` of feature-major ``[K, B]``, scaled ``[K, S, B]``, ``[K, A, B]``."""
+        """Predicts scaled state differences, feature-major.
+
+        Args:
+            agents: ids ``[K, B]``.
+            states: scaled, ``[K, S, B]``.
+            actions: encoded, ``[K, A, B]``.
+
+        Returns:
+            Differences ``[K, S, B]``.
+        """
         weights = self.agent_factors(agents) * self.action_factors(actions)
         return (self.state_factors(states) * weights.unsqueeze(1)).sum(2)
 
     def forward(self, agents: Tensor, states: Tensor, actions: Tensor) -> Tensor:
-        """Next states of a batch, each member on its own.
+        """Predicts the next states of a batch with each member.
 
         Args:
             agents: ids ``[B]``.
-            states: ``[B, S]`` for all members, or ``[K, B, S]``.
-            actions: ``[B]`` or ``[B, A]``.
+            states: ``[K, B, S]``, or ``[B, S]`` to give all members the same.
+            actions: ``[B]`` if discrete, otherwise ``[B, A]``.
 
         Returns:
             Next states ``[K, B, S]``.
@@ -186,7 +185,7 @@ class LowRankDynamics(nn.Module):
         return states + delta.mT
 
     def select(self, members: Sequence[int]) -> LowRankDynamics:
-        """A new model of these members, in this order."""
+        """Returns a new model of the members with these indices, in this order."""
         settings = replace(self.settings, members=len(members))
         chosen = LowRankDynamics(settings, [np.random.SeedSequence(0)] * len(members))
         index = list(members)
@@ -195,7 +194,7 @@ class LowRankDynamics(nn.Module):
         return chosen.to(self.device)
 
     def with_agents(self, factors: Tensor) -> LowRankDynamics:
-        """A new model of other agents, whose factors ``[K, R, M]`` are given; all else is as it is here."""
+        """Returns a copy of this model for M other agents with these factors ``[K, R, M]``."""
         settings = replace(self.settings, n_agents=factors.shape[-1])
         other = LowRankDynamics(settings, [np.random.SeedSequence(0)] * settings.members)
         unbiased = torch.cat([factors, torch.zeros_like(factors[..., :1])], dim=-1)
@@ -203,40 +202,47 @@ class LowRankDynamics(nn.Module):
         return other.to(self.device)
 
     def arrays(self) -> store.Arrays:
-        """All weights by name."""
+        """Returns all weights by name; all but those in ``SHARED`` have the leading axis K."""
         return {name: value.detach().cpu().numpy() for name, value in self.state_dict().items()}
 
     @classmethod
     def from_arrays(cls, arrays: store.Arrays, settings: ModelSettings) -> LowRankDynamics:
-        """The model with these weights, on the CPU."""
+        """Rebuilds the model of ``arrays()`` on the CPU."""
         model = cls(settings, [np.random.SeedSequence(0)] * settings.members)
         model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
         return model
 
     def save(self, path: Path, **about: object) -> None:
-        """Writes weights and settings; ``about`` says what it was trained on."""
+        """Writes weights and settings, and ``about``: what the model was trained on."""
         store.write_arrays(path, self.arrays(), KIND, {"model": asdict(self.settings), "about": about})
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> tuple[LowRankDynamics, dict[str, Any]]:
-        """Reads what ``save`` wrote; returns the model and what it was trained on.
+        """Reads what ``save`` wrote; returns the model and its ``about``.
 
         Raises:
-            InputError: the file is missing or damaged, or holds the weights of another method.
+            InputError: the file is missing or damaged, or holds another method's weights.
         """
         arrays, saved = store.read_arrays(path, KIND)
         if "model" not in saved:
-            raise InputError(f"{str(path)!r} holds another method's weights, no simulator of PerSim; give one of those")
+            raise InputError(f"{str(path)!r} holds another method's weights; give a model that PerSim saved")
         return cls.from_arrays(arrays, ModelSettings(**saved["model"])).to(device), saved["about"]
 
 
+def mean_and_deviation(rows: Tensor, dim: int) -> Tensor:
+    """Returns mean and unbiased deviation over ``dim`` as ``[2, ...]``; the deviation of a constant is set to 1."""
+    deviation = rows.double().std(dim)
+    deviation[deviation == 0] = 1
+    return torch.stack([rows.double().mean(dim), deviation])
+
+
 def z_scores(rows: Tensor, scale: Tensor) -> Tensor:
-    """Feature-major rows ``[..., F, B]`` less mean, over deviation."""
-    return (rows - scale[0, :, None]) / scale[1, :, None]
+    """Returns the z-scores of feature-major rows ``[..., F, B]``, given ``[2, ..., F]`` of ``mean_and_deviation``."""
+    return (rows - scale[0].unsqueeze(-1)) / scale[1].unsqueeze(-1)
 
 
 def perceptron(layers: nn.ParameterList, rows: Tensor) -> Tensor:
-    """A ReLU MLP on feature-major rows ``[K, in, B]``."""
+    """Applies a ReLU MLP to feature-major rows ``[K, in, B]``; returns ``[K, out, B]``."""
     last = len(layers) - 1
     for index, layer in enumerate(layers):
         rows = torch.bmm(layer, with_ones(rows))

@@ -16,15 +16,15 @@ VARIANTS = ("paper", "wide")
 
 @dataclass(frozen=True)
 class Preset:
-    """What the paper chose for one environment.
+    """Settings of the model and its minibatches for one environment.
 
     Attributes:
         rank: R, by cross-validation.
         batch_size: B.
-        state_widths: hidden layers of the state encoder.
-        action_widths: hidden layers of the action encoder; none for discrete actions.
-        normalised: whether states and state differences are z-scored. The paper does not say; its code
-            does so in HalfCheetah and not in the others, where it makes predictions ten times worse.
+        state_widths: widths of the state encoder's hidden layers.
+        action_widths: widths of the action encoder's hidden layers; none for discrete actions.
+        normalised: whether states and state differences are z-scored. The paper does not say. Its code z-scores
+            in HalfCheetah only; in the other environments z-scores make predictions ten times worse.
     """
 
     rank: int
@@ -34,25 +34,16 @@ class Preset:
     normalised: bool = False
 
     def shape(self, data: Trajectories, rank: int, members: int) -> ModelSettings:
-        """Settings of a model of these data."""
-        return ModelSettings(
-            data.n_agents,
-            data.state_dim,
-            data.action_dim,
-            data.discrete,
-            rank,
-            members,
-            self.state_widths,
-            self.action_widths,
-            self.normalised,
-        )
+        """Returns the settings of a model for these data."""
+        sizes = data.n_agents, data.state_dim, data.action_dim, data.discrete
+        return ModelSettings(*sizes, rank, members, self.state_widths, self.action_widths, self.normalised)
 
 
 _PRESETS = {
     ("mountaincar", "paper"): Preset(rank=3, batch_size=512),
     ("cartpole", "paper"): Preset(rank=5, batch_size=64),
     ("halfcheetah", "paper"): Preset(15, 512, (256,) * 4, (256,) * 2, normalised=True),
-    # The authors' code has wider nets and batches than their text.
+    # The authors' code has wider nets and larger batches than their text.
     ("halfcheetah", "wide"): Preset(15, 1024, (512,) * 4, (512,) * 2, normalised=True),
 }
 _OTHERS = {
@@ -62,7 +53,12 @@ _OTHERS = {
 
 
 def preset(env: str, *, discrete: bool = True, variant: str = "paper") -> Preset:
-    """The paper's settings, or sensible ones for an environment that is not in the paper.
+    """Returns the paper's settings for an environment, or defaults where the paper has none.
+
+    Args:
+        env: name of the environment.
+        discrete: whether its actions are discrete, which chooses the defaults.
+        variant: ``paper`` for the settings in the text, ``wide`` for those of the authors' code.
 
     Raises:
         InputError: the environment has no such variant.

@@ -1,7 +1,7 @@
 """Agents that were never observed: a regression from covariates to each member's agent factors (Appendix F.5).
 
-The factors of a model are known up to a change of basis only: u with A, and v * w with its inverse, predict the
-same. Every member settles in a basis of its own, so each has a map of its own, and factors are never averaged.
+A model determines its factors only up to a change of basis: A u and the inverse of A applied to v * w predict
+the same. Each member learns a basis of its own, so each gets its own regression, and factors are never averaged.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from persim import seeding
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError, check_at_least, check_between
-from persim.learning.model import LowRankDynamics, perceptron, uniform_layer, with_ones, z_scores
+from persim.learning.model import LowRankDynamics, mean_and_deviation, perceptron, uniform_layer, with_ones, z_scores
 from persim.storage import store
 
 Known: TypeAlias = "Trajectories | tuple[Sequence[int], ArrayLike]"
-FEWEST = 2
+FEWEST = 2  # agents that a regression needs at least
 
 
 @dataclass(frozen=True)
 class MapSettings:
-    """How the maps are fitted; the paper gives the widths only.
+    """How the regressions are fitted; the paper gives the widths only.
 
     Attributes:
-        widths: hidden layers.
-        steps: of Adam, each on all known agents.
+        widths: widths of the hidden layers.
+        steps: steps of Adam, each on all known agents.
         learning_rate: of Adam at first; it falls to 0 along half a cosine.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number is out of range.
     """
 
     widths: tuple[int, ...] = (64, 64)
@@ -53,19 +53,19 @@ class MapSettings:
 
 
 class FactorMap(nn.Module):
-    """Covariates to agent factors: an affine map plus a ReLU MLP for each of K members, all at once.
+    """Maps covariates to agent factors by an affine map plus a ReLU MLP, for all K members at once.
 
-    Where factors are affine in the covariates, as MountainCar's are in gravity, a ReLU MLP alone comes close inside
-    the range of the known agents and goes astray outside. So the affine map is solved for, and the MLP learns what
-    is left, from zero on.
+    MountainCar's factors are affine in gravity. A ReLU MLP alone approximates such factors well inside the range
+    of the known agents, but badly outside. So the affine part is solved by least squares, and the MLP starts at
+    zero and learns the residual.
 
-    Feature-major inside, and the last column of a layer ``[K, out, in + 1]`` is its bias, as in
-    ``LowRankDynamics``. Inputs and outputs are z-scored.
+    As in ``LowRankDynamics``, data are feature-major and the last column of a layer ``[K, out, in + 1]`` is its
+    bias. Inputs and outputs are z-scored.
 
     Args:
-        inputs: C.
+        inputs: C, the number of covariates.
         outputs: R.
-        widths: hidden layers.
+        widths: widths of the hidden layers.
         seeds: one SeedSequence per member, for its initial weights.
     """
 
@@ -88,48 +88,44 @@ class FactorMap(nn.Module):
         self.register_buffer("output_scale", torch.zeros(2, len(rngs), outputs))
 
     def fit_scales(self, covariates: Tensor, factors: Tensor) -> None:
-        """Takes means and deviations from ``[C, M]`` and ``[K, R, M]``; what is constant keeps its unit."""
-        for scale, rows in ((self.input_scale, covariates), (self.output_scale, factors)):
-            deviation = rows.double().std(-1)
-            deviation[deviation == 0] = 1
-            scale.copy_(torch.stack([rows.double().mean(-1), deviation]))
+        """Sets the z-scores' means and deviations to those of covariates ``[C, M]`` and factors ``[K, R, M]``."""
+        self.input_scale.copy_(mean_and_deviation(covariates, -1))
+        self.output_scale.copy_(mean_and_deviation(factors, -1))
 
     def fit_affine(self, covariates: Tensor, factors: Tensor) -> None:
-        """Solves for the affine map, least squares on z-scores of ``[C, M]`` and ``[K, R, M]``."""
+        """Solves the affine map by least squares on covariates ``[C, M]`` and factors ``[K, R, M]``."""
         rows = with_ones(self.inputs(covariates).double()).mT
         targets = self.z_factors(factors).double().mT
         solution = torch.linalg.lstsq(rows.expand(len(targets), -1, -1), targets).solution
         self.affine.copy_(solution.mT)
 
     def inputs(self, covariates: Tensor) -> Tensor:
-        """Covariates ``[C, M]``, z-scored."""
+        """Returns the z-scores of covariates ``[C, M]``."""
         return z_scores(covariates.double(), self.input_scale).float()
 
     def z_factors(self, factors: Tensor) -> Tensor:
-        """Factors ``[K, R, M]``, z-scored."""
-        mean, deviation = self.output_scale.double().unsqueeze(-1)
-        scores: Tensor = (factors - mean) / deviation
-        return scores.float()
+        """Returns the z-scores of factors ``[K, R, M]``."""
+        return z_scores(factors.double(), self.output_scale).float()
 
     def scaled(self, covariates: Tensor) -> Tensor:
-        """Covariates ``[C, M]`` to z-scored factors ``[K, R, M]``."""
+        """Maps covariates ``[C, M]`` to z-scored factors ``[K, R, M]``."""
         rows = self.inputs(covariates).expand(len(self.affine), -1, -1)
         factors: Tensor = torch.bmm(self.affine, with_ones(rows)) + perceptron(self.layers, rows)
         return factors
 
     def forward(self, covariates: Tensor) -> Tensor:
-        """Covariates ``[C, M]`` to factors ``[K, R, M]``."""
+        """Maps covariates ``[C, M]`` to factors ``[K, R, M]``."""
         mean, deviation = self.output_scale.unsqueeze(-1)
         factors: Tensor = mean + deviation * self.scaled(covariates)
         return factors
 
     def arrays(self) -> store.Arrays:
-        """All weights by name."""
+        """Returns all weights and scales by name."""
         return {name: value.detach().numpy() for name, value in self.state_dict().items()}
 
     @classmethod
     def from_arrays(cls, arrays: store.Arrays, widths: Sequence[int]) -> FactorMap:
-        """The maps with these weights."""
+        """Rebuilds the maps of ``arrays()``."""
         _, members, outputs = arrays["output_scale"].shape
         built = cls(arrays["input_scale"].shape[1], outputs, widths, [np.random.SeedSequence(0)] * members)
         built.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
@@ -137,10 +133,10 @@ class FactorMap(nn.Module):
 
 
 def check_share(p: float) -> float:
-    """Returns ``p`` if it is a share of the training agents.
+    """Returns ``p``, a share of the training agents, as a float.
 
     Raises:
-        InputError: it is not in (0, 1].
+        InputError: ``p`` is not in (0, 1].
     """
     if not 0 < p <= 1:
         raise InputError(f"p is {p}, but it is a share of the training agents; give a number above 0 and at most 1")
@@ -148,9 +144,9 @@ def check_share(p: float) -> float:
 
 
 def known_agents(n_agents: int, p: float, seed: int) -> NDArray[np.int64]:
-    """Places of the agents whose covariates are used, a share ``p`` of ``n_agents``.
+    """Draws the agents whose covariates are used: sorted indices ``[round(p * n_agents)]``.
 
-    They are the first of one shuffled list, so that those of a smaller share are among those of a larger one.
+    They are the first of one shuffled list, so a smaller share is a subset of a larger one.
 
     Raises:
         InputError: the share is not in (0, 1], or fewer than two agents remain.
@@ -171,18 +167,18 @@ def fit_map(
 
     Args:
         model: the ensemble.
-        spec: the environment, which says what the covariates are.
-        known: data with covariates that the model was trained on, or ids of training agents and their covariates
-            ``[n, C]``.
-        p: share of them that is used.
-        seed: which they are (``known``), and the initial weights (``map``).
-        settings: of the fit.
+        spec: the environment; it names the C covariates.
+        known: the data that the model was trained on, with covariates; or ids ``[n]`` of training agents and
+            their covariates ``[n, C]``.
+        p: share of these agents that is used.
+        seed: draws which agents are used (``known``) and the initial weights (``map``).
+        settings: of the regressions.
 
     Returns:
         The maps, and the mean squared error of z-scored factors after every step.
 
     Raises:
-        InputError: covariates are missing or do not fit, an id is not the model's, or ``p`` is out of range.
+        InputError: covariates are missing or do not fit, the model does not have an id, or ``p`` is out of range.
     """
     settings = settings or MapSettings()
     agents, covariates = _known(model, spec, known)
@@ -200,7 +196,7 @@ def fit_map(
 
 
 def _descend(built: FactorMap, covariates: Tensor, factors: Tensor, settings: MapSettings) -> list[float]:
-    """Adam on all known agents at once; returns the loss after every step."""
+    """Runs Adam on covariates ``[C, M]`` and factors ``[K, R, M]``; returns the loss of every step."""
     targets = built.z_factors(factors)
     adam = torch.optim.Adam(built.parameters(), lr=settings.learning_rate)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(adam, settings.steps)
@@ -208,7 +204,7 @@ def _descend(built: FactorMap, covariates: Tensor, factors: Tensor, settings: Ma
     for _ in range(settings.steps):
         each = (built.scaled(covariates) - targets).square().mean((1, 2))
         adam.zero_grad()
-        torch.autograd.backward(each.sum())  # the members share nothing: each descends on its own
+        torch.autograd.backward(each.sum())  # the members share no weights, so each descends on its own loss
         adam.step()
         rate.step()
         losses.append(each.detach().mean())
@@ -216,13 +212,13 @@ def _descend(built: FactorMap, covariates: Tensor, factors: Tensor, settings: Ma
 
 
 def unseen_model(model: LowRankDynamics, factor_map: FactorMap, covariates: Array) -> LowRankDynamics:
-    """The ensemble for agents with these covariates ``[M, C]``; their ids are 0 to M - 1."""
+    """Returns the ensemble for agents with covariates ``[M, C]``, whose ids are 0 to M - 1."""
     with torch.no_grad():
         return model.with_agents(factor_map(torch.tensor(covariates).mT))
 
 
 def _known(model: LowRankDynamics, spec: EnvSpec, known: Known) -> tuple[NDArray[np.int64], Array]:
-    """Ids ``[n]`` and covariates ``[n, C]`` of the training agents.
+    """Returns ids ``[n]`` and covariates ``[n, C]`` of the training agents.
 
     Raises:
         InputError: they do not fit each other, the model or the environment.
@@ -231,20 +227,20 @@ def _known(model: LowRankDynamics, spec: EnvSpec, known: Known) -> tuple[NDArray
     if isinstance(known, Trajectories):
         if known.covariates is None:
             raise InputError(
-                "the data do not say the covariates of their agents, without which no unseen agent can be placed; "
-                "give data that have them, or ids with covariates"
+                "the data have no covariates of their agents, which the regression needs; "
+                "give data with covariates, or ids with covariates"
             )
         if known.n_agents != trained:
             raise InputError(
                 f"the data have {known.n_agents} agents, but the model was trained on {trained}; give its own data"
             )
-        agents = np.unique(known.agent)  # of an agent without a transition the factors are still the initial ones
+        agents = np.unique(known.agent)  # an agent without transitions still has its initial factors
         return agents, spec.covariate_rows(known.covariates)[agents]
     agents, covariates = np.asarray(known[0], dtype=np.int64), spec.covariate_rows(known[1])
     if agents.shape != (len(covariates),):
         raise InputError(f"{agents.size} training agents came with {len(covariates)} rows of covariates; give one each")
     if agents.size == 0 or agents.min() < 0 or agents.max() >= trained:
-        raise InputError(f"training agents are not all in 0..{trained - 1}, those of the model; give ids in that range")
+        raise InputError(f"training agents are not all in 0..{trained - 1}, the model's agents; give ids in that range")
     if len(np.unique(agents)) < len(agents):
-        raise InputError("training agents are named twice; give each id once")
+        raise InputError("a training agent is named twice; give each id once")
     return agents, covariates

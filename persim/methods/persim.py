@@ -14,8 +14,8 @@ from persim.envs.spec import Array, EnvSpec
 from persim.errors import check_at_least
 from persim.evaluation.factors import agent_factors
 from persim.evaluation.prediction import History, open_loop
-from persim.learning.batches import TrainingRows
 from persim.learning.ensemble import SPARE_MEMBERS, EnsembleSettings, best_members
+from persim.learning.gradients import TrainingRows
 from persim.learning.model import LowRankDynamics, ModelSettings
 from persim.learning.presets import EPOCHS, MEMBERS, Preset, preset
 from persim.learning.training import EpochReport, TrainSettings, holdout_errors, train

@@ -1,1 +1,1 @@
-"""Planning: scoring of action sequences on a model, and planners that know only a scorer."""
+"""Planning: scorers of action sequences, and planners that use nothing but a scorer."""

@@ -1,4 +1,4 @@
-"""The cross-entropy method: refit a distribution of plans to its best samples, round by round."""
+"""The cross-entropy method (CEM): refit a distribution over plans to its best samples, iteration by iteration."""
 
 from __future__ import annotations
 
@@ -11,31 +11,22 @@ import torch
 from numpy.typing import NDArray
 
 from persim.errors import InputError
-from persim.planning.planner import (
-    EliteSettings,
-    Memory,
-    Planner,
-    PlannerSettings,
-    Plans,
-    best_rows,
-    pick,
-    shifted,
-)
+from persim.planning.planner import EliteSettings, Memory, Planner, PlannerSettings, Plans, best_rows, pick, shifted
 
 Floats = NDArray[np.float64]
+Agents = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class CEMSettings(EliteSettings):
-    """Settings of ``CEM``; the defaults are the paper's in HalfCheetah (Appendix D.1) and its code's.
+    """Settings of ``CEM``; the defaults are those of the paper in HalfCheetah (Appendix D.1) and of its code.
 
     Attributes:
-        smoothing: share of the old mean and spread that a refit keeps.
-        spread: range from which the first standard deviation of each step is drawn, where the largest
-            action is 1.
+        smoothing: share of the old mean and standard deviation that a refit keeps.
+        spread: range from which each episode's initial standard deviation is drawn, for actions in [-1, 1].
 
     Raises:
-        InputError: a share outside [0, 1), or a range that is not positive and ordered.
+        InputError: ``smoothing`` is outside [0, 1), or ``spread`` is not two ordered positive numbers.
     """
 
     plans: int = 200
@@ -48,13 +39,20 @@ class CEMSettings(EliteSettings):
         if not 0 <= self.smoothing < 1:
             raise InputError(f"smoothing is {self.smoothing}, but it has to be at least 0 and below 1")
         if not 0 < self.spread[0] <= self.spread[1]:
-            raise InputError(f"spread is {self.spread}, but it has to be a range of positive numbers")
+            raise InputError(f"spread is {self.spread}, but it has to be two positive numbers, the lower first")
 
 
 def truncated_normal(mean: Floats, spread: Floats, plans: int, rng: np.random.Generator) -> Floats:
-    """Samples ``[B, P, ...]`` of normal distributions ``[B, ...]`` restricted to [-1, 1].
+    """Samples normal distributions truncated to [-1, 1], by inverting their distribution functions.
 
-    By inversion; the distribution is that of drawing again whatever falls outside.
+    Args:
+        mean: ``[B, ...]``.
+        spread: standard deviations ``[B, ...]``.
+        plans: P, samples of each.
+        rng: the source of randomness.
+
+    Returns:
+        Samples ``[B, P, ...]``.
     """
     low, high = (torch.special.ndtr(torch.from_numpy((edge - mean) / spread)).numpy() for edge in (-1.0, 1.0))
     uniform = rng.uniform(size=(len(mean), plans, *mean.shape[1:]))
@@ -64,28 +62,29 @@ def truncated_normal(mean: Floats, spread: Floats, plans: int, rng: np.random.Ge
 
 
 def to_box(space: gym.spaces.Box, unit: Floats) -> NDArray[np.float32]:
-    """Actions in [-1, 1] as actions in the box."""
+    """Rescales actions ``[..., A]`` from [-1, 1] to the bounds of the box."""
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     return ((low + high) / 2 + unit * (high - low) / 2).astype(np.float32)
 
 
 class CEM(Planner):
-    """The paper's planner of continuous actions, and its counterpart for discrete ones.
+    """The paper's planner of continuous actions, and a counterpart for discrete ones.
 
-    *Continuous* (with what the paper leaves open as its code does it): samples of a normal distribution
-    restricted to the box; one first round, whose best plans give mean and spread outright, then
-    ``iterations`` rounds that smooth both. Played is the mean of the last round's elites; the smoothed
-    mean, shifted by one and ended by 0, is where the next step starts.
+    *Continuous* (following the paper's code where the text is silent): plans are samples of a normal
+    distribution truncated to the box. After the first iteration mean and standard deviation are those of
+    the elites; each of the ``iterations`` after it smooths both. The result is the mean of the last
+    elites. The next search starts from the smoothed mean, shifted by one step and ended by 0.
 
-    *Discrete*: each step has a probability for every action, refitted and smoothed likewise. Played is the
-    best plan seen in any round; the next step starts half from that plan, shifted, half from uniform.
+    *Discrete*: each step has a probability for every action, refitted and smoothed in the same way. The
+    result is the best plan of all iterations. The next search starts half from this plan, shifted by one
+    step, and half from the uniform distribution.
     """
 
     settings_type: ClassVar[type[PlannerSettings]] = CEMSettings
     _settings: CEMSettings
 
     def search(
-        self, states: Floats, agents: NDArray[np.int64], memory: Memory | None, rng: np.random.Generator
+        self, states: Floats, agents: Agents, memory: Memory | None, rng: np.random.Generator
     ) -> tuple[Plans, Memory]:
         """See ``Planner``."""
         if isinstance(self._space, gym.spaces.Discrete):
@@ -93,12 +92,7 @@ class CEM(Planner):
         return self._continuous(states, agents, memory, rng, self._space)
 
     def _continuous(
-        self,
-        states: Floats,
-        agents: NDArray[np.int64],
-        memory: Memory | None,
-        rng: np.random.Generator,
-        space: gym.spaces.Box,
+        self, states: Floats, agents: Agents, memory: Memory | None, rng: np.random.Generator, space: gym.spaces.Box
     ) -> tuple[Plans, Memory]:
         s = self._settings
         shape = (len(states), s.horizon, *space.shape)
@@ -116,12 +110,7 @@ class CEM(Planner):
         return to_box(space, elite_mean), (shifted(mean, np.zeros_like(mean[:, 0])),)
 
     def _discrete(
-        self,
-        states: Floats,
-        agents: NDArray[np.int64],
-        memory: Memory | None,
-        rng: np.random.Generator,
-        n_actions: int,
+        self, states: Floats, agents: Agents, memory: Memory | None, rng: np.random.Generator, n_actions: int
     ) -> tuple[Plans, Memory]:
         s = self._settings
         chances = np.full((len(states), s.horizon, n_actions), 1 / n_actions)
@@ -131,7 +120,7 @@ class CEM(Planner):
             chances = (chances + one_hot(best, n_actions)) / 2
         for iteration in range(1 + s.iterations):
             plans = categorical(chances, s.plans, rng)
-            plans[:, 0] = best  # the best so far competes again; at the first step it is as good as any
+            plans[:, 0] = best  # the best plan so far competes again
             scores = self._scorer(states, agents, plans, s.elites)
             rows = best_rows(scores, s.elites)
             first = np.take_along_axis(scores, rows[:, :1], 1)[:, 0]
@@ -145,12 +134,12 @@ class CEM(Planner):
 
 
 def one_hot(plans: NDArray[Any], n_actions: int) -> Floats:
-    """Plans ``[...]`` as ``[..., n_actions]`` of zeros and ones."""
+    """Encodes discrete actions ``[...]`` one-hot, ``[..., n_actions]``."""
     return np.asarray(np.eye(n_actions)[plans])
 
 
 def categorical(chances: Floats, plans: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Plans ``[B, P, H]``, each step drawn from its own probabilities ``[B, H, n_actions]``."""
+    """Draws P plans ``[B, P, H]``, each step from its own probabilities ``[B, H, n_actions]``."""
     edges = chances.cumsum(-1)[:, None, :, :-1]
     uniform = rng.uniform(size=(len(chances), plans, chances.shape[1], 1))
     return np.asarray((uniform >= edges).sum(-1))

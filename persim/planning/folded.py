@@ -1,4 +1,4 @@
-"""Dynamics that the tree of plans can roll out: a folded ensemble, and the true environment."""
+"""Dynamics for ``TreeScorer``: a folded ensemble, and the true environment."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from persim.learning.model import LowRankDynamics
 from persim.planning.scoring import check_agents
 from persim.planning.tree import Floats, Index
 
-BLOCK = 128  # columns at a time: the hidden layer of five members then fits the cache
+BLOCK = 128  # columns in one product, so that the hidden layer of five members fits the cache
 
 
 class FoldedEnsemble:
     """An ensemble with u(agent) * w(action) multiplied into the last layer of its state encoder.
 
-    Per action that leaves S outputs instead of S * R, whatever the rank. Exact up to rounding. On the CPU
-    the thin products here are NumPy's: its BLAS is twice as fast on them as PyTorch's.
+    For each agent and action that leaves S outputs instead of S * R. The predictions are those of the model up to
+    rounding. On the CPU these thin products are left to NumPy, whose BLAS is twice as fast on them as PyTorch's.
 
     Args:
-        model: of discrete actions.
+        model: an ensemble with discrete actions.
 
     Raises:
         InputError: the model's actions are continuous.
@@ -35,7 +35,12 @@ class FoldedEnsemble:
         if not model.settings.discrete:
             raise InputError("this model has continuous actions, which cannot be folded; score it with PlainScorer")
         self._model = model
-        layers = _physical_layers(model)
+        layers = [layer.detach().cpu().numpy() for layer in model.state_layers]
+        if model.settings.normalised:  # fold the z-scores into the first layer, so that it takes unscaled states
+            mean, deviation = model.state_scale.cpu().numpy()
+            weights = layers[0][..., :-1] / deviation
+            bias = layers[0][..., -1] - weights @ mean
+            layers[0] = np.concatenate([weights, bias[..., None]], axis=-1)
         self._inner, self._last = [_passing_ones(layer) for layer in layers[:-1]], layers[-1]
         self._folded: dict[int, NDArray[np.float32]] = {}
 
@@ -47,12 +52,12 @@ class FoldedEnsemble:
 
     @torch.no_grad()
     def _fold(self, agent: int) -> NDArray[np.float32]:
-        """Last layers ``[actions, K, S, hidden + 1]`` of one agent; the last column is the bias."""
+        """Returns one agent's last layers ``[n_actions, K, S, hidden + 1]``, whose last column is the bias."""
         if agent not in self._folded:
             shape, model = self._model.settings, self._model
             ids = torch.full((shape.members, 1), agent, device=model.device)
             one_hot = torch.eye(shape.action_dim, device=model.device).expand(shape.members, -1, -1)
-            weights = (model.agent_factors(ids) * model.action_factors(one_hot)).cpu().numpy()  # [K, R, actions]
+            weights = (model.agent_factors(ids) * model.action_factors(one_hot)).cpu().numpy()  # [K, R, n_actions]
             layer = self._last.reshape(shape.members, shape.state_dim, shape.rank, -1)
             folded = np.einsum("kra,ksrh->aksh", weights, layer)
             if shape.normalised:
@@ -63,26 +68,15 @@ class FoldedEnsemble:
         return self._folded[agent]
 
 
-def _physical_layers(model: LowRankDynamics) -> list[NDArray[np.float32]]:
-    """The state encoder's layers; the first takes states in their own units, also in a normalised model."""
-    layers = [layer.detach().cpu().numpy() for layer in model.state_layers]
-    if model.settings.normalised:
-        mean, deviation = model.state_scale.cpu().numpy()
-        weights = layers[0][..., :-1] / deviation
-        bias = layers[0][..., -1] - weights @ mean
-        layers[0] = np.concatenate([weights, bias[..., None]], axis=-1)
-    return layers
-
-
 def _passing_ones(layer: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The layer ``[K, out + 1, in + 1]`` that also hands on the row of ones, for the bias of the next."""
+    """Adds to a layer ``[K, out, in + 1]`` an output that is always 1, the input of the next layer's bias."""
     row = np.zeros_like(layer[:, :1])
     row[..., -1] = 1
     return np.concatenate([layer, row], axis=1)
 
 
 class _FoldedSteps:
-    """Steps of a few agents; ``last`` is ``[G * actions, K, S, hidden + 1]``."""
+    """Steps of G agents; ``last`` is ``[G * n_actions, K, S, hidden + 1]``."""
 
     dtype = np.float32
 
@@ -104,7 +98,7 @@ class _FoldedSteps:
         return following
 
     def _hidden(self, rows: Floats) -> Floats:
-        """Output of the last hidden layer ``[K, hidden + 1, C]`` for input rows ``[K, S + 1, C]``."""
+        """Maps input rows ``[K, S + 1, C]`` to the last hidden layer ``[K, hidden + 1, C]``."""
         for layer, buffer in zip(self._inner, self._buffers, strict=True):
             shape = (self.members, layer.shape[1], rows.shape[2])
             rows = np.matmul(layer, rows, out=buffer[: math.prod(shape)].reshape(shape))
@@ -113,7 +107,7 @@ class _FoldedSteps:
 
 
 class TrueDynamics:
-    """The true dynamics as a model of one member, for ``True env + MPC`` (Section 5.3).
+    """The true dynamics in the form of a model with K = 1, for ``True env + MPC`` (Section 5.3).
 
     Args:
         spec: the environment.
@@ -129,7 +123,7 @@ class TrueDynamics:
         return _TrueSteps(self._spec, self._covariates[agents])
 
     def __call__(self, agents: torch.Tensor, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """Next states ``[1, B, S]``, as ``persim.planning.scoring.Dynamics``."""
+        """Maps agents ``[B]``, states ``[1, B, S]`` and actions ``[B]`` or ``[B, A]`` to next states ``[1, B, S]``."""
         before = states.expand(1, *states.shape[-2:])[0].double().cpu().numpy()
         after = self._spec.step(before, actions.cpu().numpy(), self._covariates[agents.cpu().numpy()])
         return torch.from_numpy(after).unsqueeze(0)

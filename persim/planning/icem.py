@@ -11,16 +11,7 @@ from numpy.typing import NDArray
 
 from persim.errors import InputError
 from persim.planning.cem import to_box
-from persim.planning.planner import (
-    EliteSettings,
-    Memory,
-    Planner,
-    PlannerSettings,
-    Plans,
-    best_rows,
-    pick,
-    shifted,
-)
+from persim.planning.planner import EliteSettings, Memory, Planner, PlannerSettings, Plans, best_rows, pick, shifted
 
 Floats = NDArray[np.float64]
 
@@ -30,14 +21,15 @@ class ICEMSettings(EliteSettings):
     """Settings of ``ICEM``, named as in the paper.
 
     Attributes:
-        beta: colour of the noise along a plan; 0 is white, higher is slower.
-        decay: gamma, by which the number of samples falls from round to round (never below twice the elites).
-        keep: xi, share of the elites that compete again in the next round, and shifted at the next step.
-        momentum: alpha, share of the old mean and spread that a refit keeps.
-        spread: first standard deviation of each step, where the largest action is 1.
+        beta: exponent of the coloured noise along a plan; 0 is white noise, a higher one changes more slowly.
+        decay: gamma, by which the number of samples is divided in each iteration, down to twice the elites.
+        keep: xi, share of the elites that compete again in the next iteration and, shifted, at the next step.
+        momentum: alpha, share of the old mean and standard deviation that a refit keeps.
+        spread: initial standard deviation, for actions in [-1, 1].
 
     Raises:
-        InputError: a share outside [0, 1), a decay below 1, a negative colour or spread.
+        InputError: ``keep`` or ``momentum`` is outside [0, 1), ``decay`` is below 1, ``beta`` is negative, or
+            ``spread`` is not positive.
     """
 
     plans: int = 128
@@ -64,28 +56,26 @@ class ICEMSettings(EliteSettings):
 
 
 def coloured_noise(beta: float, shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
-    """Gaussian noise of unit variance along the last axis with power falling as frequency ** -beta.
+    """Draws Gaussian noise ``shape`` of unit variance whose power along the last axis falls as frequency ** -beta.
 
-    After Timmer and Koenig (1995); ``beta`` 0 is white noise.
+    The method is that of Timmer and Koenig (1995); ``beta`` 0 gives white noise.
     """
     steps = shape[-1]
     frequency = np.maximum(np.fft.rfftfreq(steps), 1 / steps)
     scale = frequency ** (-beta / 2)
     size = (*shape[:-1], len(scale))
     real, imaginary = rng.standard_normal(size) * scale, rng.standard_normal(size) * scale
-    for edge in [0] + ([-1] if steps % 2 == 0 else []):  # these frequencies have no phase
+    weights = 2 * scale**2
+    for edge in [0, -1] if steps % 2 == 0 else [0]:  # the coefficients of these frequencies are real
         real[..., edge] *= np.sqrt(2)
         imaginary[..., edge] = 0
-    weights = np.full(len(scale), 2.0) * scale**2
-    weights[0] = scale[0] ** 2
-    if steps % 2 == 0:
-        weights[-1] = scale[-1] ** 2
+        weights[edge] = scale[edge] ** 2
     spread = np.sqrt(2 * weights.sum()) / steps
     return np.asarray(np.fft.irfft(real + 1j * imaginary, n=steps) / spread)
 
 
 class ICEM(Planner):
-    """CEM with coloured noise, kept and shifted elites, fewer samples each round, and the mean at the last."""
+    """CEM with coloured noise, elites that stay, and fewer samples in each iteration; the last also tries the mean."""
 
     settings_type: ClassVar[type[PlannerSettings]] = ICEMSettings
     spaces = (gym.spaces.Box,)
@@ -117,6 +107,7 @@ class ICEM(Planner):
         return to_box(space, elites[:, 0]), (shifted(mean, mean[:, -1]), moved)
 
     def _samples(self, mean: Floats, spread: Floats, count: int, rng: np.random.Generator) -> Floats:
+        """Draws ``[B, count, H, A]`` around the mean ``[B, H, A]``."""
         episodes, horizon, *action = mean.shape
         noise = coloured_noise(self._settings.beta, (episodes, count, *action, horizon), rng)
         return np.asarray((mean[:, None] + spread[:, None] * np.moveaxis(noise, -1, 2)).clip(-1, 1))

@@ -1,4 +1,4 @@
-"""MPPI: plans weighted by the exponential of their return (Williams et al. 2017)."""
+"""MPPI: the mean of random plans, weighted by the exponential of their returns (Williams et al. 2017)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class MPPISettings(PlannerSettings):
     """Settings of ``MPPI``.
 
     Attributes:
-        temperature: lambda, in units of the return; the smaller, the more the best plans count.
-        spread: standard deviation of the noise, where the largest action is 1.
+        temperature: lambda, in units of the return; a smaller one gives the best plans more weight.
+        spread: standard deviation of the noise, for actions in [-1, 1].
 
     Raises:
         InputError: one of them is not positive.
@@ -41,7 +41,7 @@ class MPPISettings(PlannerSettings):
 
 
 class MPPI(Planner):
-    """White noise around the plan of the step before; the new plan is the weighted mean. Continuous actions."""
+    """Adds white noise to the previous plan, shifted by one step, and returns the weighted mean of the results."""
 
     settings_type: ClassVar[type[PlannerSettings]] = MPPISettings
     spaces = (gym.spaces.Box,)
@@ -55,7 +55,7 @@ class MPPI(Planner):
         s, space = self._settings, self._space
         mean = np.zeros((len(states), s.horizon, *space.shape)) if memory is None else memory[0]
         noise = rng.normal(scale=s.spread, size=(len(states), s.plans, *mean.shape[1:]))
-        noise[:, 0] = 0  # the old plan itself
+        noise[:, 0] = 0  # the first candidate is the previous plan
         plans = (mean[:, None] + noise).clip(-1, 1)
         weights = softmax(self._scorer(states, agents, to_box(space, plans)) / s.temperature)
         mean = np.einsum("bp,bp...->b...", weights, plans)
@@ -63,7 +63,7 @@ class MPPI(Planner):
 
 
 def softmax(scores: Floats) -> Floats:
-    """Weights ``[B, P]`` that sum to 1; where every score is minus infinity, the first plan has all."""
+    """Turns scores ``[B, P]`` into weights ``[B, P]`` that sum to 1 over P; if all are -inf, the first weight is 1."""
     lost = np.isneginf(scores).all(1)
     scores = scores.copy()
     scores[lost, 0] = 0

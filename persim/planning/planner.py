@@ -1,4 +1,4 @@
-"""What a planner is, and the policy that replans at every step (model predictive control)."""
+"""The interface of planners, and the policy that replans at every step (model predictive control)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Space = gym.spaces.Discrete | gym.spaces.Box
 
 @dataclass(frozen=True)
 class PlannerSettings:
-    """What every planner has.
+    """Settings that every planner has.
 
     Attributes:
-        plans: P, candidates scored for each decision (of iterative planners: in each iteration).
-        horizon: H, steps a plan looks ahead.
+        plans: P, candidates scored for each decision; iterative planners score P in each iteration.
+        horizon: H, steps that a plan looks ahead.
 
     Raises:
-        InputError: a number below 1.
+        InputError: a number is below 1.
     """
 
     plans: int = 1000
@@ -41,14 +41,14 @@ class PlannerSettings:
 
 @dataclass(frozen=True)
 class EliteSettings(PlannerSettings):
-    """Of planners that refit a distribution to their best plans.
+    """Settings of planners that refit a distribution to their best plans.
 
     Attributes:
-        elites: plans that it is refitted to.
+        elites: E, the number of best plans that the distribution is refitted to.
         iterations: rounds of sampling and refitting.
 
     Raises:
-        InputError: a number below 1, or more elites than plans.
+        InputError: a number is below 1, or there are more elites than plans.
     """
 
     elites: int = 50
@@ -59,19 +59,19 @@ class EliteSettings(PlannerSettings):
         check_at_least("elites", self.elites, 1)
         check_at_least("iterations", self.iterations, 1)
         if self.elites > self.plans:
-            raise InputError(f"elites is {self.elites}, more than the {self.plans} plans; give {self.plans} or fewer")
+            raise InputError(f"elites is {self.elites}, more than the {self.plans} plans; give at most {self.plans}")
 
 
 class Planner(ABC):
-    """Searches for good plans. It knows a scorer and an action space, nothing else, and keeps no state.
+    """Searches for good plans, given only a scorer and an action space; it keeps no state between searches.
 
     Args:
-        scorer: what a plan is worth.
+        scorer: gives the score of each plan.
         space: ``Discrete``, or a bounded ``Box``.
-        settings: of this planner.
+        settings: an instance of ``settings_type``.
 
     Raises:
-        InputError: the planner does not fit the action space.
+        InputError: the planner does not support the action space.
     """
 
     settings_type: ClassVar[type[PlannerSettings]] = PlannerSettings
@@ -83,10 +83,10 @@ class Planner(ABC):
 
     @classmethod
     def check_space(cls, space: Space) -> None:
-        """Refuses an action space that the planner does not fit.
+        """Checks that the planner supports an action space.
 
         Raises:
-            InputError: it plans other actions, or the space has no bounds.
+            InputError: it plans actions of the other kind only, or the space is unbounded.
         """
         if not isinstance(space, cls.spaces):
             wanted = " or ".join("discrete" if kind is gym.spaces.Discrete else "continuous" for kind in cls.spaces)
@@ -101,25 +101,25 @@ class Planner(ABC):
     def search(
         self, states: NDArray[np.float64], agents: NDArray[np.int64], memory: Memory | None, rng: np.random.Generator
     ) -> tuple[Plans, Memory]:
-        """The best plans found.
+        """Searches for the best plan of each episode.
 
         Args:
-            states: ``[B, S]``.
-            agents: ``[B]``.
-            memory: what the search one step earlier returned for these episodes; None at the start.
+            states: the current states ``[B, S]``.
+            agents: ids ``[B]``.
+            memory: the arrays ``[B, ...]`` that the search one step earlier returned; None at the start.
             rng: the source of all randomness.
 
         Returns:
-            Plans ``[B, H]`` or ``[B, H, A]``; and arrays ``[B, ...]`` to give back at the next step.
+            Plans ``[B, H]`` or ``[B, H, A]``, and the memory ``[B, ...]`` to pass to the next search.
         """
 
 
 class MPC(BatchPolicy):
-    """Plans anew at every step and plays the first action (Section 4, Step 2).
+    """Plans at every step and plays the first action of the best plan (Section 4, Step 2).
 
     Args:
-        planner: finds plans.
-        agents: ``[B]``, the agent of each episode.
+        planner: searches for the plans.
+        agents: id of each episode's agent ``[B]``.
     """
 
     def __init__(self, planner: Planner, agents: NDArray[np.int64]) -> None:
@@ -127,28 +127,28 @@ class MPC(BatchPolicy):
         self._memory: Memory | None = None
 
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """First actions of the plans found for these states."""
+        """Returns the first actions ``[B]`` or ``[B, A]`` of the best plans for states ``[B, S]``."""
         plans, self._memory = self._planner.search(states, self._agents, self._memory, rng)
         first = plans[:, 0]
         return first.astype(np.int64) if first.ndim == 1 else first
 
     def keep(self, running: NDArray[np.bool_]) -> None:
-        """Forgets the episodes that have ended."""
+        """Drops the episodes that have ended, those that are False in ``running`` ``[B]``."""
         self._agents = self._agents[running]
         self._memory = None if self._memory is None else tuple(part[running] for part in self._memory)
 
 
 def shifted(plans: Plans, last: Plans) -> Plans:
-    """Plans ``[B, H, ...]`` one step later, ended by ``last`` ``[B, ...]``."""
+    """Drops the first step of plans ``[B, H, ...]`` and appends ``last`` ``[B, ...]``."""
     return np.concatenate([plans[:, 1:], last[:, None]], axis=1)
 
 
 def pick(plans: Plans, rows: NDArray[np.intp]) -> Plans:
-    """Of ``[B, P, ...]`` the plans ``[B, ...]`` or ``[B, E, ...]`` with these indices ``[B]`` or ``[B, E]``."""
+    """Selects from ``[B, P, ...]`` by indices ``[B]`` or ``[B, E]``, giving ``[B, ...]`` or ``[B, E, ...]``."""
     episodes = np.arange(len(plans)).reshape(-1, *[1] * (rows.ndim - 1))
     return np.asarray(plans[episodes, rows])
 
 
 def best_rows(scores: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """Indices ``[B, count]`` of the best plans, best first, of equal ones the first."""
+    """Returns the indices ``[B, count]`` of the highest scores ``[B, P]``, best first; ties keep their order."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :count]

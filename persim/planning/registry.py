@@ -1,4 +1,4 @@
-"""Planners by name, with sensible settings for each environment."""
+"""Planners by name, and their default settings for each environment."""
 
 from __future__ import annotations
 
@@ -24,35 +24,34 @@ PLANNERS: dict[str, type[Planner]] = {
     "mppi": MPPI,
 }
 
-# Settings that differ from a planner's own defaults in one environment, found as docs/planning.md tells.
+# Settings that differ from a planner's defaults in one environment; docs/planning.md says how they were found.
 _TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("mountaincar", "persistent_shooting"): {"horizon": 150},
     ("cartpole", "persistent_shooting"): {"horizon": 10},
     ("halfcheetah", "icem"): {"plans": 64, "beta": 0.25},
 }
 
-
-# Those of plans that are played to their end (synthetic trajectories), where a search is rare and may take long:
-# of 1000 plans MountainCar's best takes agent 5 up to 40 steps longer than of 10,000.
+# The same for plans that are played to their end (synthetic trajectories), where searches are rare and may take long:
+# in MountainCar the best of 1000 plans takes agent 5 up to 40 steps longer than the best of 10,000.
 _TUNED_WHOLE: dict[tuple[str, str], dict[str, Any]] = {("mountaincar", "persistent_shooting"): {"plans": 10_000}}
 
 
 def default_planner(space: Space) -> str:
-    """The planner that is taken if none is named."""
+    """Returns the name of the default planner for an action space."""
     return "persistent_shooting" if isinstance(space, gym.spaces.Discrete) else "icem"
 
 
 def planner_settings(name: str, env: str = "", *, whole: bool = False, **options: Any) -> PlannerSettings:
-    """Settings of a planner: its defaults, those tuned for the environment, then ``options``.
+    """Returns a planner's settings: its defaults, overridden by those tuned for ``env``, then by ``options``.
 
     Args:
         name: of the planner.
         env: name of the environment.
-        whole: whether plans are played to their end before the next one is sought.
-        options: that differ.
+        whole: whether plans are played to their end before the next search.
+        options: settings to override, by name.
 
     Raises:
-        InputError: unknown planner, an option that it does not have, or a value out of range.
+        InputError: the planner is unknown, does not have an option, or a value is out of range.
     """
     kind = PLANNERS[check_choice("planner", name, PLANNERS)].settings_type
     known = [field.name for field in fields(kind)]
@@ -64,14 +63,14 @@ def planner_settings(name: str, env: str = "", *, whole: bool = False, **options
 
 
 def make_planner(name: str, scorer: Scorer, space: Space, settings: PlannerSettings) -> Planner:
-    """The planner of that name.
+    """Builds the planner of that name.
 
     Raises:
-        InputError: unknown planner, or one that does not fit the action space.
+        InputError: the planner is unknown or does not support the action space.
     """
     return PLANNERS[check_choice("planner", name, PLANNERS)](scorer, space, settings)
 
 
 def planner_objective(name: str, spec: EnvSpec) -> Objective:
-    """What a planner looks for: random shooting stands for the paper's procedure, without our measure of safety."""
+    """Returns what a planner maximises: all but random shooting, the paper's planner, add our safety term."""
     return Objective(spec, safety=name != "random_shooting")

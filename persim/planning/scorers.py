@@ -1,4 +1,4 @@
-"""The right scorer for a model and a device."""
+"""The fastest scorer for a model and its device."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from persim.planning.tree import TreeScorer
 
 
 def model_scorer(model: LowRankDynamics, objective: Objective, precision: str = "float32") -> Scorer:
-    """Scores plans on an ensemble: by the tree where that is faster (discrete actions, CPU).
+    """Builds a scorer on an ensemble: a ``TreeScorer`` for discrete actions on the CPU, else a ``PlainScorer``.
 
     Args:
         model: the ensemble.
-        objective: what a step is worth.
-        precision: ``bfloat16`` halves the time of wide nets; the tree knows float32 only.
+        objective: gives the reward of a step.
+        precision: ``float32``, or ``bfloat16``, which halves the time of wide nets.
 
     Raises:
-        InputError: an unknown precision, or one that the tree does not have.
+        InputError: the precision is unknown, or not float32 for a ``TreeScorer``.
     """
     if model.settings.discrete and model.device.type == "cpu":
         if precision != "float32":
-            raise InputError(f"precision {precision!r} is for continuous actions or a GPU; leave it out here")
+            raise InputError(f"precision {precision!r} is for continuous actions or a GPU; use float32 here")
         return TreeScorer(FoldedEnsemble(model), objective)
     return PlainScorer(model, objective, device=model.device, known=model.settings.n_agents, precision=precision)
 
 
 def true_scorer(objective: Objective, covariates: Array) -> Scorer:
-    """Scores plans on the true dynamics of agents with these covariates ``[N, C]``: ``True env + MPC``."""
+    """Builds a scorer on the true dynamics of agents with covariates ``[N, C]``, for ``True env + MPC``."""
     dynamics = TrueDynamics(objective.spec, covariates)
     if objective.spec.discrete:
         return TreeScorer(dynamics, objective)

@@ -1,4 +1,4 @@
-"""Scoring plans: what a sequence of actions earns on a model, member by member (Appendix D.1, Step 2)."""
+"""Scoring plans: the return of action sequences on a model, averaged over its members (Appendix D.1, Step 2)."""
 
 from __future__ import annotations
 
@@ -17,93 +17,93 @@ COLUMNS = 16_384  # plans rolled out at once by PlainScorer, to bound its memory
 
 
 class Scorer(Protocol):
-    """The one thing that a planner knows about the world."""
+    """Scores plans; it is all that a planner knows about the world."""
 
     def __call__(
         self, states: NDArray[np.float64], agents: NDArray[np.int64], plans: NDArray[np.generic], top: int | None = None
     ) -> NDArray[np.float64]:
-        """Mean return over the K members of each plan.
+        """Returns the return of each plan, as the mean over the K members, each rolled out on its own.
 
-        Each member is rolled out on its own. The step that ends an episode still pays, later ones do not.
-        What helps a planner (``persim.envs.spec.PlanningHints``) is part of the return.
-        A plan whose return or states are not finite scores minus infinity.
+        The step that ends an episode still earns its reward, later ones earn nothing. The terms in
+        ``persim.envs.spec.PlanningHints`` are part of the return. A plan whose return or states are not
+        finite scores minus infinity.
 
         Args:
-            states: ``[B, S]``, where each episode stands.
-            agents: ``[B]``, the agent of each episode.
-            plans: ``[B, P, H]`` whole numbers, or ``[B, P, H, A]``.
-            top: how many plans of each episode the caller wants ranked. The scores of the best ``top``
-                plans (of equal ones, the first) are exact, others may be minus infinity.
+            states: the current state of each episode ``[B, S]``.
+            agents: id of each episode's agent ``[B]``.
+            plans: discrete ``[B, P, H]``, or continuous ``[B, P, H, A]``.
+            top: how many plans of each episode have to be ranked; all by default. The scores of the best
+                ``top`` plans (the first of equal ones) are exact, the others may be minus infinity.
 
         Returns:
             Scores ``[B, P]``.
 
         Raises:
-            InputError: the model has not seen an agent.
+            InputError: the model was not trained on an agent.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a step of a plan is worth to a planner.
+    """The reward that a planner maximises.
 
     Attributes:
-        spec: gives reward, termination and what helps a planner.
-        safety: whether the environment's measure of safety is added to its reward.
+        spec: gives reward, termination and the planning hints.
+        safety: whether the environment's safety term is added to its reward.
     """
 
     spec: EnvSpec
     safety: bool = True
 
     def reward(self, states: torch.Tensor, actions: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
-        """Worth of each step; any leading axes."""
+        """Returns rewards ``[...]`` of states and next states ``[..., S]`` and actions ``[...]`` or ``[..., A]``."""
         reward, safety = self.spec.reward(states, actions, following), self.spec.planning.safety
         return reward if safety is None or not self.safety else reward + safety(following)
 
     @property
     def best_reward(self) -> float:
-        """The most that ``reward`` can be."""
+        """An upper bound of ``reward``."""
         hints = self.spec.planning
         best = hints.best_reward + (hints.best_safety if self.safety and hints.safety is not None else 0.0)
-        return max(best, float(np.float32(best)))  # rewards are float32, and may be rounded up
+        return max(best, float(np.float32(best)))  # rewards are float32 and may be rounded up
 
 
 class Dynamics(Protocol):
-    """A one-step model: agents ``[B]``, states ``[K, B, S]``, actions ``[B]`` or ``[B, A]`` to ``[K, B, S]``."""
+    """A one-step model of K members."""
 
     def __call__(self, agents: torch.Tensor, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """Next states, each member on its own."""
+        """Maps agents ``[B]``, states ``[K, B, S]`` and actions ``[B]`` or ``[B, A]`` to states ``[K, B, S]``."""
         ...
 
 
 def check_agents(agents: NDArray[np.int64], known: int) -> None:
-    """Refuses agents that a model has not seen.
+    """Checks that a model was trained on these agents ``[B]``.
 
     Raises:
-        InputError: an id is not below ``known``.
+        InputError: an id is not in 0 to ``known - 1``.
     """
     unseen = agents[(agents < 0) | (agents >= known)]
     if len(unseen):
         raise InputError(
-            f"agent {unseen[0] + 1} is not among the {known} agents that the model has seen; give 1 to {known}, "
-            "or train with it (an agent never observed can be placed only by its covariates)"
+            f"agent {unseen[0] + 1} is not among the {known} agents of the model; give 1 to {known}, "
+            "or train with its data (an agent without data needs covariates)"
         )
 
 
 class PlainScorer:
-    """Rolls every plan out step by step: any dynamics, any action space, any device.
+    """Rolls out every plan step by step, for any dynamics, action space and device.
 
     Args:
         dynamics: the model, or the true dynamics.
-        objective: what a step is worth.
-        device: where the dynamics are.
+        objective: gives the reward of a step.
+        device: the device of the dynamics.
         dtype: of the states.
-        known: agents that the dynamics know; any if None.
-        precision: of the products of the dynamics, one of ``PRECISIONS``; sums, states and rewards stay as they are.
+        known: N, the number of agents of the dynamics; None skips the check of ids.
+        precision: of matrix products, one of ``PRECISIONS``; sums, states and rewards keep ``dtype``.
 
     Raises:
-        InputError: an unknown precision.
+        InputError: the precision is unknown.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class PlainScorer:
     def __call__(
         self, states: NDArray[np.float64], agents: NDArray[np.int64], plans: NDArray[np.generic], top: int | None = None
     ) -> NDArray[np.float64]:
-        """See ``Scorer``; here every score is exact."""
+        """See ``Scorer``; every score is exact, whatever ``top`` is."""
         if self._known is not None:
             check_agents(agents, self._known)
         n_plans = plans.shape[1]
@@ -136,7 +136,7 @@ class PlainScorer:
         return scores.view(-1, n_plans).cpu().numpy()
 
     def _roll(self, start: torch.Tensor, agents: torch.Tensor, plans: torch.Tensor) -> torch.Tensor:
-        """Returns ``[C]`` of C plans ``[C, H]`` or ``[C, H, A]``, each from its own state ``[C, S]``."""
+        """Returns the scores ``[C]`` of C plans ``[C, H]`` or ``[C, H, A]``, each from its own state ``[C, S]``."""
         spec, states, horizon = self._objective.spec, start.unsqueeze(0), plans.shape[1]
         progress = spec.planning.progress
         total = torch.zeros((), dtype=torch.double, device=start.device)
@@ -147,7 +147,7 @@ class PlainScorer:
             with torch.autocast(start.device.type, torch.bfloat16, enabled=self._short):
                 following = self._dynamics(agents, states, actions)
             reward = self._objective.reward(states, actions, following).double()
-            reward = reward + 0 * following.double().sum(-1)  # a state that is not finite spoils the plan
+            reward = reward + 0 * following.double().sum(-1)  # a non-finite state makes the score non-finite
             total = total + torch.where(alive, reward, 0.0)
             if progress is not None:
                 best = torch.where(alive, torch.maximum(best, progress(following).double()), best)

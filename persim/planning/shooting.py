@@ -1,4 +1,4 @@
-"""Shooting: many plans at random, the best of them is taken."""
+"""Shooting: draw many plans at random and take the best."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from persim.planning.planner import Memory, Planner, PlannerSettings, Plans, Spa
 
 
 def uniform_actions(space: Space, shape: tuple[int, ...], rng: np.random.Generator) -> Plans:
-    """Actions ``shape`` (or ``[*shape, A]``), uniform in the space."""
+    """Draws actions ``shape`` (discrete) or ``[*shape, A]`` uniformly from the space."""
     if isinstance(space, gym.spaces.Discrete):
         dtype = np.int8 if space.n < 128 else np.int64
         return rng.integers(int(space.n), size=shape, dtype=dtype)
@@ -22,10 +22,10 @@ def uniform_actions(space: Space, shape: tuple[int, ...], rng: np.random.Generat
 
 
 class RandomShooting(Planner):
-    """The paper's planner of discrete actions: every action of every plan is drawn on its own.
+    """The paper's planner of discrete actions: every action of every plan is drawn independently.
 
-    Candidate 0 is the plan of the step before, shifted by one (the paper does not mention it; its code
-    does it). Defaults are the paper's: 1000 plans, horizon 50 (Appendix D.1).
+    Candidate 0 is the previous plan, shifted by one step (in the paper's code, not in its text). The
+    defaults are the paper's: 1000 plans, horizon 50 (Appendix D.1).
     """
 
     def search(
@@ -39,7 +39,7 @@ class RandomShooting(Planner):
         return best, (best,)
 
     def _candidates(self, episodes: int, rng: np.random.Generator) -> Plans:
-        """Plans ``[B, P, H]`` or ``[B, P, H, A]``; step by step in memory, as the scorer reads them."""
+        """Draws ``[B, P, H]`` or ``[B, P, H, A]``, with H outermost in memory, as the scorer reads them."""
         shape = (self._settings.horizon, episodes, self._settings.plans)
         return np.moveaxis(uniform_actions(self._space, shape, rng), 0, 2)
 
@@ -49,10 +49,10 @@ class PersistentSettings(PlannerSettings):
     """Settings of ``PersistentShooting``.
 
     Attributes:
-        hold: probabilities with which a step repeats the action before it; an equal share of the plans each.
+        hold: probabilities that a step repeats the previous action; each is used by an equal share of the plans.
 
     Raises:
-        InputError: no probability, or one outside [0, 1).
+        InputError: there is no probability, or one is outside [0, 1).
     """
 
     hold: tuple[float, ...] = (0.0, 0.5, 0.8, 0.9, 0.95)
@@ -60,14 +60,14 @@ class PersistentSettings(PlannerSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.hold or not all(0 <= p < 1 for p in self.hold):
-            raise InputError(f"hold is {self.hold}, but it has to be probabilities of at least 0 and below 1")
+            raise InputError(f"hold is {self.hold}, but it has to be one or more probabilities, at least 0 and below 1")
 
 
 class PersistentShooting(RandomShooting):
-    """Shooting with plans that hold their action for a while.
+    """Shooting with plans that hold an action for several steps.
 
-    Fifty coin flips never push one way for long, and so miss what a swinging car needs. Here each step
-    repeats the action before it with a probability that differs between plans.
+    Independent actions rarely push the same way for long, as a swinging car needs. Here each step repeats
+    the previous action with a probability that differs between plans.
     """
 
     settings_type: ClassVar[type[PlannerSettings]] = PersistentSettings

@@ -17,13 +17,12 @@ from persim.envs import get
 from persim.evaluation.prediction import prediction_errors, true_rollouts
 from persim.learning.model import LowRankDynamics
 from persim.learning.presets import preset
-from persim.learning.training import EpochReport, TrainResult, TrainSettings, split, train
+from persim.learning.training import HOLDOUT_EVERY, EpochReport, TrainResult, TrainSettings, split, train
 from persim.storage import store
 from persim.storage.cells import Cell, CellStore, FinishedCell, code_version, row
 
 SUITE = "rank_cv"
-# All that a result depends on; how often a checkpoint is written does not matter.
-TRAIN_SETTINGS = ("epochs", "batch_size", "learning_rate", "halve_every", "average_last", "holdout_every")
+TRAIN_SETTINGS = tuple(TrainSettings.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,8 @@ class SweepSettings:
 
     def cell(self, rank: int, repeat: int) -> Cell:
         """The cell of one trial. The other ranks and the number of repeats do not enter its id."""
-        training = asdict(TrainSettings(epochs=self.epochs, batch_size=preset(self.env).batch_size))
-        settings = {name: training[name] for name in TRAIN_SETTINGS}
-        settings |= {"rank": rank, "holdout": self.holdout, "seed": self.seed}
+        settings = asdict(TrainSettings(epochs=self.epochs, batch_size=preset(self.env).batch_size))
+        settings |= {"rank": rank, "holdout": self.holdout, "holdout_every": HOLDOUT_EVERY, "seed": self.seed}
         return Cell(SUITE, self.env, self.regime, self.agents, "PerSim", repeat, settings)
 
     def cells(self) -> list[Cell]:
@@ -86,6 +84,7 @@ def run_trial(
         [seeding.sequence(seed, SUITE, "batches", rank, repeat)],
         rows=rows,
         holdout=holdout,
+        holdout_every=cell.settings["holdout_every"],
         checkpoint=cells.checkpoint_path(cell),
         progress=progress,
     )

@@ -17,11 +17,12 @@ from persim.data import Trajectories
 from persim.data.collect import population
 from persim.envs import get
 from persim.evaluation.reward import RewardResult, average_rewards
-from persim.learning.batches import TrainingRows
 from persim.learning.ensemble import SPARE_MEMBERS, best_members
+from persim.learning.gradients import TrainingRows
 from persim.learning.model import LowRankDynamics
 from persim.learning.presets import Preset, preset
 from persim.learning.training import (
+    HOLDOUT_EVERY,
     DivergenceError,
     EpochReport,
     TrainResult,
@@ -35,7 +36,7 @@ from persim.planning.registry import PLANNERS, default_planner, make_planner, pl
 from persim.planning.scorers import model_scorer
 from persim.storage import store
 from persim.storage.cells import Cell, CellStore, FinishedCell, code_version, row
-from sweeps.tuning.rank_trial import TRAIN_SETTINGS, curves
+from sweeps.tuning.rank_trial import curves
 from sweeps.tuning.space import PLANNING, Space, Values
 
 SUITE = "tune"
@@ -113,8 +114,8 @@ class StudySettings:
 
         The space and the other trials do not enter its id: the same values are computed once.
         """
-        training, nets = asdict(self.training(values)), asdict(self.nets(values))
-        settings = {name: training[name] for name in TRAIN_SETTINGS} | nets
+        nets = asdict(self.nets(values))
+        settings = asdict(self.training(values)) | {"holdout_every": HOLDOUT_EVERY} | nets
         settings |= {name: list(nets[name]) for name in ("state_widths", "action_widths")}  # as JSON has them
         settings |= {"holdout": self.holdout, "seed": self.seed, "members": self.members}
         if stopped_at is not None:

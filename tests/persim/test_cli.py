@@ -74,7 +74,7 @@ def test_predict_prints_ours_beside_the_papers(capsys, tmp_path):
         ([*EVALUATE, "--plans", "0"], "plans is 0"),
         ([*EVALUATE, "--episodes", "0"], "episodes is 0"),
         ([*EVALUATE, "--scorer", "truth"], "scorer 'truth' is unknown"),
-        ([*EVALUATE, "--agents-to-test", "9"], "agent 9 is not among the 8 agents that the model has seen"),
+        ([*EVALUATE, "--agents-to-test", "9"], "agent 9 is not among the 8 agents of the model"),
         ([*EVALUATE, "--agents-to-test", "0"], "agent 0 is not among"),
         ([*EVALUATE, "--agents-to-test", "1;2"], "no list of whole numbers"),
         ([*EVALUATE, "--seeds", "-1"], "seed is -1"),

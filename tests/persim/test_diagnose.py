@@ -97,7 +97,7 @@ def test_the_verdict(lost, error, expected):
         ("", "required: --model"),
         ("--model {}/absent", "cannot be read"),
         ("--model {}/data", "holds 'trajectories', but 'model' is wanted"),
-        ("--model {}/cadm", "holds another method's weights, no simulator of PerSim"),
+        ("--model {}/cadm", "holds another method's weights; give a model that PerSim saved"),
         ("--model {}/nameless", "does not say what it was trained on; give that as --data"),
         ("--model {}/model --data {}/model", "but 'trajectories' is wanted"),
         ("--model {}/model --data {}/car", "are of 'mountaincar', the model of 'cartpole'"),

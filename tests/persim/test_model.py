@@ -8,8 +8,7 @@ import torch
 
 from persim import seeding
 from persim.errors import InputError
-from persim.learning.batches import TrainingRows
-from persim.learning.gradients import FlatParameters, LossGradient
+from persim.learning.gradients import FlatParameters, LossGradient, Minibatch, TrainingRows
 from persim.learning.model import KIND, LowRankDynamics, ModelSettings
 from persim.storage import store
 
@@ -83,8 +82,6 @@ def test_closed_form_gradient_is_autograds(settings, batch, rng, cartpole_data):
     error = model.delta(agents, states[:, :-1], actions[:, :-1]) - targets
     error.square().mean((1, 2)).sum().backward()
     expected = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
-
-    from persim.learning.gradients import Minibatch
 
     index = agents.unsqueeze(1).expand(2, settings.rank, batch)
     with torch.no_grad():

@@ -8,12 +8,13 @@ import torch
 
 from persim import seeding
 from persim.errors import InputError
-from persim.learning.batches import TrainingRows
 from persim.learning.ensemble import EnsembleSettings, train_ensemble
+from persim.learning.gradients import TrainingRows
 from persim.learning.model import LowRankDynamics, ModelSettings
-from persim.learning.training import DivergenceError, TrainSettings, holdout_errors, split, train
+from persim.learning.training import DivergenceError, TrainSettings, _Run, holdout_errors, split, train
 
-SETTINGS = TrainSettings(epochs=6, batch_size=32, halve_every=4, holdout_every=2, checkpoint_every=2, average_last=3)
+SETTINGS = TrainSettings(epochs=6, batch_size=32, halve_every=4, average_last=3)
+EVERY = {"holdout_every": 2, "checkpoint_every": 2}
 
 
 def build(data, rank=2, members=2):
@@ -66,6 +67,21 @@ def test_fast_training_is_plain_training(cartpole_data, average_last):
     torch.testing.assert_close(weights(model), plain_training(cartpole_data, settings, 2), rtol=1e-4, atol=1e-6)
 
 
+def test_a_step_is_that_of_torchs_adam(cartpole_data):
+    """The private fused kernel against the public optimiser on the same gradients."""
+    model, reference = build(cartpole_data), build(cartpole_data)
+    run = _Run(model, SETTINGS)
+    optimiser = torch.optim.Adam(reference.parameters(), lr=1e-3)
+    rows = TrainingRows(model, cartpole_data, np.arange(len(cartpole_data)))
+    with torch.no_grad():
+        for batch in rows.batches(32, [np.arange(len(rows))] * 2):
+            run.step(batch, 1e-3)
+            for p, own in zip(reference.parameters(), model.parameters(), strict=True):
+                p.grad = run.flat.gradient_of(own).clone()
+            optimiser.step()
+    torch.testing.assert_close(weights(model), weights(reference), rtol=1e-5, atol=1e-7)
+
+
 def test_members_do_not_touch_each_other(cartpole_data):
     both, alone = build(cartpole_data), build(cartpole_data, members=1)
     train(both, cartpole_data, SETTINGS, orders())
@@ -85,7 +101,8 @@ def test_same_seed_twice_is_equal_to_the_last_bit(cartpole_data):
 def test_stopped_and_resumed_is_uninterrupted(cartpole_data, tmp_path, stop_after):
     rows, holdout = split(len(cartpole_data), 0.2, np.random.default_rng(0))
     whole = build(cartpole_data)
-    expected = train(whole, cartpole_data, SETTINGS, orders(), rows=rows, holdout=holdout)
+    expected = train(whole, cartpole_data, SETTINGS, orders(), rows=rows, holdout=holdout, **EVERY)
+    assert expected.holdout_epochs == [2, 4, 6]
 
     class Stopped(Exception):
         pass
@@ -97,9 +114,10 @@ def test_stopped_and_resumed_is_uninterrupted(cartpole_data, tmp_path, stop_afte
     path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(Stopped):
         train(build(cartpole_data), cartpole_data, SETTINGS, orders(), rows=rows, holdout=holdout,
-              checkpoint=path, progress=stop)  # fmt: skip
+              checkpoint=path, progress=stop, **EVERY)  # fmt: skip
+    assert path.exists() == (stop_after >= 2)
     resumed = build(cartpole_data)
-    result = train(resumed, cartpole_data, SETTINGS, orders(), rows=rows, holdout=holdout, checkpoint=path)
+    result = train(resumed, cartpole_data, SETTINGS, orders(), rows=rows, holdout=holdout, checkpoint=path, **EVERY)
     assert torch.equal(weights(resumed), weights(whole))
     assert result.losses == expected.losses
     assert result.holdout_losses == expected.holdout_losses
@@ -122,6 +140,8 @@ def test_foreign_and_damaged_checkpoints_are_refused(cartpole_data, tmp_path):
     other = dataclasses.replace(SETTINGS, learning_rate=1e-4)
     with pytest.raises(InputError, match="belongs to another run"):
         train(build(cartpole_data), cartpole_data, other, orders(), checkpoint=path)
+    with pytest.raises(InputError, match="belongs to another run"):
+        train(build(cartpole_data), cartpole_data, SETTINGS, orders(), checkpoint=path, holdout_every=1)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match="damaged"):
         train(build(cartpole_data), cartpole_data, SETTINGS, orders(), checkpoint=path)
@@ -204,7 +224,10 @@ def test_ensemble_keeps_the_members_of_lowest_loss(cartpole_data):
     assert torch.equal(weights(kept), weights(everyone.select(best)))
 
 
-def test_impossible_settings_are_refused():
+def test_impossible_settings_are_refused(cartpole_data):
+    for name in EVERY:
+        with pytest.raises(InputError, match=f"{name} is 0"):
+            train(build(cartpole_data), cartpole_data, SETTINGS, orders(), **{name: 0})
     with pytest.raises(InputError, match="epochs is 0"):
         TrainSettings(epochs=0)
     with pytest.raises(InputError, match="learning_rate"):

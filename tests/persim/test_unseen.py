@@ -183,7 +183,7 @@ BAD = [
     (lambda s, d: s.for_covariates([[1.0, 2.0]], d), r"covariates of shape \(1, 2\) do not fit line"),
     (lambda s, d: s.for_covariates([[np.nan]], d), "hold a non-finite value"),
     (lambda s, d: s.for_covariates(np.zeros((0, 1)), d), "n_agents is 0"),
-    (lambda s, d: s.for_covariates(NEW, without_covariates(d)), "the data do not say the covariates"),
+    (lambda s, d: s.for_covariates(NEW, without_covariates(d)), "the data have no covariates of their agents"),
     (lambda s, d: s.for_covariates(NEW, recorded(WALK, agents=8)), "have 8 agents, but the model was trained on 60"),
     (lambda s, d: s.for_covariates(NEW, ([0, 1, 2], NEW[:2])), "3 training agents came with 2 rows"),
     (lambda s, d: s.for_covariates(NEW, ([0, 1, 60], NEW)), r"not all in 0\.\.59"),
