@@ -13,8 +13,8 @@ from persim.data import Trajectories, check_regime
 from persim.envs import EnvSpec, get
 from persim.errors import InputError
 from persim.evaluation.diagnosis import Diagnosis, diagnose
-from persim.evaluation.diagnosis_pictures import diagnosis_figure, with_unit
 from persim.evaluation.factors import agent_factors, covariate_r2, tsne
+from persim.evaluation.pictures import diagnosis_figure, with_unit
 from persim.learning.model import LowRankDynamics
 from persim.storage import store
 

@@ -83,14 +83,7 @@ def collect(
 
 
 def transitions(spec: EnvSpec, states: NDArray[Any], actions: NDArray[Any], following: NDArray[Any]) -> Columns:
-    """Compute the columns of transitions, with their rewards and terminations.
-
-    Args:
-        spec: the environment.
-        states: ``[..., S]``, before the steps.
-        actions: ``[...]`` or ``[..., A]``.
-        following: ``[..., S]``, after the steps.
-    """
+    """Compute the columns of steps by actions ``[...]`` or ``[..., A]`` from states to following ones ``[..., S]``."""
     before, chosen, after = (torch.from_numpy(x) for x in (states, actions, following))
     return {
         "observation": states.astype(np.float32),

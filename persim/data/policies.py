@@ -25,10 +25,7 @@ class BatchPolicy(ABC):
         """Choose actions ``[B]`` or ``[B, A]`` for states ``[B, S]``; all randomness comes from ``rng``."""
 
     def keep(self, running: NDArray[np.bool_]) -> None:  # noqa: B027 (most policies remember nothing)
-        """Drop the episodes where ``running`` ``[B]`` is false from the policy's memory, if it has one.
-
-        The next call of ``act`` gets the states of the remaining episodes.
-        """
+        """Forget the episodes where ``running`` ``[B]`` is false; the next ``act`` gets the states of the others."""
 
 
 class UniformPolicy(BatchPolicy):

@@ -220,7 +220,7 @@ def _check_values(data: Trajectories) -> None:
     else:
         inside = bool(((data.action >= space.low) & (data.action <= space.high)).all())
     if not inside:
-        raise InputError(f"trajectories: column 'action' holds a value outside {space}; remove those transitions")
+        raise InputError(f"trajectories: column 'action' holds a value outside {space}; give actions in that space")
 
 
 def _check_steps(data: Trajectories) -> None:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from persim.envs import get
-from persim.evaluation.diagnosis_pictures import draw_map, named
+from persim.evaluation.pictures import draw_map, named
 
 WRAP = 3  # panels side by side where there is one regime: more are too small on a page
 

@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from baselines.registry import METHODS
 from persim.envs import get
 from persim.envs.spec import EnvSpec, pictures
-from persim.evaluation.diagnosis_pictures import named
-from persim.evaluation.pictures import HORIZONS, draw_pair
+from persim.evaluation.pictures import HORIZONS, draw_pair, named
 
 _STYLES = {"persim": ("#1f6fb4", "-"), "cadm": ("#d9601a", "--"), "cadm-pets": ("#8b5fb0", ":")}
 _MARGIN = 0.6  # of the range of the true states: predictions that run away leave the panel
