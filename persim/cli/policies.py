@@ -1,4 +1,4 @@
-"""``python -m persim train-policies``."""
+"""The command ``python -m persim train-policies``: train the policies that the package ships."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from persim.storage import store
 
 
 def add(commands: Commands) -> None:
-    """Adds the command."""
+    """Add the command to the command line."""
     p = commands.add_parser(
         "train-policies",
         help="train the policies that record data and that the prediction test plays (needs stable-baselines3)",
-        description="Trains policies by DQN (MountainCar, CartPole) or TD3 (HalfCheetah): one on each policy-training\n"
-        "agent of Table 4, which record the data of the regimes pure*, until their training episodes earn\n"
-        "about what the paper names (Section 5.1); and the test policy on the default agent, whose actions\n"
-        "the prediction test plays (Section 5.2). The package ships the results; you need this only to\n"
-        "change them. A process each, with one thread.",
+        description="Train policies by DQN (MountainCar, CartPole) or TD3 (HalfCheetah): a behaviour policy on each\n"
+        "policy-training agent of Table 4, to record the data of the regimes pure*, until its training\n"
+        "episodes earn about as much as the paper says (Section 5.1); and the test policy on the default\n"
+        "agent, whose actions the prediction test plays (Section 5.2). The package ships these policies, so\n"
+        "you need this command only to change them. Each policy is trained in its own process.",
     )
     p.add_argument("--env", required=True, help="mountaincar, cartpole or halfcheetah")
-    p.add_argument("--policies", metavar="LIST", help="test, and numbers of training agents, such as test,1,2 (all)")
+    p.add_argument("--policies", metavar="LIST", help="test and numbers of training agents, such as test,1,2 (all)")
     p.add_argument("--jobs", type=int, default=1, help="policies trained at the same time (1)")
-    p.add_argument("--seed", type=int, default=0, help="everything random follows from it (0)")
+    p.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
     p.add_argument("--out", type=Path, default=WEIGHTS_FOLDER, metavar="FOLDER",
                    help="where to write weights and manifest.json (the package's own folder)")  # fmt: skip
     p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains and saves policies; one that does not reach its reward does not stop the others."""
+    """Train and save policies; one that does not reach its reward does not stop the others."""
     from persim.data.train_policies import RECIPES, policy_names, write_manifest
 
     check_choice("environment", args.env, RECIPES)
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def train_one(env: str, which: str, seed: int, folder: Path, line: int) -> str:
-    """Trains one policy in a process of its own, with a progress bar on that line; returns what came out."""
+    """Train one policy with a progress bar on this line of the terminal; return a summary."""
     import torch
 
     from persim.data.train_policies import policy_target, train_policy

@@ -1,4 +1,4 @@
-"""``python -m persim render``: pictures of an episode and of predictions."""
+"""The command ``python -m persim render``: draw episodes and predictions."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ OTHERS = ("test", "random", "oracle")
 
 
 def add(commands: Commands) -> None:
-    """Adds the command."""
+    """Add the command to the command line."""
     p = commands.add_parser(
         "render",
-        help="a GIF of an episode, and predicted over true states (Figures 2 and 4)",
-        description="Writes two kinds of pictures: ENV-agentI.gif, an episode of each agent under a policy, and\n"
-        "ENV-prediction.png, the true states (solid) under the predicted ones (blue, translucent) at\n"
-        "several horizons, given only the actions.",
+        help="draw an episode as a GIF, and predicted over true states (Figures 2 and 4)",
+        description="Write two kinds of pictures: ENV-agentI.gif, an episode of each agent under a policy, and\n"
+        "ENV-prediction.png, the true states (solid) under the states predicted from the actions alone\n"
+        "(blue, translucent) at several horizons.",
         epilog="examples:\n"
         "  python -m persim render --env cartpole --agents-to-test 1,5\n"
         "  python -m persim render --env mountaincar --policy oracle",
     )
     add_options(p)
-    p.add_argument("--policy", help=f"{', '.join((*PLANNERS, *OTHERS))} (the planner for these actions)")
+    p.add_argument("--policy", help=f"{', '.join((*PLANNERS, *OTHERS))} (the default planner of --env)")
     add_planner_options(p)
     p.add_argument("--agents-to-test", type=console.numbers, metavar="LIST", help="test agents (1,2,3,4,5)")
-    p.add_argument("--seed", type=int, default=0, help="everything random follows from it (0)")
+    p.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
     p.add_argument("--out", type=Path, default=Path("pictures"), help="folder to write to (pictures)")
     p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draws everything."""
+    """Draw an episode of each agent, and the predictions."""
     spec = get(args.env)
     pictures(spec)
     check_regime(args.regime, spec)
@@ -109,7 +109,7 @@ def _policy(
     covariates: Array,
     each: NDArray[np.int64],
 ) -> BatchPolicy:
-    """The policy of one episode of each of these agents."""
+    """Build the policy for one episode of each agent ``[B]``, from covariates ``[N, C]`` of all agents."""
     if name == "oracle":
         return oracle_policy(spec, covariates, args.store)(each)
     if name in OTHERS:

@@ -1,9 +1,8 @@
-"""``python -m persim synthesise``: trajectories that a trained simulator makes up."""
+"""The command ``python -m persim synthesise``: generate trajectories in a trained simulator."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from persim.cli.training import (
 from persim.data import Trajectories, check_regime
 from persim.envs import EnvSpec, get
 from persim.errors import InputError, check_at_least
-from persim.methods import PerSim, PlanningSettings, Simulator, synthetic_trajectories
+from persim.methods import PlanningSettings, synthetic_trajectories
 from persim.methods.persim import make_simulator
 from persim.methods.synthetic import PER_AGENT
 from persim.planning.registry import PLANNERS, default_planner
@@ -33,19 +32,19 @@ from persim.storage import store
 
 
 def add(commands: Commands) -> None:
-    """Adds the command."""
+    """Add the command to the command line."""
     p = commands.add_parser(
         "synthesise",
-        help="trajectories that a trained simulator makes up, as training data (Section 5.4)",
-        description="Trains an ensemble (or reads one), then lets episodes of each test agent take place in it: from\n"
-        "an initial state of the offline data, the plan that earns most in the simulator is sought and played\n"
-        "to its end, then the next one, until the episode ends (Appendix F.4). Nothing but the offline\n"
-        "data is looked at. What is written is a dataset like that of collect, but marked synthetic. Ensembles\n"
-        "are kept in --store: nothing is trained twice.",
+        help="generate trajectories in a trained simulator, as training data (Section 5.4)",
+        description="Train an ensemble (or read one), then generate episodes of each test agent in it: from an\n"
+        "initial state of the offline data, find the best plan in the simulator and play all of it, then\n"
+        "find the next plan, until the episode ends (Appendix F.4). The true dynamics are not used. The\n"
+        "result is a dataset like that of collect, but marked as synthetic. Ensembles are kept in --store,\n"
+        "so that nothing is trained twice.",
         epilog="examples:\n"
         "  python -m persim synthesise --env cartpole --out synthetic.safetensors\n"
         "  python -m persim synthesise --env mountaincar --planner random_shooting --out car.safetensors\n"
-        "                                                               the paper's own planner, horizon 50\n"
+        "                                                               the paper's planner, horizon 50\n"
         "  python -m persim synthesise --env cartpole --model model.safetensors --agents-to-test 2,5 \\\n"
         "      --per-agent 20 --out more.safetensors                    with a model of predict --save-model",
     )
@@ -53,37 +52,14 @@ def add(commands: Commands) -> None:
     p.add_argument("--planner", help=f"{', '.join(PLANNERS)} (persistent_shooting; icem for continuous actions)")
     add_planner_options(p)
     p.add_argument("--agents-to-test", type=console.numbers, metavar="LIST", help="1 to N (all test agents: 1,2,3,4,5)")
-    p.add_argument("--per-agent", type=int, default=PER_AGENT, metavar="M", help=f"episodes of each ({PER_AGENT})")
-    p.add_argument("--seed", type=int, default=0, help="everything random follows from it (0)")
+    p.add_argument("--per-agent", type=int, default=PER_AGENT, metavar="M", help=f"episodes per agent ({PER_AGENT})")
+    p.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
     p.add_argument("--out", type=Path, required=True, metavar="PATH", help="the file to write (*.safetensors)")
     p.set_defaults(run=run)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What was asked for, checked."""
-
-    spec: EnvSpec
-    planning: PlanningSettings
-    agents: tuple[int, ...]
-    method: PerSim
-    device: str
-
-
 def run(args: argparse.Namespace) -> int:
-    """Makes, saves and describes the trajectories."""
-    job = _job(args)
-    store.prepare_folders((args.out.resolve().parent, "folder of --out"), (args.store, "store"))
-    model, about = ensemble(args, job.spec, job.method, args.seed, job.device)
-    data = recorded(job.spec, args.regime, int(about["agents"]), int(about["seed"]))
-    made = _made(job, make_simulator(model, job.spec, job.planning), data, args)
-    made.save(args.out)
-    print(_table(job.spec, made, job.agents))
-    print(f"{len(made)} synthetic transitions saved to {args.out}")
-    return 0
-
-
-def _job(args: argparse.Namespace) -> _Job:
+    """Generate, save and describe the trajectories."""
     spec = get(args.env)
     check_regime(args.regime, spec)
     check_at_least("seed", args.seed, 0)
@@ -95,43 +71,40 @@ def _job(args: argparse.Namespace) -> _Job:
     device, method, n_agents = resolve_device(args.device), chosen_persim(args, spec, planning), args.agents
     if args.model:
         n_agents = int(read_model(args.model, spec, args.regime, device)[1]["agents"])
-    spec.sample_agents(n_agents, np.random.default_rng(0))  # refuses too few before anything is made
+    spec.sample_agents(n_agents, np.random.default_rng(0))  # refuses too few agents before anything is written
     numbers = args.agents_to_test or tuple(range(1, len(spec.test_agents) + 1))
     check_once("--agents-to-test", numbers)
     agents = tuple(number - 1 for number in numbers)
     check_agents(np.array(agents), n_agents)
-    return _Job(spec, planning, agents, method, device)
-
-
-def _made(job: _Job, simulator: Simulator, data: Trajectories, args: argparse.Namespace) -> Trajectories:
-    """The trajectories, with a progress bar."""
-    rng = seeding.generator(args.seed, "synthetic", job.spec.name)
-    title = f"{len(job.agents) * args.per_agent} episodes"
-    with tqdm(total=job.spec.horizon, desc=title, unit="step", dynamic_ncols=True) as bar:
+    store.prepare_folders((args.out.resolve().parent, "folder of --out"), (args.store, "store"))
+    model, about = ensemble(args, spec, method, args.seed, device)
+    data = recorded(spec, args.regime, int(about["agents"]), int(about["seed"]))
+    title = f"{len(agents) * args.per_agent} episodes"
+    with tqdm(total=spec.horizon, desc=title, unit="step", dynamic_ncols=True) as bar:
 
         def show(step: int, running: int) -> None:
             bar.set_postfix_str(f"{running} running", refresh=False)
-            bar.total = job.spec.horizon if running else step
+            bar.total = spec.horizon if running else step
             bar.update(step - bar.n)
 
-        return synthetic_trajectories(
-            simulator, data, job.spec, rng, agents=job.agents, per_agent=args.per_agent, progress=show
+        simulator, rng = make_simulator(model, spec, planning), seeding.generator(args.seed, "synthetic", spec.name)
+        made = synthetic_trajectories(
+            simulator, data, spec, rng, agents=agents, per_agent=args.per_agent, progress=show
         )
+    made.save(args.out)
+    print(_table(spec, made, agents))
+    print(f"{len(made)} synthetic transitions saved to {args.out}")
+    return 0
 
 
 def _table(spec: EnvSpec, made: Trajectories, agents: tuple[int, ...]) -> str:
-    """Episodes of each agent, their mean length and return; an agent without a finite episode has none."""
-    assert made.covariates is not None  # what collect records has them
+    """Lay out the episodes of each agent with mean length and return; an agent may have no finite episode."""
+    assert made.covariates is not None  # recorded data have them
     starts, steps = (np.bincount(rows, minlength=made.n_agents) for rows in (made.agent[made.step == 0], made.agent))
-    returns = made.returns()
-    texts = {agent: covariate_text(spec, made.covariates[agent]) for agent in agents}
-    width = max(map(len, texts.values()))
-    lines = [
-        f"\n{spec.title}, {made.regime} data: episodes in the simulator, mean length and return",
-        f"{'agent':>5}  {'covariates':<{width}}  {'episodes':>8}  {'length':>8}  {'return':>10}",
-    ]
-    for agent, text in texts.items():
+    returns, rows = made.returns(), []
+    for agent in agents:
         n = int(starts[agent])
-        means = (f"{steps[agent] / n:.1f}", f"{returns[agent] / n:.1f}") if n else ("-", "-")
-        lines.append(f"{agent + 1:>5}  {text:<{width}}  {n:>8}  {means[0]:>8}  {means[1]:>10}")
-    return "\n".join(lines)
+        means = [f"{total[agent] / n:.1f}" if n else "-" for total in (steps, returns)]
+        rows.append([str(agent + 1), covariate_text(spec, made.covariates[agent]), str(n), *means])
+    title = f"{spec.title}, {made.regime} data: episodes in the simulator, mean length and return"
+    return f"\n{title}\n{console.table(['agent', 'covariates', 'episodes', 'length', 'return'], rows, left=2)}"

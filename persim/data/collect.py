@@ -1,4 +1,4 @@
-"""Recording trajectories of many agents at once in the true environment."""
+"""Record trajectories of many agents at once in the true environment."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError, check_choice
 from persim.seeding import generator
 
-Columns = dict[str, Any]  # arrays by name, as of Trajectories
+Columns = dict[str, Any]  # arrays by column name of Trajectories
 _logger = logging.getLogger(__name__)
 
 REGIMES = ("pure", "random", "pure-eps-20", "pure-eps-40")
+# Probability that an action is uniformly random instead of the behaviour policy's (Section 5.1).
+_EPSILON = {"pure": 0.0, "pure-eps-20": 0.2, "pure-eps-40": 0.4}
 
 
 def collect(
@@ -38,7 +40,7 @@ def collect(
     regime: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Trajectories:
-    """One episode of every agent, all stepped together, fewer as they end.
+    """Record one episode of every agent, stepping all running episodes as one batch.
 
     Args:
         spec: the environment.
@@ -46,8 +48,8 @@ def collect(
         policy: chooses the actions from the float32 observations.
         rng: the source of initial states and of the policy's randomness.
         horizon: steps after which an episode is truncated; the environment's own by default.
-        regime: a name for the record.
-        progress: called after every step with its number, from 1, and the number of episodes that go on.
+        regime: the name under which the trajectories are recorded.
+        progress: called after every step with its number, from 1, and the number of running episodes.
 
     Returns:
         Trajectories of N agents.
@@ -81,7 +83,7 @@ def collect(
 
 
 def transitions(spec: EnvSpec, states: NDArray[Any], actions: NDArray[Any], following: NDArray[Any]) -> Columns:
-    """What steps from ``states`` to ``following``, both ``[..., S]``, give; any leading axes."""
+    """Compute the columns of steps by actions ``[...]`` or ``[..., A]`` from states to following ones ``[..., S]``."""
     before, chosen, after = (torch.from_numpy(x) for x in (states, actions, following))
     return {
         "observation": states.astype(np.float32),
@@ -93,47 +95,34 @@ def transitions(spec: EnvSpec, states: NDArray[Any], actions: NDArray[Any], foll
 
 
 def in_order(blocks: Sequence[Columns], spec: EnvSpec, episodes: int) -> Columns:
-    """Blocks of transitions as one, episode by episode, step by step.
+    """Join blocks of transitions and sort them by episode and step.
 
-    An episode whose rows stop without an end ran into a state that is not finite: it is truncated there,
-    with a warning.
+    An episode whose last row is neither terminated nor truncated ran into a state that is not finite:
+    it is truncated after its last good step, and a warning counts such episodes.
 
     Args:
-        blocks: columns; ``agent`` holds the number of the episode, from 0.
+        blocks: columns ``[M, ...]`` each; ``agent`` holds the number of the episode, from 0.
         spec: the environment.
-        episodes: how many there were.
+        episodes: the number of episodes that were started.
     """
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     order = np.lexsort((columns["step"], columns["agent"]))
     columns = {name: column[order] for name, column in columns.items()}
-    _close(columns, spec, episodes)
-    return columns
-
-
-def _close(columns: Columns, spec: EnvSpec, episodes: int) -> None:
-    """Truncates episodes that ran into a state that is not finite after their last good step, and says so."""
     last = np.append(columns["agent"][1:] != columns["agent"][:-1], True)
     broken = last & ~columns["terminated"] & ~columns["truncated"]
     columns["truncated"] |= broken
     lost = int(broken.sum()) + episodes - len(np.unique(columns["agent"]))
     if lost:
-        _logger.warning(
-            "%d of %d episodes of %s ran into a state that is not finite; they are recorded up to there",
-            lost,
-            episodes,
-            spec.name,
-        )
-
-
-# Share of actions that are uniformly random instead of the behaviour policy's (Section 5.1).
-_EPSILON = {"pure": 0.0, "pure-eps-20": 0.2, "pure-eps-40": 0.4}
+        message = "%d of %d episodes of %s ran into a state that is not finite; they are recorded up to there"
+        _logger.warning(message, lost, episodes, spec.name)
+    return columns
 
 
 def check_regime(regime: str, spec: EnvSpec) -> str:
-    """Returns ``regime`` if data can be recorded under it.
+    """Return ``regime`` if data can be recorded under it.
 
     Raises:
-        InputError: it is unknown, or needs behaviour policies that are not there.
+        InputError: the regime is unknown, or the behaviour policies that it needs are missing.
     """
     check_choice("regime", regime, REGIMES)
     if regime != "random":
@@ -151,7 +140,7 @@ def _behaviour_policies(spec: EnvSpec, regime: str) -> list[BatchPolicy]:
 
 
 def behaviour_policy(spec: EnvSpec, regime: str, covariates: Array) -> BatchPolicy:
-    """The policy that records the data of agents with these covariates ``[B, C]`` (Section 5.1).
+    """Build the policy that records the data of agents with covariates ``[B, C]`` (Section 5.1).
 
     Raises:
         InputError: as ``check_regime``.
@@ -166,10 +155,10 @@ def behaviour_policy(spec: EnvSpec, regime: str, covariates: Array) -> BatchPoli
 
 
 def population(spec: EnvSpec, n_agents: int, seed: int) -> Array:
-    """Covariates ``[N, C]`` of the agents of a dataset; the test agents come first.
+    """Draw the covariates ``[N, C]`` of the agents of a dataset; the test agents come first.
 
     Raises:
-        InputError: fewer agents than test agents.
+        InputError: ``n_agents`` is below the number of test agents.
     """
     return spec.sample_agents(n_agents, generator(seed, "agents", spec.name, n_agents))
 
@@ -181,17 +170,17 @@ def collect_regime(
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trajectories:
-    """The offline dataset of a regime: one trajectory of each of N agents (Section 5.1).
+    """Record the offline dataset of a regime: one trajectory of each of N agents (Section 5.1).
 
     Args:
         spec: the environment.
         regime: one of ``REGIMES``.
         n_agents: N, at least the number of test agents.
-        seed: gives the covariates (``agents``) and the episodes (``data``).
-        progress: as of ``collect``.
+        seed: determines the covariates (``agents``) and the episodes (``data``).
+        progress: as in ``collect``.
 
     Raises:
-        InputError: an unknown regime, one that needs behaviour policies, or too few agents.
+        InputError: the regime is unknown, its behaviour policies are missing, or N is too small.
     """
     covariates = population(spec, n_agents, seed)
     policy = behaviour_policy(spec, regime, covariates)

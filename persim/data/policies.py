@@ -1,4 +1,4 @@
-"""Policies that record data: they see a batch of states and know nothing of agents or models."""
+"""Policies that record data: they map a batch of states to actions and know nothing of agents or models."""
 
 from __future__ import annotations
 
@@ -16,28 +16,27 @@ from persim.storage import store
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 KIND = "policy"
-HEADS = ("argmax", "tanh")
 
 
 class BatchPolicy(ABC):
-    """Anything that turns states ``[B, S]`` into actions ``[B]`` or ``[B, A]``."""
+    """A policy that turns states ``[B, S]`` into actions ``[B]`` or ``[B, A]``."""
 
     @abstractmethod
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """Actions for these states; all randomness comes from ``rng``."""
+        """Choose actions ``[B]`` or ``[B, A]`` for states ``[B, S]``; all randomness comes from ``rng``."""
 
     def keep(self, running: NDArray[np.bool_]) -> None:  # noqa: B027 (most policies remember nothing)
-        """Tells a policy with a memory which of the ``[B]`` episodes go on; the next states are theirs."""
+        """Forget the episodes where ``running`` ``[B]`` is false; the next ``act`` gets the states of the others."""
 
 
 class UniformPolicy(BatchPolicy):
-    """Actions uniform in the action space, whatever the state (regime ``random``)."""
+    """Draw actions uniformly from the action space, whatever the state (regime ``random``)."""
 
     def __init__(self, space: gym.spaces.Discrete | gym.spaces.Box) -> None:
         self._space = space
 
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """Uniform actions, one per state."""
+        """Draw uniform actions ``[B]`` or ``[B, A]``, one per state ``[B, S]``."""
         if isinstance(self._space, gym.spaces.Discrete):
             return rng.integers(int(self._space.n), size=len(states))
         size = (len(states), *self._space.shape)
@@ -45,19 +44,19 @@ class UniformPolicy(BatchPolicy):
 
 
 class EpsilonPolicy(BatchPolicy):
-    """Follows ``base``, but acts uniformly at random with probability ``epsilon`` at each step."""
+    """Follow ``base``, but act uniformly at random with probability ``epsilon`` at each step."""
 
     def __init__(self, base: BatchPolicy, epsilon: float, space: gym.spaces.Discrete | gym.spaces.Box) -> None:
         self._base, self._epsilon, self._uniform = base, epsilon, UniformPolicy(space)
 
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """Base actions, some of them replaced."""
+        """Choose actions ``[B]`` or ``[B, A]`` by ``base`` for states ``[B, S]``, and replace some at random."""
         chosen, random = self._base.act(states, rng), self._uniform.act(states, rng)
         explore = rng.random(len(states)) < self._epsilon
         return np.where(explore.reshape(-1, *[1] * (chosen.ndim - 1)), random, chosen)
 
     def keep(self, running: NDArray[np.bool_]) -> None:
-        """Tells the base policy."""
+        """Pass ``running`` ``[B]`` on to the base policy."""
         self._base.keep(running)
 
 
@@ -69,14 +68,14 @@ class NetworkPolicy(BatchPolicy):
         head: ``"argmax"`` for the action of highest value (DQN), ``"tanh"`` for actions in [-1, 1] (TD3).
 
     Raises:
-        InputError: another head.
+        InputError: ``head`` is neither of these.
     """
 
     def __init__(self, layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]], head: str = "argmax") -> None:
-        self._layers, self._head = layers, check_choice("head", head, HEADS)
+        self._layers, self._head = layers, check_choice("head", head, ("argmax", "tanh"))
 
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """Actions ``[B]`` or ``[B, A]``."""
+        """Compute actions ``[B]`` or ``[B, A]`` for states ``[B, S]``; ``rng`` is not used."""
         hidden = np.asarray(states, dtype=np.float32)
         for weight, bias in self._layers[:-1]:
             hidden = np.maximum(hidden @ weight.T + bias, 0)
@@ -85,7 +84,7 @@ class NetworkPolicy(BatchPolicy):
         return np.asarray(values.argmax(axis=1), dtype=np.int64) if self._head == "argmax" else np.tanh(values)
 
     def save(self, path: Path, settings: dict[str, object]) -> None:
-        """Writes the weights, with how they were made."""
+        """Write the weights together with the settings they were trained with."""
         arrays: store.Arrays = {}
         for index, (weight, bias) in enumerate(self._layers):
             arrays |= {f"{index}.weight": weight, f"{index}.bias": bias}
@@ -93,7 +92,7 @@ class NetworkPolicy(BatchPolicy):
 
     @classmethod
     def load(cls, path: Path) -> tuple[NetworkPolicy, dict[str, Any]]:
-        """Reads what ``save`` wrote; returns the policy and how it was made.
+        """Read the policy that ``save`` wrote, and the settings it was trained with.
 
         Raises:
             InputError: the file is missing or damaged.
@@ -104,19 +103,19 @@ class NetworkPolicy(BatchPolicy):
 
 
 def weights_path(env: str, which: str | int = "test") -> Path:
-    """Where the package keeps a policy: ``test``, or the number of a policy-training agent, from 1."""
+    """Return the package's file of a policy: ``test``, or the number of a policy-training agent, from 1."""
     return WEIGHTS_FOLDER / f"{env}_{which}.safetensors"
 
 
 def has_test_policy(env: str) -> bool:
-    """Whether the package ships a test policy for this environment."""
+    """Tell whether the package ships a test policy for this environment."""
     return weights_path(env).exists()
 
 
 def load_test_policy(env: str, space: gym.spaces.Discrete | gym.spaces.Box) -> BatchPolicy:
-    """The policy whose actions the prediction test plays (Section 5.2).
+    """Load the policy whose actions the prediction test plays (Section 5.2).
 
-    An environment for which the package ships none is tested on uniformly random actions.
+    Where the package ships no test policy, the actions are uniformly random.
 
     Raises:
         InputError: the shipped file is damaged.
@@ -132,12 +131,12 @@ def test_policy_id(env: str) -> str:
 
 
 def missing_policies(env: str, count: int) -> list[int]:
-    """Numbers, from 1, of the policy-training agents whose policy the package does not have."""
+    """List the policy-training agents, numbered from 1, for which the package has no policy."""
     return [which for which in range(1, count + 1) if not weights_path(env, which).exists()]
 
 
 def load_behaviour_policies(env: str, count: int) -> list[BatchPolicy]:
-    """The policies that recorded the data, one per policy-training agent (Section 5.1, Table 4).
+    """Load the policies that record the data, one per policy-training agent (Section 5.1, Table 4).
 
     Raises:
         InputError: a file is missing or damaged.
@@ -146,36 +145,32 @@ def load_behaviour_policies(env: str, count: int) -> list[BatchPolicy]:
     if missing:
         numbers = ",".join(map(str, missing))
         raise InputError(
-            f"{env} has no behaviour policy {numbers}, which this regime follows; train it with "
+            f"{env} has no behaviour policy {numbers}, but this regime follows it; train it with "
             f"python -m persim train-policies --env {env} --policies {numbers}, or use --regime random"
         )
     return [_shipped(env, which) for which in range(1, count + 1)]
 
 
 def _shipped(env: str, which: str | int) -> BatchPolicy:
-    """A policy of the package.
-
-    Raises:
-        InputError: its file is damaged; the message has the command that trains it.
-    """
+    """Load a policy of the package; where its file is damaged, name the command that trains it."""
     try:
         return NetworkPolicy.load(weights_path(env, which))[0]
     except InputError as error:
         why = str(error).split(";", 1)[0]
         command = f"python -m persim train-policies --env {env} --policies {which}"
-        raise InputError(f"{why}; install the package anew, or train the policy with {command}") from error
+        raise InputError(f"{why}; reinstall the package, or train the policy with {command}") from error
 
 
 class NearestPolicy(BatchPolicy):
-    """Each agent follows the policy of the training agent nearest to it (Appendix E.2, regime ``pure``).
+    """Let each agent follow the policy of the training agent nearest to it (Appendix E.2, regime ``pure``).
 
-    Near is the Euclidean distance of covariates, each scaled by its range, so that none counts more
-    because of its unit; of equally near ones the first.
+    The distance is the Euclidean distance of the covariates, each divided by the width of its range, so
+    that units do not matter. Among equally near training agents the first is followed.
 
     Args:
         policies: one per training agent.
-        training: their covariates ``[M, C]``.
-        scale: the width of each covariate's range ``[C]``.
+        training: covariates ``[M, C]`` of the M training agents.
+        scale: width ``[C]`` of each covariate's range.
         covariates: ``[B, C]``, of the agent of each episode.
     """
 
@@ -187,11 +182,11 @@ class NearestPolicy(BatchPolicy):
         covariates: NDArray[np.float64],
     ) -> None:
         distance = np.square((covariates[:, None] - training) / scale).sum(2)
-        # Rounded: 1 - 0.6 and 1.4 - 1 differ in the last bit, and the first of equally near policies is meant.
+        # Rounded so that equal distances tie: 1 - 0.6 and 1.4 - 1 differ in the last bit.
         self._policies, self.nearest = policies, distance.round(9).argmin(axis=1)
 
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """Each agent's action by its own policy."""
+        """Choose actions ``[B]`` or ``[B, A]`` for states ``[B, S]``, each by its agent's policy."""
         actions: NDArray[Any] | None = None
         for index in np.unique(self.nearest):
             rows = self.nearest == index
@@ -203,5 +198,5 @@ class NearestPolicy(BatchPolicy):
         return actions
 
     def keep(self, running: NDArray[np.bool_]) -> None:
-        """Forgets the episodes that have ended."""
+        """Drop the episodes where ``running`` ``[B]`` is false."""
         self.nearest = self.nearest[running]

@@ -1,4 +1,4 @@
-"""Training the policies that act in the paper's experiments (Sections 5.1 and 5.2), with stable-baselines3."""
+"""Train the policies that act in the paper's experiments (Sections 5.1 and 5.2) with stable-baselines3."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class PolicyRecipe:
     """How to train the policies of an environment, and the rewards at which to stop.
 
     Attributes:
-        test_target: mean reward of the test policy on the default agent (Section 5.2: "approximately").
-        target: mean reward of a training episode at which a behaviour policy is good enough (Section 5.1).
-        steps: the most environment steps to spend.
-        window: training episodes over which that mean is taken.
-        episodes: to measure a policy.
-        every: steps between two looks at it.
-        algorithm: of stable-baselines3.
-        layers: hidden layers of its networks.
-        settings: of the algorithm.
-        tolerance: share of the target by which the test policy may miss it.
+        test_target: mean reward that the test policy should earn on the default agent (Section 5.2).
+        target: mean reward of training episodes at which a behaviour policy is good enough (Section 5.1).
+        steps: maximal number of environment steps.
+        window: number of latest training episodes over which that mean is taken.
+        episodes: number of episodes that measure a policy's reward.
+        every: environment steps between two checks of the reward.
+        algorithm: name of the stable-baselines3 class.
+        layers: widths of the hidden layers of its networks.
+        settings: keyword arguments of the algorithm.
+        tolerance: share of ``test_target`` by which the test policy may miss it.
     """
 
     test_target: float
@@ -53,7 +53,7 @@ class PolicyRecipe:
     tolerance: float = 0.03
 
 
-# Settings after rl-baselines3-zoo; 64 x 64 nets are enough for DQN and keep the weights at 20 KB.
+# Settings follow rl-baselines3-zoo; 64 x 64 networks are enough for DQN and keep the weights at 20 KB.
 RECIPES = {
     "mountaincar": PolicyRecipe(
         test_target=-150.0,
@@ -117,36 +117,33 @@ RECIPES = {
 def mean_reward(
     spec: EnvSpec, policy: NetworkPolicy, covariates: NDArray[np.float64], seed: int, episodes: int = 100
 ) -> float:
-    """Mean reward over some episodes with one agent's covariates ``[C]``."""
+    """Measure the mean reward of a policy over episodes of one agent with covariates ``[C]``."""
     agents = np.tile(covariates, (episodes, 1))
     data = collect(spec, agents, policy, seeding.generator(seed, "policy-evaluation"))
     return float(data.reward.sum()) / episodes
 
 
 def policy_names(spec: EnvSpec) -> tuple[str, ...]:
-    """``test``, and the numbers of the policy-training agents, from 1."""
+    """List the policies that can be trained: ``test``, and the policy-training agents numbered from 1."""
     return ("test", *(str(number + 1) for number in range(len(spec.policy_agents))))
 
 
 def policy_target(spec: EnvSpec, which: str) -> float:
-    """The reward at which training of this policy stops."""
+    """Return the reward at which training of this policy stops."""
     recipe = RECIPES[check_choice("environment", spec.name, RECIPES)]
     return recipe.test_target if which == "test" else recipe.target
 
 
 def _weights(model: Any) -> NetworkPolicy:
-    """A copy of the network that acts: DQN's online Q network, or TD3's actor."""
+    """Copy the network that acts: DQN's online Q network, or TD3's actor."""
     network, head = (model.policy.q_net.q_net, "argmax") if hasattr(model.policy, "q_net") else (model.actor.mu, "tanh")
-    linear = [layer for layer in network if hasattr(layer, "weight")]
-    return NetworkPolicy([(_copy(layer.weight), _copy(layer.bias)) for layer in linear], head)
-
-
-def _copy(parameter: Any) -> NDArray[np.float32]:
-    return np.array(parameter.detach().numpy(), dtype=np.float32)
+    # The parameters of a Sequential alternate: weight and bias of the first layer, of the second, and so on.
+    copies = [np.array(parameter.detach().numpy(), dtype=np.float32) for parameter in network.parameters()]
+    return NetworkPolicy(list(zip(copies[::2], copies[1::2], strict=True)), head)
 
 
 class _NearTarget:
-    """Stops the test policy: DQN's reward jumps, so the policy measured nearest to the target is kept."""
+    """Stop the test policy's training near its target, and keep the policy nearest to it (DQN's reward jumps)."""
 
     def __init__(self, measure: Callable[[NetworkPolicy], float], recipe: PolicyRecipe) -> None:
         self._measure, self._recipe = measure, recipe
@@ -155,7 +152,7 @@ class _NearTarget:
         self.latest = float("nan")
 
     def stop(self, model: Any, step: int, infos: list[dict[str, Any]]) -> bool:
-        """Whether the policy is near enough to the target."""
+        """Tell whether the policy kept is near enough to the target to stop."""
         if step % self._recipe.every:
             return False
         policy = _weights(model)
@@ -167,14 +164,14 @@ class _NearTarget:
 
     @property
     def reached(self) -> bool:
-        """Whether the policy kept is near enough to be used."""
+        """Whether the policy kept is near enough to the target to be used."""
         return self.gap <= 5 * self._recipe.tolerance * abs(self._recipe.test_target)
 
 
 class _GoodEnough:
-    """Stops a behaviour policy once its training episodes, exploration included, earn the target on average.
+    """Stop a behaviour policy's training once its latest episodes, exploration included, earn the target on average.
 
-    Exploration alone can earn it where gravity is low, so the policy itself has to earn it too.
+    Where gravity is low, exploration alone can earn the target, so the policy has to earn it without, too.
     """
 
     def __init__(self, measure: Callable[[NetworkPolicy], float], recipe: PolicyRecipe) -> None:
@@ -184,7 +181,7 @@ class _GoodEnough:
         self.latest = float("nan")
 
     def stop(self, model: Any, step: int, infos: list[dict[str, Any]]) -> bool:
-        """Whether both have reached the target."""
+        """Tell whether the training episodes and the policy itself have reached the target."""
         self._rewards.extend(info["episode"]["r"] for info in infos if "episode" in info)
         if step % self._recipe.every or len(self._rewards) < self._recipe.window:
             return False
@@ -200,20 +197,20 @@ class _GoodEnough:
 def train_policy(
     spec: EnvSpec, which: str, seed: int, progress: Progress | None = None
 ) -> tuple[NetworkPolicy, dict[str, object]]:
-    """Trains the test policy on the default agent, or a behaviour policy on its training agent (Table 4).
+    """Train the test policy on the default agent, or a behaviour policy on its training agent (Table 4).
 
     Args:
         spec: the environment.
         which: one of ``policy_names``.
-        seed: of everything random.
-        progress: called with steps done, the most steps, and the latest reward, now and then.
+        seed: determines everything random.
+        progress: called every 500 steps with the steps done, the maximal steps and the latest reward.
 
     Returns:
-        The policy, and how it was made, with its measured reward.
+        The policy, and a record of its training with its measured reward.
 
     Raises:
-        InputError: no recipe for this environment, no such policy, stable-baselines3 is missing, or the
-            reward was not reached.
+        InputError: the environment has no recipe, the policy is unknown, stable-baselines3 is missing, or
+            the reward was not reached.
     """
     recipe = RECIPES[check_choice("environment", spec.name, RECIPES)]
     check_choice("policy", which, policy_names(spec))
@@ -223,7 +220,8 @@ def train_policy(
         return mean_reward(spec, policy, covariates, seed, recipe.episodes)
 
     rule = _NearTarget(measure, recipe) if which == "test" else _GoodEnough(measure, recipe)
-    steps = _learn(spec, covariates, recipe, seeding.integer(seed, *_seed_path(spec, which)), rule, progress)
+    names = ("policy", spec.name) if which == "test" else ("policy", spec.name, which)
+    steps = _learn(spec, covariates, recipe, seeding.integer(seed, *names), rule, progress)
     if rule.policy is None or not rule.reached:
         raise InputError(
             f"policy {which} of {spec.name} did not reach about {policy_target(spec, which):.0f} in {steps} steps "
@@ -241,10 +239,6 @@ def train_policy(
     }
 
 
-def _seed_path(spec: EnvSpec, which: str) -> tuple[str, ...]:
-    return ("policy", spec.name) if which == "test" else ("policy", spec.name, which)
-
-
 def _learn(
     spec: EnvSpec,
     covariates: NDArray[np.float64],
@@ -253,7 +247,7 @@ def _learn(
     rule: _NearTarget | _GoodEnough,
     progress: Progress | None,
 ) -> int:
-    """Trains until the rule says stop; returns the steps taken."""
+    """Train until the rule stops it or the steps are used up; return the number of steps taken."""
     try:
         import stable_baselines3 as sb3
         from stable_baselines3.common.callbacks import BaseCallback
@@ -281,13 +275,13 @@ def _learn(
         device="cpu",
         **settings,
     )
-    model.set_logger(Logger(None, []))  # its own would leave a folder in /tmp
+    model.set_logger(Logger(None, []))  # the default logger would leave a folder in /tmp
     model.learn(recipe.steps, callback=_Stop())
     return int(model.num_timesteps)
 
 
 def write_manifest(folder: Path = WEIGHTS_FOLDER) -> None:
-    """Lists the policies of a folder with how they were made and their measured rewards."""
+    """Write a list of the policies in a folder, with their training settings and measured rewards."""
     entries = {}
     for path in sorted(folder.glob("*.safetensors")):
         arrays, made = store.read_arrays(path, KIND)

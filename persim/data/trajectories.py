@@ -1,4 +1,4 @@
-"""The one dataset type: transitions of many agents, as columns."""
+"""The dataset type: transitions of many agents, stored as columns."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ def _space_from_settings(settings: dict[str, Any]) -> ActionSpace:
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Transitions, one per row: agent by agent, episode by episode, step by step.
+    """Transitions, one per row, ordered by agent, episode and step.
 
     Axis letters: M rows, N agents, S state dimensions, A action dimensions, C covariates.
 
     Attributes:
         env: name of the environment.
         n_agents: N; agent ids run from 0 to N - 1 (the paper's agent 1 is id 0).
-        action_space: what an action may be.
-        agent: ids ``[M]``, int64.
-        step: number of the step in its episode ``[M]``, int64; 0 starts an episode.
-        observation: states ``[M, S]``, float32.
+        action_space: the space that every action lies in.
+        agent: ``[M]`` int64, id of the agent.
+        step: ``[M]`` int64, number of the step in its episode; 0 starts an episode.
+        observation: ``[M, S]`` float32, state before the step.
         action: ``[M]`` int64 if discrete, else ``[M, A]`` float32.
-        next_observation: ``[M, S]``, float32.
-        reward: ``[M]``, float32.
-        terminated: ``[M]``, bool; the environment ended the episode.
-        truncated: ``[M]``, bool; the step limit ended it.
+        next_observation: ``[M, S]`` float32, state after the step.
+        reward: ``[M]`` float32.
+        terminated: ``[M]`` bool, whether the environment ended the episode here.
+        truncated: ``[M]`` bool, whether the step limit ended the episode here.
         covariates: ``[N, C]`` float64, or None where they are unknown.
         regime: how the actions were chosen, such as ``"random"``.
-        synthetic: made by a model, not recorded; ``regime`` is then that of the data it learnt from.
+        synthetic: whether a model made the data; ``regime`` is then that of the model's training data.
 
     Raises:
-        InputError: columns that do not fit each other, non-finite values, agent ids or actions out
-            of range, or steps that do not count up from 0.
+        InputError: the columns do not fit each other, a value is not finite, an agent id or action is out
+            of range, or the steps of an episode do not count up from 0.
     """
 
     env: str
@@ -91,54 +91,54 @@ class Trajectories:
 
     @property
     def state_dim(self) -> int:
-        """S, the number of state dimensions."""
+        """The number S of state dimensions."""
         return int(self.observation.shape[1])
 
     @property
     def discrete(self) -> bool:
-        """Whether actions are whole numbers."""
+        """Whether the actions are discrete."""
         return isinstance(self.action_space, gym.spaces.Discrete)
 
     @property
     def action_dim(self) -> int:
-        """A, the number of discrete actions or of action dimensions."""
+        """The number A of discrete actions or of action dimensions."""
         space = self.action_space
         return int(space.n) if isinstance(space, gym.spaces.Discrete) else int(space.shape[0])
 
     @property
     def delta(self) -> NDArray[np.float32]:
-        """State differences ``[M, S]``, the target of the model (Algorithm 1, line 7)."""
+        """State differences ``[M, S]``, which the model is trained to predict (Algorithm 1, line 7)."""
         return self.next_observation - self.observation
 
     @property
     def episode(self) -> NDArray[np.int64]:
-        """Number of the episode of each row ``[M]``, from 0."""
+        """The number ``[M]``, from 0, of each row's episode."""
         return np.cumsum(self.step == 0) - 1
 
     def returns(self) -> NDArray[np.float64]:
-        """Total reward of each agent ``[N]``, over all its episodes."""
+        """Sum the rewards of each agent ``[N]`` over all its episodes."""
         return np.asarray(np.bincount(self.agent, self.reward, self.n_agents), dtype=np.float64)
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 of everything in it; equal data, equal hash."""
+        """SHA-256 of all columns and settings; equal data have equal hashes."""
         return store.content_hash(self._arrays(), self._settings())
 
     def of_agents(self, agents: Sequence[int]) -> Trajectories:
-        """The rows of these agents, ids unchanged.
+        """Select the rows of these agents; the ids stay as they are.
 
         Raises:
-            InputError: an id is out of range, or none is left.
+            InputError: an id is out of range, or no row is left.
         """
         rows = np.isin(self.agent, self.agent_ids(agents))
         columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
         return replace(self, **columns)
 
     def agent_ids(self, agents: Sequence[int]) -> NDArray[np.int64]:
-        """These agents as an array of ids.
+        """Return these agents as an array of ids ``[B]``.
 
         Raises:
-            InputError: an id is out of range, or there is none.
+            InputError: an id is out of range, or there is no id.
         """
         ids = np.asarray(agents, dtype=np.int64)
         if ids.size == 0 or ids.min() < 0 or ids.max() >= self.n_agents:
@@ -146,12 +146,12 @@ class Trajectories:
         return ids
 
     def save(self, path: Path) -> str:
-        """Writes one file with a checksum; returns the content hash."""
+        """Write one file with a checksum and return the content hash."""
         return store.write_arrays(path, self._arrays(), KIND, self._settings())
 
     @classmethod
     def load(cls, path: Path) -> Trajectories:
-        """Reads what ``save`` wrote.
+        """Read what ``save`` wrote.
 
         Raises:
             InputError: the file is missing, damaged, or does not hold valid trajectories.
@@ -163,7 +163,7 @@ class Trajectories:
             env, n_agents, regime = settings["env"], int(settings["n_agents"]), settings["regime"]
             synthetic = bool(settings.get("synthetic", False))
         except KeyError as error:
-            raise InputError(f"{str(path)!r} lacks {error}; make the dataset anew") from error
+            raise InputError(f"{str(path)!r} lacks {error}; record the dataset again") from error
         covariates = arrays.get("covariates")
         return cls(env, n_agents, space, **columns, covariates=covariates, regime=regime, synthetic=synthetic)
 
@@ -180,7 +180,7 @@ class Trajectories:
             "action_space": _space_to_settings(self.action_space),
             "regime": self.regime,
         }
-        if self.synthetic:  # recorded data keep the hashes they had before there was a choice
+        if self.synthetic:  # left out for recorded data, whose hashes are older than this field
             settings["synthetic"] = True
         return settings
 
@@ -192,17 +192,14 @@ def _check_shapes(data: Trajectories) -> None:
     state_dim = data.observation.shape[-1]
     action_shape: tuple[int, ...] = (rows,) if data.discrete else (rows, data.action_dim)
     wanted: dict[str, tuple[int, ...]] = {name: (rows,) for name in _COLUMNS}
-    wanted |= {
-        "observation": (rows, state_dim),
-        "next_observation": (rows, state_dim),
-        "action": action_shape,
-    }
+    wanted |= {name: (rows, state_dim) for name in ("observation", "next_observation")} | {"action": action_shape}
     for name, shape in wanted.items():
         found = getattr(data, name).shape
         if found != shape:
-            raise InputError(f"trajectories: column {name!r} has shape {found}, but {shape} is wanted")
+            raise InputError(f"trajectories: column {name!r} has shape {found}; give shape {shape}")
     if data.covariates is not None and len(data.covariates) != data.n_agents:
-        raise InputError(f"trajectories: {len(data.covariates)} rows of covariates for {data.n_agents} agents")
+        given = len(data.covariates)
+        raise InputError(f"trajectories: {given} rows of covariates for {data.n_agents} agents; give one row per agent")
 
 
 def _check_values(data: Trajectories) -> None:
@@ -212,8 +209,8 @@ def _check_values(data: Trajectories) -> None:
             raise InputError(f"trajectories: column {name!r} holds a non-finite value; remove those transitions")
     if data.agent.min() < 0 or data.agent.max() >= data.n_agents:
         raise InputError(
-            f"trajectories: agent ids run from {data.agent.min()} to {data.agent.max()}, "
-            f"but have to lie in 0..{data.n_agents - 1}"
+            f"trajectories: agent ids run from {data.agent.min()} to {data.agent.max()}; "
+            f"give ids in 0..{data.n_agents - 1}"
         )
     space = data.action_space
     if isinstance(space, gym.spaces.Discrete):
@@ -223,7 +220,7 @@ def _check_values(data: Trajectories) -> None:
     else:
         inside = bool(((data.action >= space.low) & (data.action <= space.high)).all())
     if not inside:
-        raise InputError(f"trajectories: column 'action' holds a value outside {space}")
+        raise InputError(f"trajectories: column 'action' holds a value outside {space}; give actions in that space")
 
 
 def _check_steps(data: Trajectories) -> None:

@@ -1,4 +1,4 @@
-"""Environments: what an agent is, and the true dynamics it follows."""
+"""Environments: their agents, covariates and true dynamics."""
 
 from persim.envs.registry import get, names, register
 from persim.envs.spec import Covariate, EnvSpec

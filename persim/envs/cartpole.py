@@ -23,15 +23,15 @@ SAFETY_WEIGHT = 0.01
 
 
 def reset(rng: np.random.Generator, covariates: Array) -> Array:
-    """All four state dimensions uniform in [-0.05, 0.05]; returns ``[B, 4]``."""
+    """Draw initial states ``[B, 4]`` for covariates ``[B, 2]``, every dimension uniform in [-0.05, 0.05]."""
     return rng.uniform(-0.05, 0.05, size=(len(covariates), 4))
 
 
 def step(states: Array, actions: Actions, covariates: Array) -> Array:
-    """True dynamics of gymnasium's CartPole-v1 (explicit Euler); action 1 pushes right.
+    """Step states ``[B, 4]`` by actions ``[B]`` as gymnasium's CartPole-v1 does (explicit Euler); 1 pushes right.
 
-    A state is (position m, velocity m/s, angle rad, angular velocity rad/s). As in gymnasium,
-    ``pole_length`` is the distance from the pivot to the pole's centre of mass, half the pole.
+    A state is (position m, velocity m/s, angle rad, angular velocity rad/s). Covariates ``[B, 2]`` are the force
+    and, as in gymnasium, the distance from the pivot to the pole's centre of mass, half the pole.
     """
     position, velocity, angle, angular_velocity = states.T
     force, length = covariates.T
@@ -55,20 +55,20 @@ def step(states: Array, actions: Actions, covariates: Array) -> Array:
 
 
 def terminated(next_states: torch.Tensor) -> torch.Tensor:
-    """True where the cart has left the track or the pole leans more than 12 degrees."""
+    """Return True ``[...]`` for states ``[..., 4]`` with the cart off the track or the pole over 12 degrees."""
     return (next_states[..., 0].abs() > MAX_POSITION_M) | (next_states[..., 2].abs() > MAX_ANGLE_RAD)
 
 
 def reward(states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor) -> torch.Tensor:
-    """1 for every step taken, also the one on which the pole falls (as in gymnasium)."""
+    """Return 1 ``[...]`` for every step to ``[..., 4]``, also the one on which the pole falls (as in gymnasium)."""
     return torch.ones_like(next_states[..., 0])
 
 
 def safety(next_states: torch.Tensor) -> torch.Tensor:
-    """From 0.01 at the middle of the track with an upright pole down to 0 where both reach their limits.
+    """Return ``[...]`` 0.01 for centred, upright states ``[..., 4]``, falling to 0 at both limits.
 
-    Ours, not the paper's: a planner that only wants to survive the next 50 steps drifts to where the
-    random data never were (they stay within 0.7 m) and is lost there. It never outweighs a step survived.
+    The paper has no such term. Without it, a planner that only has to survive the next 50 steps drifts out of
+    the region of the random data (within 0.7 m) and fails there. It never outweighs a survived step.
     """
     position = next_states[..., 0].abs().clamp(max=MAX_POSITION_M) / MAX_POSITION_M
     angle = next_states[..., 2].abs().clamp(max=MAX_ANGLE_RAD) / MAX_ANGLE_RAD
@@ -76,7 +76,7 @@ def safety(next_states: torch.Tensor) -> torch.Tensor:
 
 
 def frames(states: Array, covariates: Array) -> Iterator[NDArray[np.uint8]]:
-    """Gymnasium's pictures of these states, the pole as long as the agent's."""
+    """Draw states ``[T, 4]`` of an agent ``[2]`` as gymnasium does, the pole as long as the agent's."""
     return gymnasium_frames("CartPole-v1", states, length=float(covariates[1]))
 
 

@@ -1,4 +1,4 @@
-"""Pictures of states by gymnasium's own environments, and by MuJoCo."""
+"""Draw pictures of states with gymnasium's own environments and with MuJoCo."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ WIDTH, HEIGHT = 480, 320
 
 
 def gymnasium_frames(env_id: str, states: Array, **attributes: float) -> Iterator[NDArray[np.uint8]]:
-    """Draws each state ``[T, S]`` as gymnasium does; ``attributes`` are set on its environment before."""
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures only: no window, no complaint without a screen
+    """Yield gymnasium's picture ``[height, width, 3]`` of each state ``[T, S]``, after setting its ``attributes``."""
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # draws without a window or a screen
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     picture: Any = gym.make(env_id, render_mode="rgb_array").unwrapped
     for name, value in attributes.items():
@@ -32,9 +32,10 @@ def gymnasium_frames(env_id: str, states: Array, **attributes: float) -> Iterato
 
 
 def mujoco_frames(model: Any, positions: Array, camera_name: str) -> Iterator[NDArray[np.uint8]]:
-    """Draws each row of joint positions ``[T, nq]`` of a MuJoCo model, without a screen (EGL).
+    """Yield a picture ``[HEIGHT, WIDTH, 3]`` of each row of joint positions ``[T, nq]`` of a MuJoCo model.
 
-    EGL is asked for directly: MUJOCO_GL counts only before mujoco is first imported, and stepping does that.
+    It draws without a screen, by EGL. EGL is created directly, because MUJOCO_GL has to be set before mujoco is
+    first imported, and stepping has imported it already.
 
     Raises:
         InputError: this machine has no EGL.
@@ -45,8 +46,8 @@ def mujoco_frames(model: Any, positions: Array, camera_name: str) -> Iterator[ND
         from mujoco.egl import GLContext
 
         screen = GLContext(WIDTH, HEIGHT)
-    except Exception as error:  # what comes depends on what is missing: ImportError, AttributeError, RuntimeError
-        raise InputError(f"pictures of MuJoCo need EGL ({error}); install libegl1, or take another machine") from error
+    except Exception as error:  # ImportError, AttributeError or RuntimeError, depending on what is missing
+        raise InputError(f"pictures of MuJoCo need EGL ({error}); install libegl1, or use another machine") from error
     try:
         screen.make_current()
         yield from _drawn(mujoco, model, positions, camera_name)

@@ -1,4 +1,4 @@
-"""Any EnvSpec as an ordinary gymnasium environment for one agent."""
+"""Wrap an EnvSpec as a gymnasium environment of one agent."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Observation = NDArray[np.float32]
 
 
 class AgentEnv(gym.Env[Observation, Any]):
-    """The true environment of one agent, over the same dynamics as the batched code.
+    """The true environment of one agent, with the same dynamics as the batched code.
 
     Args:
         name: an environment that ``persim.envs.get`` knows.
         render_mode: ``"rgb_array"`` for pictures from ``render``, or None.
         any_covariates: whether values outside the ranges of Table 4 are allowed.
-        covariates: overrides of the default covariates, such as ``gravity=0.001``.
+        covariates: values that replace default covariates, such as ``gravity=0.001``.
 
     Raises:
-        InputError: unknown environment or covariate, a value outside its range, or pictures of an
-            environment that has none.
+        InputError: the environment or a covariate is unknown, a value is outside its range, or a
+            ``render_mode`` is given for an environment without pictures.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012 (gymnasium declares it so)
@@ -56,7 +56,7 @@ class AgentEnv(gym.Env[Observation, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """A first observation; ``options={"state": [...]}`` starts there instead of at random."""
+        """Start an episode, at random or in the state ``options={"state": [...]}``; return observation ``[S]``."""
         super().reset(seed=seed)
         state = self.persim_spec.reset(self.np_random, self._covariates)
         if options and "state" in options:
@@ -65,7 +65,7 @@ class AgentEnv(gym.Env[Observation, Any]):
         return state[0].astype(np.float32), {}
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """One step of the true dynamics.
+        """Step the true dynamics by one action, a number or ``[A]``; the observation returned is ``[S]``.
 
         Raises:
             InputError: the action is not in the action space, or ``reset`` was not called.
@@ -73,7 +73,7 @@ class AgentEnv(gym.Env[Observation, Any]):
         if self._state is None:
             raise InputError("step was called before reset; call reset first")
         if not self.action_space.contains(action):
-            raise InputError(f"action {action!r} is not in {self.action_space}; give one that is")
+            raise InputError(f"action {action!r} is not in {self.action_space}; give an action in that space")
         actions = np.asarray(action)[None]
         before, self._state = self._state, self.persim_spec.step(self._state, actions, self._covariates)
         after = torch.from_numpy(self._state)
@@ -82,7 +82,7 @@ class AgentEnv(gym.Env[Observation, Any]):
         return self._state[0].astype(np.float32), float(reward[0]), done, False, {}
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]  # gymnasium's is unbound
-        """A picture ``[height, width, 3]`` of the state; None without ``render_mode``.
+        """Draw the state as a picture ``[height, width, 3]``; return None without ``render_mode``.
 
         Raises:
             InputError: ``reset`` was not called.
@@ -95,7 +95,7 @@ class AgentEnv(gym.Env[Observation, Any]):
 
 
 def register_all() -> None:
-    """Registers the built-in environments with gymnasium, for example ``PerSim/CartPole-v0``."""
+    """Register the built-in environments with gymnasium, for example as ``PerSim/CartPole-v0``."""
     for name in names():
         spec = get(name)
         gym.register(

@@ -26,19 +26,20 @@ from persim.errors import InputError
 
 STEP_S = 0.05
 FRAMES = 5
-POSITIONS, VELOCITIES = slice(1, 9), slice(9, 18)  # of the 18 state dimensions; 0 is the root's velocity
+POSITIONS = slice(1, 9)  # of the 18 state dimensions
 RESET_NOISE = 0.001
 CONTROL_COST = 0.1
 CACHED_MODELS = 4096
-MIN_ROWS_PER_TASK, TASKS_PER_THREAD = 8, 4  # small enough to even out cores that others use too
+MIN_ROWS_PER_TASK, TASKS_PER_THREAD = 8, 4  # small tasks balance the load where other processes use some cores
 MAX_STATE = 1e10  # MuJoCo's own limit (mjMAXVAL), beyond which it calls a state unstable
+_FILE = str(Path(gym.__file__).parent / "envs" / "mujoco" / "assets" / "half_cheetah.xml")
 
 
 class _Quiet:
-    """While entered, by any number of threads, MuJoCo's warnings go nowhere; then to whom they went before.
+    """Silence MuJoCo's warnings while at least one thread is inside, and restore their handler afterwards.
 
-    MuJoCo prints that gymnasium's file uses settotalmass, and every instability, and writes both into
-    MUJOCO_LOG.TXT in the working folder. The first is harmless; the second comes back from ``step`` as NaN.
+    MuJoCo warns that gymnasium's file uses settotalmass and of every instability; it prints both, and writes them
+    into MUJOCO_LOG.TXT in the working folder. The first is harmless; ``step`` returns NaN for the second.
     """
 
     def __init__(self) -> None:
@@ -63,7 +64,7 @@ class _Quiet:
                 mujoco.set_mju_user_warning(self._before)
 
     def after_fork(self) -> None:
-        """A child has none of the threads that may have been inside."""
+        """Reset the state in a forked child, where the threads that may have been inside do not exist."""
         self._lock = threading.Lock()
         if self._users:
             self._users = 1
@@ -74,37 +75,33 @@ _quiet = _Quiet()
 _local = threading.local()
 
 
-def _file() -> str:
-    return str(Path(gym.__file__).parent / "envs" / "mujoco" / "assets" / "half_cheetah.xml")
-
-
 @cache
 def _original() -> Any:
-    """Gymnasium's model, compiled once a process (importing this module compiles nothing).
+    """Compile gymnasium's model, once per process and without work on import.
 
-    Without its textures, which are 97 % of the 500 kB that each agent's copy would take.
+    Its textures are left out: they are 97 % of the 500 kB that each agent's copy would take.
     """
     import mujoco
 
     with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # settotalmass once more, from MjSpec
-        spec = mujoco.MjSpec.from_file(_file())
+        warnings.simplefilter("ignore")  # MjSpec warns of settotalmass, too
+        spec = mujoco.MjSpec.from_file(_FILE)
         for geom in spec.geoms:
             geom.material = ""
         for unused in [*spec.materials, *spec.textures]:
             spec.delete(unused)
         model = spec.compile()
-    # An unstable state has to come back as it is; MuJoCo would silently start the episode anew.
+    # Return an unstable state as it is; by default MuJoCo silently resets it to the start.
     model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
     return model
 
 
 @lru_cache(maxsize=CACHED_MODELS)
 def agent_model(mass: float, damping: float) -> Any:
-    """The MuJoCo model of an agent: body masses and joint dampings scaled, inertias as they are.
+    """Build the MuJoCo model of an agent: scale body masses and joint dampings, but not the inertias.
 
-    What MuJoCo derives from the masses when it compiles (``body_invweight0``, which sets how soft contacts are)
-    stays that of the default agent, as it does where only ``body_mass`` is written; no ``mj_setConst``.
+    ``body_invweight0``, which MuJoCo derives from the masses at compilation and which sets how soft contacts
+    are, stays that of the default agent: ``mj_setConst`` is not called.
     """
     model = copy.copy(_original())
     model.body_mass[:] *= mass
@@ -113,7 +110,7 @@ def agent_model(mass: float, damping: float) -> Any:
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -122,51 +119,47 @@ def _executor() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_cores(), thread_name_prefix="halfcheetah")
 
 
-def _after_fork() -> None:
-    _executor.cache_clear()  # its threads live in the parent only
-    _quiet.after_fork()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_executor.cache_clear)  # its threads live in the parent only
+    os.register_at_fork(after_in_child=_quiet.after_fork)
 
 
-def _frames_of(models: list[Any], start: Array, control: Array, after: Array) -> None:
-    """Writes into ``after [B, FRAMES, 19]`` what follows ``start [B, 19]``, on this thread, which keeps its own data.
+def _simulate(models: list[Any], start: Array, control: Array, after: Array) -> None:
+    """Simulate from ``start`` ``[B, 19]`` under ``control`` ``[B, FRAMES, 6]`` into ``after`` ``[B, FRAMES, 19]``.
 
-    MuJoCo releases the interpreter lock meanwhile. Its own pool of threads is not used: it hangs in a forked
-    child, and crashes when two threads call it at once.
+    Each thread keeps its own MuJoCo data, and MuJoCo releases the interpreter lock meanwhile. MuJoCo's own thread
+    pool is not used: it hangs in a forked child, and crashes when two threads call it at once.
     """
     import mujoco
     from mujoco import rollout
 
     if not hasattr(_local, "data"):
         _local.rollout, _local.data = rollout.Rollout(nthread=0), mujoco.MjData(_original())
-    # The shapes are right here, and MuJoCo's checks of each model would take longer than the rest of our Python.
+    # The shapes are known to fit, and MuJoCo's checks of every model would take longer than the rest of this function.
     _local.rollout.rollout(
         models, [_local.data], start, control, skip_checks=True, nstep=FRAMES, state=after, initial_warmstart=None
     )
 
 
 def reset(rng: np.random.Generator, covariates: Array) -> Array:
-    """Gaussian noise of 0.001 around rest, root velocity 0; returns ``[B, 18]``."""
+    """Draw initial states ``[B, 18]`` for covariates ``[B, 2]``: at rest with noise of 0.001, root velocity 0."""
     states = rng.normal(scale=RESET_NOISE, size=(len(covariates), 18))
     states[:, 0] = 0
     return states
 
 
 def step(states: Array, actions: Actions, covariates: Array) -> Array:
-    """Five frames of 0.01 s for many agents at once, on all cores.
+    """Step states ``[B, 18]`` by actions ``[B, 6]`` with covariates ``[B, 2]``: five frames of 0.01 s on all cores.
 
-    A state is (root velocity m/s over the step before, 8 positions without the root's x, 9 velocities). It
-    holds all that MuJoCo needs, since nothing depends on x; its solver starts each step cold, so a
-    step depends on nothing else, and a batch steps bit for bit as its rows do.
+    A state is (root velocity m/s over the previous step, 8 positions without the root's x, 9 velocities). It is
+    all that MuJoCo needs, since nothing depends on x. The solver has no warm start, so each row gives the same
+    result, bit for bit, in any batch.
 
     Returns:
         Next states ``[B, 18]``; NaN where the state was or became unusable, or the action was not finite.
     """
     control = np.clip(np.asarray(actions, dtype=np.float64), -1, 1)
-    # False for NaN, too; MuJoCo would quietly take another action for one that is not a number.
+    # False for NaN, too; MuJoCo would silently replace an action that is not a number.
     good = np.asarray((np.abs(states) < MAX_STATE).all(1) & np.isfinite(control).all(1))
     control = np.where(good[:, None], control, 0)[:, None].repeat(FRAMES, axis=1)
     start = np.zeros((len(states), 19))  # time, x, positions, velocities
@@ -178,7 +171,7 @@ def step(states: Array, actions: Actions, covariates: Array) -> Array:
     rows = [slice(first, last) for first, last in pairwise(edges.tolist())]
     with _quiet:
         run = map if tasks == 1 else _executor().map
-        list(run(lambda part: _frames_of(models[part], start[part], control[part], after[part]), rows))
+        list(run(lambda part: _simulate(models[part], start[part], control[part], after[part]), rows))
     end = after[:, -1]
     following = np.concatenate([end[:, 1:2] / STEP_S, end[:, 2:]], axis=1)
     following[~(good & (np.abs(following) < MAX_STATE).all(1))] = np.nan
@@ -186,33 +179,33 @@ def step(states: Array, actions: Actions, covariates: Array) -> Array:
 
 
 def terminated(next_states: torch.Tensor) -> torch.Tensor:
-    """Never."""
+    """Return False ``[...]`` for all states ``[..., 18]``: only the step limit ends an episode."""
     return torch.zeros_like(next_states[..., 0], dtype=torch.bool)
 
 
 def frames(states: Array, covariates: Array) -> Iterator[NDArray[np.uint8]]:
-    """MuJoCo's pictures of these states, the root's x added up from its velocities (mass and damping do not show)."""
+    """Draw states ``[T, 18]`` with MuJoCo, the root's x summed from its velocities; all agents ``[2]`` look alike."""
     import mujoco
 
     with _quiet:
-        model = mujoco.MjModel.from_xml_path(_file())
+        model = mujoco.MjModel.from_xml_path(_FILE)
     x = np.cumsum(states[:, 0] * STEP_S)
     return mujoco_frames(model, np.column_stack([x, states[:, POSITIONS]]), "track")
 
 
 def with_control_cost(cost: float) -> EnvSpec:
-    """HalfCheetah with another control cost, such as the 0.05 of Appendix E.1 (the tables were made with 0.1).
+    """Build HalfCheetah with another control cost, such as the 0.05 of Appendix E.1 (the tables used 0.1).
 
-    Its name tells the cost, so that its data and models are not taken for those of another.
+    Its name contains the cost, so that data and models of different costs are not confused.
 
     Raises:
         InputError: the cost is negative or not finite.
     """
     if not (math.isfinite(cost) and cost >= 0):
-        raise InputError(f"control cost is {cost:g}; give a finite number, 0 or more")
+        raise InputError(f"control cost is {cost:g}; give a finite number of at least 0")
 
     def reward(states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor) -> torch.Tensor:
-        """Root velocity of the step, less the control cost."""
+        """Return the root velocity of ``[..., 18]`` less the control cost of actions ``[..., 6]``: ``[...]``."""
         return next_states[..., 0] - cost * actions.square().sum(-1)
 
     name = _BASE.name if cost == CONTROL_COST else f"{_BASE.name}-cost-{cost:g}"

@@ -19,15 +19,15 @@ PROGRESS_WEIGHT = 0.01
 
 
 def reset(rng: np.random.Generator, covariates: Array) -> Array:
-    """Start at rest, position uniform in [-0.6, -0.4]; returns ``[B, 2]``."""
+    """Draw initial states ``[B, 2]`` for covariates ``[B, 1]``: at rest, position uniform in [-0.6, -0.4]."""
     position = rng.uniform(-0.6, -0.4, size=len(covariates))
     return np.stack([position, np.zeros_like(position)], axis=1)
 
 
 def step(states: Array, actions: Actions, covariates: Array) -> Array:
-    """True dynamics of gymnasium's MountainCar-v0; a state is (position, velocity).
+    """Step states ``[B, 2]`` by actions ``[B]`` under gravity ``[B, 1]`` as gymnasium's MountainCar-v0 does.
 
-    Section 3 of the paper states them without the clipping at walls and top speed.
+    A state is (position, velocity). Section 3 of the paper leaves out the clipping at walls and top speed.
     """
     position, velocity = states[:, 0], states[:, 1]
     gravity = covariates[:, 0]
@@ -39,28 +39,27 @@ def step(states: Array, actions: Actions, covariates: Array) -> Array:
 
 
 def terminated(next_states: torch.Tensor) -> torch.Tensor:
-    """True where the car is at the goal and not rolling back."""
+    """Return True ``[...]`` for states ``[..., 2]`` where the car is at the goal and not rolling back."""
     return (next_states[..., 0] >= GOAL_POSITION) & (next_states[..., 1] >= 0)
 
 
 def reward(states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor) -> torch.Tensor:
-    """-1 a step, 0 for the step that reaches the goal (gymnasium pays -1 there; Table 5 implies 0)."""
+    """Return -1 ``[...]`` for steps to ``[..., 2]``, and 0 at the goal (gymnasium pays -1; Table 5 implies 0)."""
     return terminated(next_states).to(next_states.dtype) - 1
 
 
 def progress(states: torch.Tensor) -> torch.Tensor:
-    """0.01 times the position: among plans that miss the goal, those that climb higher are better.
+    """Return 0.01 times the position ``[...]`` of states ``[..., 2]``, to rank plans that miss the goal by height.
 
-    Plans that never climb above where they start tie, and then the plan of the step before goes on.
-
-    The paper does not mention it, its code does it; without it nearly all plans tie. It never outweighs
-    reaching the goal a step earlier: whoever reaches it has climbed as high.
+    The paper does not mention this term, but its code has it; without it nearly all plans tie. Plans that
+    never climb above their start still tie, and then the previous step's plan is continued. The term never
+    outweighs reaching the goal a step earlier, since every plan that reaches the goal climbs as high.
     """
     return PROGRESS_WEIGHT * states[..., 0].clamp(max=MAX_POSITION)
 
 
 def frames(states: Array, covariates: Array) -> Iterator[NDArray[np.uint8]]:
-    """Gymnasium's pictures of these states; all agents look alike."""
+    """Draw states ``[T, 2]`` as gymnasium does; all agents ``[1]`` look alike."""
     return gymnasium_frames("MountainCar-v0", states)
 
 

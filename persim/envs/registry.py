@@ -1,4 +1,4 @@
-"""Environments by name, the built-in ones and those of other packages."""
+"""Look up environments by name: the built-in ones and those of other packages."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ _SPECS: dict[str, EnvSpec] = {spec.name: spec for spec in (mountaincar.SPEC, car
 
 
 def names() -> tuple[str, ...]:
-    """Names that ``get`` knows."""
+    """List the names of the registered environments."""
     return tuple(_SPECS)
 
 
 def register(spec: EnvSpec) -> None:
-    """Makes an environment available under its name.
+    """Make an environment available under its name.
 
     Raises:
-        InputError: another environment has that name.
+        InputError: another environment has this name.
     """
     if _SPECS.setdefault(spec.name, spec) is not spec:
-        raise InputError(f"environment {spec.name!r} is registered already; give the new one another name")
+        raise InputError(f"environment {spec.name!r} is already registered; give the new one another name")
 
 
 def get(name: str) -> EnvSpec:
-    """The environment of that name, or of the form ``module:ATTRIBUTE`` from any importable module.
+    """Return a registered environment, or the one that ``module:ATTRIBUTE`` names in an importable module.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such environment.
     """
     module, colon, attribute = name.partition(":")
     if not colon:

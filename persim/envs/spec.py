@@ -1,4 +1,4 @@
-"""What an environment is: covariates, test agents, true dynamics, reward and termination."""
+"""Definition of an environment: covariates, test agents, true dynamics, reward and termination."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FramesFn = Callable[[Array, Array], Iterator[NDArray[np.uint8]]]
 
 @dataclass(frozen=True)
 class Covariate:
-    """A physical quantity that differs between agents; ``unit`` is empty for plain ratios."""
+    """A physical quantity that differs between agents; ``unit`` is empty for dimensionless ones."""
 
     name: str
     unit: str
@@ -36,16 +36,16 @@ class Covariate:
 
 @dataclass(frozen=True)
 class PlanningHints:
-    """What a planner may know about an environment beyond its reward; every field may be left out.
+    """Optional knowledge about an environment, beyond its reward, that helps a planner.
 
     Attributes:
-        best_reward: the most that one step can pay. A plan that cannot catch up any more is dropped.
-        progress: ``(states) -> value``; torch, over any leading axes. The largest value on the way, the start
-            included, is added to a plan's return at every step, to tell apart plans that earn the same.
-        best_progress: the most that ``progress`` can be.
-        safety: ``(next states) -> value``; torch, over any leading axes. Added to the reward of every step,
-            to keep plans away from where the episode would end; small against the reward.
-        best_safety: the most that ``safety`` can be.
+        best_reward: upper bound of the reward of one step. A plan that cannot catch up any more is dropped.
+        progress: ``states [..., S] -> values [...]`` in torch. At every step the largest value so far, including
+            the start's, is added to a plan's return; it breaks ties between plans that earn the same.
+        best_progress: upper bound of ``progress``.
+        safety: ``next states [..., S] -> values [...]`` in torch. It is added to the reward of every step to keep
+            plans away from where the episode would end, and is small compared with the reward.
+        best_safety: upper bound of ``safety``.
     """
 
     best_reward: float = math.inf
@@ -62,8 +62,8 @@ class EnvSpec:
     Axis letters: B batch, S state dimensions, A action dimensions, C covariates.
 
     Attributes:
-        name: as given on the command line.
-        title: as shown in tables and plots, and in the gymnasium id ``PerSim/<title>-v0``.
+        name: the name on the command line.
+        title: the name in tables, plots and the gymnasium id ``PerSim/<title>-v0``.
         covariates: the C covariates, in the order of the columns of every covariate table.
         test_agents: covariate rows of the five test agents; they are agents 1 to 5 of any N.
         policy_agents: covariate rows of the agents that behaviour policies are trained on.
@@ -73,11 +73,11 @@ class EnvSpec:
         reset: ``(generator, covariates [B, C]) -> states [B, S]``.
         step: ``(states [B, S], actions [B] or [B, A], covariates [B, C]) -> next states [B, S]``,
             the true dynamics, in float64.
-        reward: ``(states, actions, next states) -> rewards``; torch, over any leading axes.
-        terminated: ``(next states) -> bool``; torch, over any leading axes.
-        planning: what helps a planner.
+        reward: ``(states [..., S], actions [...] or [..., A], next states [..., S]) -> rewards [...]`` in torch.
+        terminated: ``next states [..., S] -> bool [...]`` in torch.
+        planning: optional knowledge that helps a planner.
         frames: ``(states [T, S], covariates [C]) -> T pictures [height, width, 3]`` for ``render``.
-        state_names: of the S state dimensions, with their units, as pictures show them.
+        state_names: names of the S state dimensions with their units, for pictures.
     """
 
     name: str
@@ -98,40 +98,40 @@ class EnvSpec:
 
     @property
     def state_dim(self) -> int:
-        """S, the number of state dimensions."""
+        """The number S of state dimensions."""
         return int(self.observation_space.shape[0])
 
     @property
     def state_labels(self) -> tuple[str, ...]:
-        """``state_names``, or ``state 1`` to ``state S`` where there are none."""
+        """The S ``state_names``, or ``state 1`` to ``state S`` where the environment has none."""
         return self.state_names or tuple(f"state {number + 1}" for number in range(self.state_dim))
 
     @property
     def action_dim(self) -> int:
-        """A, the number of discrete actions or of action dimensions."""
+        """The number A of discrete actions or of action dimensions."""
         space = self.action_space
         return int(space.n) if isinstance(space, gym.spaces.Discrete) else int(space.shape[0])
 
     @property
     def discrete(self) -> bool:
-        """Whether actions are whole numbers."""
+        """Whether the actions are discrete."""
         return isinstance(self.action_space, gym.spaces.Discrete)
 
     @property
     def covariate_names(self) -> tuple[str, ...]:
-        """Names of the C covariates."""
+        """The names of the C covariates."""
         return tuple(covariate.name for covariate in self.covariates)
 
     @property
     def default_agent(self) -> Array:
-        """Default covariates ``[C]``: those of gymnasium's own environment."""
+        """The default covariates ``[C]``, which are those of gymnasium's own environment."""
         return np.array([covariate.default for covariate in self.covariates])
 
     def covariate_rows(self, rows: ArrayLike | Sequence[Sequence[float]]) -> Array:
-        """Covariates as a validated table ``[B, C]``.
+        """Return covariates ``[B, C]`` or ``[C]`` as a validated table ``[B, C]``.
 
         Raises:
-            InputError: wrong number of columns, or a value that is not finite.
+            InputError: the number of columns is wrong, or a value is not finite.
         """
         table = np.atleast_2d(np.asarray(rows, dtype=np.float64))
         if table.ndim != 2 or table.shape[1] != len(self.covariates):
@@ -144,21 +144,21 @@ class EnvSpec:
         return table
 
     def check_ranges(self, covariates: Array) -> None:
-        """Refuses agents ``[B, C]`` outside the ranges that agents are drawn from.
+        """Check that covariates ``[B, C]`` lie in the ranges that agents are drawn from.
 
         Raises:
-            InputError: a value lies outside; the message names it.
+            InputError: a value lies outside its range.
         """
         for covariate, values in zip(self.covariates, covariates.T, strict=True):
             outside = values[(values < covariate.low) | (values > covariate.high)]
             if len(outside):
                 raise InputError(
                     f"{covariate.name} is {outside[0]:g}, outside {covariate.low:g} to {covariate.high:g} of "
-                    f"{self.name}; give a value in that range, or allow others with any_covariates=True"
+                    f"{self.name}; give a value in that range, or pass any_covariates=True"
                 )
 
     def sample_agents(self, n_agents: int, rng: np.random.Generator) -> Array:
-        """Covariates ``[N, C]``: the test agents first, the rest uniform in the ranges (Section 5.1).
+        """Draw covariates ``[N, C]``: the test agents first, the others uniform in the ranges (Section 5.1).
 
         Raises:
             InputError: ``n_agents`` is below the number of test agents.
@@ -167,7 +167,7 @@ class EnvSpec:
         if n_agents < n_test:
             raise InputError(
                 f"number of agents is {n_agents}, but {self.name} has {n_test} test agents, which always come "
-                f"first; give {n_test} or more"
+                f"first; give at least {n_test}"
             )
         low = np.array([covariate.low for covariate in self.covariates])
         high = np.array([covariate.high for covariate in self.covariates])
@@ -176,11 +176,11 @@ class EnvSpec:
 
 
 def pictures(spec: EnvSpec) -> FramesFn:
-    """What draws the states of an environment.
+    """Return the function that draws states ``[T, S]`` of an environment for covariates ``[C]``.
 
     Raises:
-        InputError: it has no pictures.
+        InputError: the environment has no pictures.
     """
     if spec.frames is None:
-        raise InputError(f"{spec.name} has no pictures; give its EnvSpec a function frames (see cartpole.py)")
+        raise InputError(f"{spec.name} has no pictures; give its EnvSpec a function frames (see envs/cartpole.py)")
     return spec.frames

@@ -1,1 +1,1 @@
-"""Evaluation: how well a model predicts, and what the paper reports."""
+"""Evaluation of models and policies, and the numbers that the paper reports."""

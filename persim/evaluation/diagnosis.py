@@ -1,13 +1,13 @@
-"""How much each rank-one term of a trained model carries: was the rank too small, or too large?
+"""Measure the energy of each rank-one term of a trained model, to see whether the rank was too small or too large.
 
-The model is a tensor over agents, states (with their dimensions) and actions. Energies are mean squares of what it
-predicts for every agent in every recorded state under every recorded action, each state dimension in units
-of the mean square of its recorded differences (``scaled_deltas``, so normalised models too), averaged over dimensions.
+The model is a tensor over agents, states (with their dimensions) and actions. Energies are mean squares of its
+predictions for every agent in every recorded state under every recorded action. The energy of each state dimension is
+divided by the mean square of its recorded differences in the model's scale (``scaled_deltas``), and then averaged.
 
-The energy of a term depends on how the model happened to split its prediction: terms overlap and
-cancel, and a rank that is too large may share out one term's work. So there is a second spectrum that does not depend
-on it: the squared singular values of the tensor unfolded by state. No model with k terms can come closer
-to this one than the sum of those beyond the k-th (Eckart and Young); more terms than that may be needed.
+The energy of a term depends on how the model happened to split its prediction: terms may overlap or cancel, and with
+too large a rank several terms may do the work of one. A second spectrum does not depend on the split: the squared
+singular values of the tensor unfolded by state. No model with k terms can come closer to this one than the sum of
+the values beyond the k-th (Eckart and Young), but a model may need more than k terms to come that close.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from persim.errors import InputError
 from persim.learning.model import LowRankDynamics
 
 ROWS, CHUNK = 20_000, 2_000
-NEGLIGIBLE = 0.1  # directions that together carry less than this share of the model's error are spare
+NEGLIGIBLE = 0.1  # directions that together carry less than this share of the model's error are not needed
 
 Floats = NDArray[np.float64]
 
@@ -35,9 +35,9 @@ class Diagnosis:
     """Energies of K members of rank R, as shares of the mean square of the recorded differences.
 
     Attributes:
-        terms: of each rank-one term ``[K, R]``, largest first: terms of different members do not correspond.
+        terms: energies ``[K, R]`` of the rank-one terms, largest first; terms of different members do not match up.
         directions: squared singular values ``[K, R]``, largest first; their sum is the energy of the model.
-        error: of one-step predictions of the recorded differences ``[K]``.
+        error: mean square error ``[K]`` of one-step predictions.
     """
 
     terms: Floats
@@ -46,27 +46,33 @@ class Diagnosis:
 
     @property
     def lost(self) -> Floats:
-        """What the best k directions leave out, for k = 1..R, mean over members ``[R]``."""
+        """The energy ``[R]`` beyond the best k directions for k = 1..R, mean over members."""
         beyond = np.cumsum(self.directions[:, ::-1], axis=1)[:, ::-1] - self.directions
         return np.asarray(beyond.mean(0))
 
     @property
     def needed(self) -> int:
-        """The fewest directions without which the error would hardly grow: the others carry a tenth of it at most."""
+        """The smallest number of directions such that the others carry at most a tenth of the error."""
         return int(np.argmax(self.lost <= NEGLIGIBLE * self.error.mean())) + 1
 
 
 def diagnose(model: LowRankDynamics, data: Trajectories) -> Diagnosis:
-    """The energies of a model on the states and actions of a dataset.
+    """Measure the energies of a model on the states and actions of a dataset.
 
     Args:
         model: any ensemble.
-        data: what it was trained on; at most ``ROWS`` evenly spaced rows are looked at.
+        data: its training data, of which at most ``ROWS`` evenly spaced rows are used.
 
     Raises:
         InputError: the data do not fit the model.
     """
-    _check(model, data)
+    shape = model.settings
+    theirs = (shape.n_agents, shape.state_dim, shape.action_dim, shape.discrete)
+    if theirs != (data.n_agents, data.state_dim, data.action_dim, data.discrete):
+        raise InputError(
+            f"the data have {data.n_agents} agents, {data.state_dim} state dimensions and {_kind(data)}, the model "
+            f"{shape.n_agents}, {shape.state_dim} and {_kind(shape)}; give the data that it was trained on"
+        )
     rows = np.linspace(0, len(data) - 1, min(ROWS, len(data))).astype(np.int64)
     columns = [torch.tensor(column[rows]) for column in (data.agent, data.observation, data.action, data.delta)]
     with torch.no_grad():
@@ -75,19 +81,9 @@ def diagnose(model: LowRankDynamics, data: Trajectories) -> Diagnosis:
         chunks = zip(*(torch.split(column, CHUNK) for column in columns), strict=True)
         found = [_sums(model, unit, *(column.to(model.device) for column in chunk)) for chunk in chunks]
         state, action, error = (torch.stack(sums).sum(0) / len(rows) for sums in zip(*found, strict=True))
-        everyone = torch.arange(model.settings.n_agents, device=model.device).expand(model.settings.members, -1)
-        agent = _gram(model.agent_factors(everyone)) / model.settings.n_agents
+        everyone = torch.arange(shape.n_agents, device=model.device).expand(shape.members, -1)
+        agent = _gram(model.agent_factors(everyone)) / shape.n_agents
         return _energies(agent, state, action, error)
-
-
-def _check(model: LowRankDynamics, data: Trajectories) -> None:
-    shape = model.settings
-    theirs = (shape.n_agents, shape.state_dim, shape.action_dim, shape.discrete)
-    if theirs != (data.n_agents, data.state_dim, data.action_dim, data.discrete):
-        raise InputError(
-            f"the data have {data.n_agents} agents, {data.state_dim} state dimensions and {_kind(data)}, the model "
-            f"{shape.n_agents}, {shape.state_dim} and {_kind(shape)}; give the data that it was trained on"
-        )
 
 
 def _kind(shape: Any) -> str:
@@ -95,7 +91,7 @@ def _kind(shape: Any) -> str:
 
 
 def _gram(factors: Tensor) -> Tensor:
-    """Sums of products of the factors ``[K, R, B]`` of each two terms: ``[K, R, R]``."""
+    """Compute the Gram matrices ``[K, R, R]`` of factors ``[K, R, B]``."""
     double = factors.double()
     return torch.bmm(double, double.mT)
 
@@ -103,7 +99,7 @@ def _gram(factors: Tensor) -> Tensor:
 def _sums(
     model: LowRankDynamics, unit: Tensor, agents: Tensor, states: Tensor, actions: Tensor, deltas: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Over some rows: Gram matrices of state and action factors ``[K, R, R]``, and squared error ``[K]``."""
+    """Compute the Gram matrices ``[K, R, R]`` of state and action factors and the squared error ``[K]`` of B rows."""
     members = model.settings.members
     seen = model.scaled(states.mT).expand(members, -1, -1)
     encoded = model.encode_actions(actions).expand(members, -1, -1)
@@ -115,11 +111,11 @@ def _sums(
 
 
 def _energies(agent: Tensor, state: Tensor, action: Tensor, error: Tensor) -> Diagnosis:
-    """From mean products ``[K, R, R]`` of factors: terms are independent over agents, states and actions.
+    """Compute the energies from the mean Gram matrices ``[K, R, R]`` of the factors and the error ``[K]``.
 
-    With V the state factors (one column a term) and Q those of agents and actions, the unfolding is V Q', and its
+    With V the state factors (a column per term) and Q those of agents and actions, the unfolding is V Q', and its
     squared singular values are the eigenvalues of (V'V)^1/2 (Q'Q) (V'V)^1/2, where Q'Q is the elementwise
-    product of the two Gram matrices.
+    product of the Gram matrices of agents and actions.
     """
     values, vectors = torch.linalg.eigh(state)
     root = vectors * values.clamp(min=0).sqrt().unsqueeze(1) @ vectors.mT

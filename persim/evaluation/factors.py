@@ -1,9 +1,9 @@
-"""What the agent factors of a trained simulator know of the agents' covariates (Figures 1 and 5).
+"""Measure how much the agent factors of a trained simulator tell of the agents' covariates (Figures 1 and 5).
 
-A term ``u_l v_l w_l`` stays what it is when u_l is multiplied by a number and v_l divided by it, and the terms
-have no order. So the factors of different members are not in one basis: they are never averaged or mixed here.
+A term ``u_l v_l w_l`` does not change when u_l is multiplied by a number and v_l divided by it, and the terms have no
+order. So every member has a basis of its own, and the factors of different members are never averaged or mixed.
 
-scikit-learn takes a second to load; it is imported only where it is used.
+scikit-learn takes a second to load, so it is imported only where it is used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FOLDS, TREES, PERPLEXITY = 5, 50, 30.0
 
 
 def agent_factors(model: LowRankDynamics) -> NDArray[np.float32]:
-    """The u of all agents, each member in its own basis: ``[K, N, R]``."""
+    """Compute the factors u ``[K, N, R]`` of all agents, each member in its own basis."""
     ids = torch.arange(model.settings.n_agents, device=model.device)
     with torch.no_grad():
         factors = model.agent_factors(ids.expand(model.settings.members, -1))
@@ -28,26 +28,26 @@ def agent_factors(model: LowRankDynamics) -> NDArray[np.float32]:
 
 
 def covariate_r2(factors: NDArray[np.float32], covariates: Array) -> Array:
-    """How well the agent factors give the covariates of agents that the regression has not seen.
+    """Measure how well a regression on the agent factors predicts the covariates of held-out agents.
 
-    The regression is a forest of extremely randomised trees with no setting that was tuned. Trees do not mind
-    how a factor is scaled, which is just what a factorisation leaves open, nor factors that carry nothing, as
-    those of spare terms. Five folds in a fixed order; one R2 over all agents, each predicted from the other folds.
+    The regression is a forest of extremely randomised trees with no tuned setting. Trees depend neither on the scale
+    of a factor, which a factorisation leaves open, nor on factors that carry nothing, such as those of unneeded
+    terms. There are five fixed folds and one R2 over all agents, each predicted from the other folds.
 
     Args:
         factors: ``[K, N, R]``.
         covariates: ``[N, C]``.
 
     Returns:
-        R2 ``[C]``, the mean over the members, each with a regression of its own; NaN for a covariate that
-        does not vary, and for fewer agents than folds.
+        R2 ``[C]``, the mean over the members, each with a regression of its own. It is NaN for a covariate that
+        does not vary, and where there are fewer agents than folds.
 
     Raises:
-        InputError: the covariates are not of these agents.
+        InputError: the numbers of agents differ.
     """
     agents = factors.shape[1]
     if len(covariates) != agents:
-        raise InputError(f"{len(covariates)} rows of covariates do not fit factors of {agents} agents; give one each")
+        raise InputError(f"{len(covariates)} rows of covariates do not fit factors of {agents} agents; give a row each")
     spread = covariates.std(0)
     if agents < FOLDS:
         return np.full(len(spread), np.nan)
@@ -57,7 +57,7 @@ def covariate_r2(factors: NDArray[np.float32], covariates: Array) -> Array:
 
 
 def _unseen(factors: NDArray[np.float32], covariates: Array) -> Array:
-    """Covariates ``[N, C]`` of each agent from its factors ``[N, R]``, by a regression on the other folds."""
+    """Predict the covariates ``[N, C]`` of each agent from its factors ``[N, R]`` by regression on the other folds."""
     from sklearn.ensemble import ExtraTreesRegressor
     from sklearn.model_selection import KFold, cross_val_predict
 
@@ -68,9 +68,9 @@ def _unseen(factors: NDArray[np.float32], covariates: Array) -> Array:
 
 
 def tsne(factors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A map of agents: t-SNE of one member's factors ``[N, R]``, each scaled to unit spread, to ``[N, 2]``.
+    """Map the agents by t-SNE of one member's factors ``[N, R]``, each scaled to unit spread, to points ``[N, 2]``.
 
-    Started from the principal components, with a fixed seed: the same factors give the same map.
+    It starts from the principal components with a fixed seed, so the same factors give the same map.
     """
     from sklearn.manifold import TSNE
 

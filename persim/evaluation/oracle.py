@@ -1,4 +1,4 @@
-"""The optimum by value iteration on a grid, for small environments such as MountainCar."""
+"""Find the optimal policy of small environments such as MountainCar by value iteration on a grid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOLERANCE = 1e-6
 
 
 def has_oracle(spec: EnvSpec) -> bool:
-    """Whether value iteration is possible: two bounded state dimensions, discrete actions, costs only."""
+    """Tell whether value iteration is possible: two bounded state dimensions, discrete actions, rewards at most 0."""
     costs_only = spec.planning.best_reward <= 0
     return spec.discrete and spec.state_dim == 2 and spec.observation_space.is_bounded() and costs_only
 
@@ -33,11 +33,11 @@ class _Grid:
         self.axes = [np.linspace(self.low[d], self.high[d], shape[d]) for d in range(2)]
 
     def points(self) -> Array:
-        """All grid points ``[G, 2]``."""
+        """Return all G grid points ``[G, 2]``."""
         return np.stack(np.meshgrid(*self.axes, indexing="ij"), axis=-1).reshape(-1, 2)
 
     def corners(self, states: Array) -> tuple[NDArray[np.intp], Array]:
-        """Flat indices ``[4, B]`` and weights ``[4, B]`` of the corners around states ``[B, 2]``."""
+        """Return the flat indices ``[4, B]`` and weights ``[4, B]`` of the corners around states ``[B, 2]``."""
         place = (np.clip(states, self.low, self.high) - self.low) / (self.high - self.low) * (self.shape - 1)
         cell = np.minimum(place.astype(np.intp), self.shape - 2)
         right, up = (place - cell).T
@@ -48,7 +48,7 @@ class _Grid:
 
 
 def _outcomes(spec: EnvSpec, states: Array, action: int, covariates: Array) -> tuple[Array, Array, Array]:
-    """Next states, rewards and whether the episode goes on, for one action in every state."""
+    """Take one action in all states ``[B, 2]``; return next states, rewards ``[B]``, and 1 where episodes continue."""
     actions = np.full(len(states), action)
     following = spec.step(states, actions, np.broadcast_to(covariates, (len(states), len(covariates))))
     before, chosen, after = (torch.from_numpy(x) for x in (states, actions, following))
@@ -62,7 +62,7 @@ def optimal_values(
     shape: tuple[int, int] = SHAPE,
     progress: Callable[[int], None] | None = None,
 ) -> Array:
-    """Values ``[shape]`` of the states of one agent under the best policy, by value iteration.
+    """Compute the optimal values ``[*shape]`` of one agent's states by value iteration.
 
     Args:
         spec: the environment.
@@ -71,10 +71,13 @@ def optimal_values(
         progress: called after every sweep with its number.
 
     Raises:
-        InputError: the environment is not one that ``has_oracle``.
+        InputError: ``has_oracle`` is false for the environment.
     """
     if not has_oracle(spec):
-        raise InputError(f"{spec.name} has no oracle: value iteration needs two bounded states and costs only")
+        raise InputError(
+            f"{spec.name} has no oracle: value iteration needs two bounded state dimensions, discrete actions and "
+            "rewards of at most 0; use another environment"
+        )
     grid = _Grid(spec, shape)
     backups = []
     for action in range(spec.action_dim):
@@ -84,7 +87,7 @@ def optimal_values(
     values = np.zeros(int(np.prod(shape)))
     for sweep in range(1, 4 * spec.horizon):
         updated = np.max([reward + (weight * values[index]).sum(0) for reward, index, weight in backups], axis=0)
-        # Where the goal is out of reach the value falls without end; the horizon bounds what can be lost.
+        # Where the goal is out of reach the values would fall for ever; an episode loses at most its horizon.
         updated = np.maximum(updated, -float(spec.horizon))
         change, values = np.abs(updated - values).max(), updated
         if progress is not None:
@@ -95,13 +98,13 @@ def optimal_values(
 
 
 class OraclePolicy(BatchPolicy):
-    """Takes the action of the highest value after one true step.
+    """Take the action with the highest value after one true step.
 
     Args:
         spec: the environment.
         covariates: ``[B, C]``, of the agent of each episode.
-        values: of each agent, by row of ``agents``.
-        agents: ``[B]``, index into ``values``.
+        values: optimal values ``[*shape]`` of each agent.
+        agents: ``[B]``, index into ``values`` of the agent of each episode.
     """
 
     def __init__(self, spec: EnvSpec, covariates: Array, values: list[Array], agents: NDArray[np.intp]) -> None:
@@ -109,20 +112,17 @@ class OraclePolicy(BatchPolicy):
         self._grid = _Grid(spec, values[0].shape)
 
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """The best action of each state."""
+        """Choose the best actions ``[B]`` for states ``[B, 2]``."""
         worth = np.empty((self._spec.action_dim, len(states)))
         for agent in np.unique(self._agents):
             rows = self._agents == agent
+            current, covariates = np.asarray(states[rows], dtype=np.float64), self._covariates[rows][0]
             for action in range(self._spec.action_dim):
-                worth[action, rows] = self._worth(np.asarray(states[rows], dtype=np.float64), action, rows)
+                following, reward, goes_on = _outcomes(self._spec, current, action, covariates)
+                index, weight = self._grid.corners(following)
+                worth[action, rows] = reward + goes_on * (weight * self._values[agent].ravel()[index]).sum(0)
         return np.asarray(worth.argmax(0))
 
-    def _worth(self, states: Array, action: int, rows: NDArray[np.bool_]) -> Array:
-        agent = int(self._agents[rows][0])
-        following, reward, goes_on = _outcomes(self._spec, states, action, self._covariates[rows][0])
-        index, weight = self._grid.corners(following)
-        return np.asarray(reward + goes_on * (weight * self._values[agent].ravel()[index]).sum(0))
-
     def keep(self, running: NDArray[np.bool_]) -> None:
-        """Forgets the episodes that have ended."""
+        """Drop the episodes where ``running`` ``[B]`` is false."""
         self._covariates, self._agents = self._covariates[running], self._agents[running]

@@ -1,4 +1,4 @@
-"""The paper's own numbers, shipped as CSV, to stand beside ours."""
+"""Look up the paper's own numbers, shipped as CSV, for comparison with ours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FOLDER = Path(__file__).parents[1] / "paper"
 
 @dataclass(frozen=True)
 class PaperError:
-    """Prediction error in Tables 6 to 8 and 12; ``decimals`` of the RMSE as printed."""
+    """Prediction error in Tables 6 to 8 and 12; the RMSE is printed with ``decimals`` decimals."""
 
     rmse: float
     r2: float
@@ -22,10 +22,7 @@ class PaperError:
 
 @dataclass(frozen=True)
 class PaperReward:
-    """Average reward in Tables 3, 9 to 11 and 13 to 16, with its standard deviation over five trials.
-
-    ``decimals`` are those of the mean as printed.
-    """
+    """Average reward over five trials (Tables 3, 9 to 11, 13 to 16); the mean is printed with ``decimals`` decimals."""
 
     mean: float
     std: float
@@ -63,7 +60,7 @@ def _rewards(rows: Iterable[dict[str, str]]) -> dict[int, PaperReward]:
 
 
 def observed_data(env: str, regime: str) -> list[float]:
-    """Table 5: reward of the five test agents, average reward and average length; empty where there is none."""
+    """List the five test agents' rewards, average reward and average length of Table 5; empty where it has none."""
     for row in _table("observed_data.csv"):
         if (row["env"], row["regime"]) == (env, regime):
             return [float(value) for name, value in row.items() if name.startswith(("reward_", "average_"))]
@@ -71,12 +68,12 @@ def observed_data(env: str, regime: str) -> list[float]:
 
 
 def prediction_error(env: str, regime: str, method: str = "PerSim") -> dict[int, PaperError]:
-    """The paper's prediction error by agent id (from 0); empty where the paper has none."""
+    """Return the paper's prediction errors by agent id (from 0); empty where it has none."""
     return _errors(_rows("prediction_error.csv", env, regime, method))
 
 
 def reward(env: str, regime: str, method: str = "PerSim") -> dict[int, PaperReward]:
-    """The paper's average reward by agent id (from 0); empty where the paper has none.
+    """Return the paper's average rewards by agent id (from 0); empty where it has none.
 
     The rows of ``True env+MPC`` have an empty regime.
     """
@@ -84,31 +81,31 @@ def reward(env: str, regime: str, method: str = "PerSim") -> dict[int, PaperRewa
 
 
 def best_reward(env: str) -> dict[int, float]:
-    """The highest average reward that any method that learns reached under any regime (Tables 9 to 11), by agent id."""
+    """Return the highest average reward of any learning method and regime (Tables 9 to 11) by agent id (from 0)."""
     rows = [row for row in _table("reward.csv") if row["env"] == env and row["regime"]]
     agents = {int(row["agent"]) for row in rows}
     return {n - 1: max(float(row["reward_mean"]) for row in rows if int(row["agent"]) == n) for n in sorted(agents)}
 
 
 def scarcity(env: str, regime: str, agents: int, method: str = "PerSim") -> dict[int, PaperReward]:
-    """Tables 14 to 16: the average reward by agent id (from 0) when N is ``agents``; empty where there is none."""
+    """Return the average rewards of Tables 14 to 16 for N = ``agents`` by agent id (from 0); empty where absent."""
     rows = _rows("scarcity_reward.csv", env, regime, method)
     return _rewards(row for row in rows if int(row["n_agents"]) == agents)
 
 
 def unseen_error(regime: str, method: str = "PerSim", fraction: float | None = None) -> dict[int, PaperError]:
-    """Table 12: prediction error of agents that were never observed, in MountainCar, by agent id (from 0).
+    """Return the prediction errors of never observed MountainCar agents (Table 12) by agent id (from 0).
 
     Args:
-        regime: of the data.
-        method: the paper's name.
-        fraction: p, the share of training agents that the regression is fitted on; None for the other methods.
+        regime: how the data were recorded.
+        method: the method's name in the paper.
+        fraction: p, the share of training agents that the regression is fitted on; None for methods without p.
     """
     return _errors(_of_fraction(_rows("unseen_prediction_error.csv", "mountaincar", regime, method), fraction))
 
 
 def unseen_reward(regime: str, method: str = "PerSim", fraction: float | None = None) -> dict[int, PaperReward]:
-    """Table 13: average reward of agents that were never observed; arguments as of ``unseen_error``."""
+    """Return the average rewards of never observed agents (Table 13); the arguments are those of ``unseen_error``."""
     return _rewards(_of_fraction(_rows("unseen_reward.csv", "mountaincar", regime, method), fraction))
 
 
@@ -117,10 +114,10 @@ def _of_fraction(rows: Iterable[dict[str, str]], fraction: float | None) -> Iter
 
 
 def test_agents(env: str) -> dict[int, str]:
-    """Covariates of the test agents as the tables print them, by agent id (from 0)."""
+    """Return the test agents' covariates as the tables print them, by agent id (from 0)."""
     return {int(row["agent"]) - 1: row["covariates"] for row in _table("prediction_error.csv") if row["env"] == env}
 
 
 def unseen_agents() -> dict[int, str]:
-    """Covariates of the agents of Tables 12 and 13, by agent id (from 0)."""
+    """Return the covariates of the agents of Tables 12 and 13 by agent id (from 0)."""
     return {int(row["agent"]) - 1: f"gravity={row['gravity']}" for row in _table("unseen_reward.csv")}

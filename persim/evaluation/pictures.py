@@ -1,11 +1,14 @@
-"""Pictures: an episode as a GIF, and predicted over true states (Figures 2 and 4)."""
+"""Draw episodes as GIFs, predicted over true states (Figures 2 and 4), diagnoses and maps of agents (Figures 1 and 5).
+
+matplotlib is slow to load, so it is imported only where it is used.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,48 +16,51 @@ from PIL import Image
 
 from persim.data.collect import collect
 from persim.data.policies import BatchPolicy
-from persim.envs.spec import Array, EnvSpec, FramesFn, pictures
+from persim.envs.spec import Array, Covariate, EnvSpec, FramesFn, pictures
+from persim.evaluation.diagnosis import NEGLIGIBLE, Diagnosis
 from persim.evaluation.prediction import HORIZON, WARM_UP, Dynamics, TrueRollouts, predicted_states
 from persim.storage import store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Frame = NDArray[np.uint8]
 
 FRAME_MS = 40
 WIDTH = 400
-MAX_FRAMES = 250  # of a GIF: long episodes show every few steps
+MAX_FRAMES = 250  # of a GIF; longer episodes are thinned
 HORIZONS = tuple(range(10, HORIZON + 1, 10))
-TINT = np.array([31, 90, 220])  # of predictions: blue
+TINT = np.array([31, 90, 220])  # blue, for predictions
 OPACITY = 0.55
+_BLUE, _ORANGE, _GREY = "#1f6fb4", "#d9601a", "#888888"
 
 
 def episode_states(spec: EnvSpec, covariates: Array, policy: BatchPolicy, rng: np.random.Generator) -> Array:
-    """States ``[T + 1, S]`` of one episode of an agent with these covariates ``[C]``."""
+    """Record the states ``[T + 1, S]`` of one episode of an agent with covariates ``[C]``."""
     data = collect(spec, covariates[None], policy, rng)
     return np.concatenate([data.observation, data.next_observation[-1:]]).astype(np.float64)
 
 
 def thinned(states: Array) -> Array:
-    """At most ``MAX_FRAMES`` states, evenly spaced, the last one included."""
+    """Select at most ``MAX_FRAMES`` evenly spaced states of ``[T, S]``, the last one included."""
     stride = -(-len(states) // MAX_FRAMES)
     return states[(len(states) - 1) % stride :: stride]
 
 
 def save_gif(frames: Iterable[Frame], path: Path) -> int:
-    """Writes an animation that repeats for ever; returns its number of frames."""
-    images = [_small(Image.fromarray(frame)) for frame in frames]
+    """Write an endless animation of frames ``[height, width, 3]``; return the number of frames."""
+    images = []
+    for frame in frames:
+        size = (WIDTH, round(frame.shape[0] * WIDTH / frame.shape[1]))
+        images.append(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS).quantize(64))
     buffer = io.BytesIO()
     images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=FRAME_MS, loop=0)
     store.write_atomic(path, buffer.getvalue())
     return len(images)
 
 
-def _small(image: Image.Image) -> Image.Image:
-    height = round(image.height * WIDTH / image.width)
-    return image.resize((WIDTH, height), Image.Resampling.LANCZOS).quantize(64)
-
-
 def overlay(true: Frame, predicted: Frame) -> Frame:
-    """The true picture, solid, under the predicted one, translucent and tinted; white is background."""
+    """Lay the predicted picture, tinted and translucent, over the true one, both ``[height, width, 3]`` on white."""
     ink = (predicted < 250).any(-1, keepdims=True) & (predicted != true).any(-1, keepdims=True)
     tinted = (predicted.astype(float) + 2 * TINT) / 3
     mixed = np.where(ink, OPACITY * tinted + (1 - OPACITY) * true, true)
@@ -62,7 +68,7 @@ def overlay(true: Frame, predicted: Frame) -> Frame:
 
 
 def draw_pair(axes: Any, draw: FramesFn, pair: Array, covariates: Array) -> None:
-    """The true state and the predicted one ``[2, S]`` of an agent ``[C]``, one over the other."""
+    """Draw the predicted over the true state, ``[2, S]`` with the true one first, of an agent ``[C]``."""
     axes.set(xticks=[], yticks=[], box_aspect=2 / 3)
     if np.isfinite(pair).all():
         axes.imshow(overlay(*draw(pair, covariates)))
@@ -80,21 +86,21 @@ def prediction_figure(
     path: Path,
     titles: Sequence[str],
 ) -> None:
-    """Draws predictions over the truth, a row per episode and a column per horizon, as in Figures 2 and 4.
+    """Draw predicted over true states, a row per episode and a column per horizon, as in Figures 2 and 4.
 
     Args:
-        spec: the environment, with pictures.
+        spec: the environment.
         dynamics: the model.
         rollouts: B true episodes.
         covariates: ``[B, C]``.
         horizons: steps ahead, 1 to 50, counted from the end of the warm-up.
-        path: a PNG file.
-        titles: of the rows.
+        path: the PNG file to write.
+        titles: B row titles.
 
     Raises:
         InputError: the environment has no pictures.
     """
-    from matplotlib.figure import Figure  # imported late: slow, and only this needs it
+    from matplotlib.figure import Figure
 
     draw, predicted = pictures(spec), predicted_states(dynamics, rollouts)
     rows, columns = len(rollouts.agents), len(horizons)
@@ -107,6 +113,75 @@ def prediction_figure(
             draw_pair(axis, draw, pair, covariates[row])
         axes[0].set_ylabel(titles[row], fontsize=8)
     figure.suptitle(f"{spec.title}: true states solid, predicted states blue", fontsize=11)
+    save_png(figure, path)
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG file, without the name of the software that drew it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110, format="png")
+    figure.savefig(buffer, dpi=110, format="png", metadata={"Software": None})
     store.write_atomic(path, buffer.getvalue())
+
+
+def draw_map(axes: Any, points: NDArray[np.float32], values: Array, label: str) -> None:
+    """Draw agents at ``[N, 2]``, coloured by a covariate ``[N]``, with a colour bar; t-SNE axes have no meaning."""
+    dots = axes.scatter(*points.T, c=values, cmap="viridis", s=9, linewidths=0)
+    axes.set(xticks=[], yticks=[])
+    axes.figure.colorbar(dots, ax=axes, label=label)
+
+
+def with_unit(covariate: Covariate) -> str:
+    """Name a covariate with its unit, such as ``force (N)``."""
+    return named(covariate.name, covariate.unit)
+
+
+def named(name: str, unit: str) -> str:
+    """Write a covariate's name for pictures, with its unit if it has one."""
+    return name.replace("_", " ") + (f" ({unit})" if unit else "")
+
+
+def diagnosis_figure(
+    title: str, found: Diagnosis, points: NDArray[np.float32], maps: Sequence[tuple[str, Array]]
+) -> Figure:
+    """Draw the energies of the terms, the energy beyond k directions, and a map of the agents per covariate.
+
+    Args:
+        title: title of the figure.
+        found: the diagnosis.
+        points: position ``[N, 2]`` of each agent on the map; unused without ``maps``.
+        maps: label and values ``[N]`` of each covariate.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(4 * (2 + len(maps)), 3.6), layout="constrained")
+        axes = figure.subplots(1, 2 + len(maps))
+        _draw_terms(axes[0], found)
+        _draw_lost(axes[1], found)
+        for where, (label, values) in zip(axes[2:], maps, strict=True):
+            draw_map(where, points, values, label)
+            where.set_title("agents by their factors (t-SNE)")
+        figure.suptitle(title)
+    return figure
+
+
+def _draw_terms(axes: Any, found: Diagnosis) -> None:
+    members, rank = found.terms.shape
+    ranks = np.arange(1, rank + 1)
+    axes.bar(ranks, 100 * found.terms.mean(0), color=_BLUE, alpha=0.45)
+    axes.scatter(np.tile(ranks, members), 100 * found.terms.ravel(), s=12, color=_BLUE)
+    axes.set(title="energy of each term", xlabel="term, largest first", ylabel="% of the recorded differences")
+    axes.set_xticks(ranks)
+
+
+def _draw_lost(axes: Any, found: Diagnosis) -> None:
+    """Draw the energy beyond k directions on a logarithmic scale, without the last point, which is 0."""
+    ranks, error = np.arange(1, found.terms.shape[1] + 1), 100 * found.error.mean()
+    axes.plot(ranks[:-1], 100 * found.lost[:-1], "o-", color=_BLUE, label="beyond the best k directions")
+    axes.axhline(error, color=_ORANGE, label="error of the model")
+    axes.axhline(NEGLIGIBLE * error, color=_GREY, linestyle="--", linewidth=1, label="a tenth of it")
+    axes.axvline(found.needed, color=_GREY, linestyle=":", label=f"needed: {found.needed}")
+    axes.set(yscale="log", title="energy beyond k directions", xlabel="k", ylabel="% of the recorded differences")
+    axes.set_xticks(ranks)
+    axes.legend(framealpha=1, edgecolor="none", fontsize=8)

@@ -1,4 +1,4 @@
-"""Prediction error: open-loop rollouts of a model against the true environment (Section 5.2)."""
+"""Measure prediction error: open-loop rollouts of a model against the true environment (Section 5.2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from persim.data.collect import collect
 from persim.data.policies import BatchPolicy, EpsilonPolicy
-from persim.data.trajectories import Trajectories
 from persim.envs.spec import EnvSpec
 from persim.errors import InputError
 
@@ -23,19 +22,22 @@ TEST_EPSILON = 0.01
 
 
 class Dynamics(Protocol):
-    """A one-step model: agents ``[B]``, states ``[K, B, S]``, actions ``[B]`` to ``[K, B, S]``."""
+    """A one-step model of K members."""
 
     def __call__(self, agents: torch.Tensor, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """Next states, each member on its own."""
+        """Predict ``[K, B, S]``, each member by itself, from agents ``[B]``, states ``[K, B, S]``, actions ``[B]``.
+
+        The states may be ``[1, B, S]``, the same for all members, and continuous actions are ``[B, A]``.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class History:
-    """True steps that were seen before a prediction starts, for methods that learn from them who it is about.
+    """The W true steps before a prediction starts, from which some methods infer the agent.
 
     Attributes:
-        states: ``[B, W + 1, S]``; the last of them is where the prediction starts.
+        states: ``[B, W + 1, S]``; the prediction starts at the last of them.
         actions: ``[B, W]`` or ``[B, W, A]``.
     """
 
@@ -48,9 +50,9 @@ class TrueRollouts:
     """True trajectories of the test agents under the test policy, as dense arrays.
 
     Attributes:
-        agents: id of the agent of each episode ``[B]``.
-        states: ``[B, T + 1, S]`` float32, NaN after the end.
-        actions: ``[B, T]`` or ``[B, T, A]``, 0 after the end.
+        agents: ``[B]``, id of the agent of each episode.
+        states: ``[B, T + 1, S]`` float32, NaN after the episode's end.
+        actions: ``[B, T]`` or ``[B, T, A]``, 0 after the episode's end.
     """
 
     agents: NDArray[np.int64]
@@ -59,46 +61,35 @@ class TrueRollouts:
 
     @property
     def start(self) -> NDArray[np.float32]:
-        """States ``[B, S]`` after the warm-up, 0 for episodes that ended earlier: nothing is asked of those."""
+        """The states ``[B, S]`` after the warm-up; 0 for episodes that ended earlier, which are not scored."""
         return np.nan_to_num(self.states[:, WARM_UP])
 
     @property
     def history(self) -> History:
-        """The true steps of the warm-up."""
+        """The true steps of the warm-up, W = ``WARM_UP``."""
         return History(self.states[:, : WARM_UP + 1], self.actions[:, :WARM_UP])
 
     @property
     def played(self) -> NDArray[np.int64] | NDArray[np.float32]:
-        """Actions ``[B, HORIZON]`` or ``[B, HORIZON, A]`` after the warm-up."""
+        """The actions ``[B, HORIZON]`` or ``[B, HORIZON, A]`` after the warm-up."""
         return self.actions[:, WARM_UP : WARM_UP + HORIZON]
 
 
 @dataclass(frozen=True)
 class PredictionError:
-    """Error of one agent: mean RMSE and median R2 over its episodes (Tables 6 to 8).
+    """Prediction error of one agent: mean RMSE and median R2 over its episodes (Tables 6 to 8).
 
     Attributes:
-        agent: its id.
+        agent: id of the agent.
         rmse: mean over episodes of the RMSE pooled over steps and raw state dimensions.
         r2: median over episodes of the variance-weighted R2.
-        episodes: episodes that count; one that ended within the warm-up has nothing to predict.
+        episodes: number of scored episodes; those that ended within the warm-up are not scored.
     """
 
     agent: int
     rmse: float
     r2: float
     episodes: int
-
-
-def _dense(data: Trajectories, agents: NDArray[np.int64], steps: int) -> TrueRollouts:
-    """Trajectories with one episode per id as arrays, padded after the end."""
-    batch = len(agents)
-    states = np.full((batch, steps + 1, data.state_dim), np.nan, dtype=np.float32)
-    actions = np.zeros((batch, steps, *data.action.shape[1:]), dtype=data.action.dtype)
-    states[data.agent, data.step] = data.observation
-    states[data.agent, data.step + 1] = data.next_observation
-    actions[data.agent, data.step] = data.action
-    return TrueRollouts(agents, states, actions)
 
 
 def true_rollouts(
@@ -108,17 +99,17 @@ def true_rollouts(
     agents: Sequence[int] | None = None,
     episodes: int = EPISODES,
 ) -> TrueRollouts:
-    """Plays the test policy (with epsilon 0.01) in the true environment of each test agent.
+    """Play the test policy (with epsilon 0.01) in the true environment of each test agent.
 
     Args:
         spec: the environment; test agent i has id i.
         policy: the test policy.
         rng: the source of all randomness.
         agents: ids of test agents; all by default.
-        episodes: per agent.
+        episodes: number of episodes per agent.
 
     Raises:
-        InputError: an id that is not a test agent's.
+        InputError: an id is not that of a test agent.
     """
     chosen = list(range(len(spec.test_agents)) if agents is None else agents)
     if not set(chosen) <= set(range(len(spec.test_agents))):
@@ -127,13 +118,19 @@ def true_rollouts(
     covariates = np.array(spec.test_agents)[ids]
     acting = EpsilonPolicy(policy, TEST_EPSILON, spec.action_space)
     steps = WARM_UP + HORIZON
-    return _dense(collect(spec, covariates, acting, rng, horizon=steps), ids, steps)
+    data = collect(spec, covariates, acting, rng, horizon=steps)
+    states = np.full((len(ids), steps + 1, data.state_dim), np.nan, dtype=np.float32)
+    actions = np.zeros((len(ids), steps, *data.action.shape[1:]), dtype=data.action.dtype)
+    states[data.agent, data.step] = data.observation
+    states[data.agent, data.step + 1] = data.next_observation
+    actions[data.agent, data.step] = data.action
+    return TrueRollouts(ids, states, actions)
 
 
 def open_loop(
     dynamics: Dynamics, agents: NDArray[np.int64], states: NDArray[Any], actions: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Predicted states ``[B, H + 1, S]``: mean over members that roll out separately, and see only the actions.
+    """Predict states ``[B, H + 1, S]`` from the start and the actions alone: the mean of members that roll separately.
 
     Args:
         dynamics: the model.
@@ -141,7 +138,7 @@ def open_loop(
         states: ``[B, S]``, where the rollouts start.
         actions: ``[B, H]`` or ``[B, H, A]``.
     """
-    who, played, start = (torch.tensor(array) for array in (agents, actions, states))  # copies: ours may be read-only
+    who, played, start = (torch.tensor(array) for array in (agents, actions, states))  # copies: arrays may be read-only
     current = start.unsqueeze(0)
     means = [current.double().mean(0)]
     with torch.no_grad():
@@ -152,12 +149,12 @@ def open_loop(
 
 
 def predicted_states(dynamics: Dynamics, rollouts: TrueRollouts) -> NDArray[np.float64]:
-    """Predictions ``[B, HORIZON, S]`` from the true state after ``WARM_UP`` steps."""
+    """Predict states ``[B, HORIZON, S]`` from the true state after ``WARM_UP`` steps."""
     return open_loop(dynamics, rollouts.agents, rollouts.start, rollouts.played)[:, 1:]
 
 
 def _episode_scores(true: NDArray[np.float64], predicted: NDArray[np.float64]) -> tuple[float, float]:
-    """RMSE and variance-weighted R2 of one episode ``[T, S]`` without missing steps."""
+    """Compute RMSE and variance-weighted R2 of one episode ``[T, S]`` without missing steps."""
     error = np.square(predicted - true)
     spread = np.square(true - true.mean(0)).sum()
     r2 = 1 - error.sum() / spread if spread > 0 else float(not error.any())
@@ -165,12 +162,16 @@ def _episode_scores(true: NDArray[np.float64], predicted: NDArray[np.float64]) -
 
 
 def prediction_errors(dynamics: Dynamics, rollouts: TrueRollouts) -> list[PredictionError]:
-    """Errors per test agent of 50-step open-loop prediction; steps after termination are left out."""
+    """Measure the errors per test agent of 50-step open-loop prediction; steps after termination are left out."""
     return errors_of(predicted_states(dynamics, rollouts), rollouts)
 
 
 def errors_of(predicted: NDArray[np.float64], rollouts: TrueRollouts) -> list[PredictionError]:
-    """Errors per test agent of predictions ``[B, HORIZON, S]``."""
+    """Compute the errors per test agent of predictions ``[B, HORIZON, S]``.
+
+    Raises:
+        InputError: every episode of an agent ended within the warm-up.
+    """
     true = rollouts.states[:, WARM_UP + 1 :].astype(np.float64)
     known: NDArray[np.bool_] = np.asarray(np.isfinite(true).all(axis=-1))
     results = []
@@ -178,9 +179,7 @@ def errors_of(predicted: NDArray[np.float64], rollouts: TrueRollouts) -> list[Pr
         episodes = np.flatnonzero((rollouts.agents == agent) & known.any(axis=1))
         scores = [_episode_scores(true[i][known[i]], predicted[i][known[i]]) for i in episodes]
         if not scores:
-            raise InputError(
-                f"every test episode of agent {agent + 1} ended within {WARM_UP} steps; nothing to predict"
-            )
+            raise InputError(f"every episode of agent {agent + 1} ended within {WARM_UP} steps; play more episodes")
         rmse, r2 = np.array(scores).T
         results.append(PredictionError(int(agent), float(rmse.mean()), float(np.median(r2)), len(scores)))
     return results

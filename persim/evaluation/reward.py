@@ -1,4 +1,4 @@
-"""Average reward: what a policy earns in the true environment of each agent (Section 5.3)."""
+"""Measure average reward: what a policy earns in the true environment of each agent (Section 5.3)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ EPISODES = 20
 
 @dataclass(frozen=True)
 class AverageReward:
-    """What one agent earned.
+    """Returns of one agent's episodes.
 
     Attributes:
-        agent: its id.
-        mean: of the return of an episode.
-        std: over episodes.
+        agent: id of the agent.
+        mean: mean of the returns.
+        std: standard deviation of the returns.
         length: mean number of steps.
     """
 
@@ -37,10 +37,10 @@ class AverageReward:
 
 @dataclass(frozen=True)
 class RewardResult:
-    """Rewards of all agents, and what a decision cost.
+    """Rewards of all agents, and the time of a decision.
 
     Attributes:
-        agents: one entry per agent, as asked for.
+        agents: one entry per agent, in the order asked for.
         decision_ms: wall time of the policy for one decision of one episode, in milliseconds.
     """
 
@@ -49,7 +49,7 @@ class RewardResult:
 
 
 class _Stopwatch(BatchPolicy):
-    """Measures the time that a policy takes."""
+    """Measure the time that a policy takes to decide."""
 
     def __init__(self, policy: BatchPolicy) -> None:
         self._policy, self.seconds = policy, 0.0
@@ -74,21 +74,21 @@ def average_rewards(
     episodes: int = EPISODES,
     progress: Callable[[int, int], None] | None = None,
 ) -> RewardResult:
-    """Plays episodes of several agents in the true environment, all stepped together, fewer as they end.
+    """Play episodes of several agents in the true environment, stepping all running episodes as one batch.
 
     The initial states depend on ``rng`` alone, so they are the same for every policy.
 
     Args:
         spec: the environment.
         covariates: ``[N, C]``, of all agents.
-        policy: makes the policy of a batch from the agent ``[B]`` of each episode.
+        policy: builds the policy of a batch from the agent ids ``[B]`` of its episodes.
         rng: the source of all randomness.
         agents: ids of the agents to test.
-        episodes: M, per agent.
-        progress: called after every step with its number and the number of episodes that go on.
+        episodes: number of episodes per agent.
+        progress: called after every step with its number and the number of running episodes.
 
     Raises:
-        InputError: fewer than 1 episode.
+        InputError: ``episodes`` is below 1.
     """
     check_at_least("episodes", episodes, 1)
     ids = np.repeat(np.array(agents, dtype=np.int64), episodes)

@@ -18,8 +18,8 @@ from persim import seeding
 from persim.data import Trajectories
 from persim.data.collect import population
 from persim.envs import get
-from persim.learning.batches import TrainingRows
 from persim.learning.ensemble import best_members
+from persim.learning.gradients import TrainingRows
 from persim.learning.model import LowRankDynamics
 from persim.learning.training import DivergenceError, EpochReport, TrainResult, holdout_errors, split, train
 from persim.methods.job import HOLDOUT, REWARD, Job

@@ -1,6 +1,6 @@
-"""Stores that are no folders: object stores behind fsspec URLs, as paths with the methods of ``pathlib.Path``.
+"""Object stores behind fsspec URLs, as paths with the methods of ``pathlib.Path``.
 
-An object is put whole or not at all, so nothing is renamed. Nothing here is imported, nor ``upath``, for local paths.
+An object is written whole or not at all, so nothing has to be renamed. ``upath`` is imported for remote paths only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from persim.errors import InputError, nearest
 
-# Protocol -> package, and how to install it. Only stores whose put is atomic: a file server (sftp) is none.
+# Protocol -> package, and how to install it. Writing an object has to be atomic, which excludes file servers (sftp).
 _NEEDS = {
     "s3": ("s3fs", "persim[s3]"),
     "s3a": ("s3fs", "persim[s3]"),
@@ -28,10 +28,10 @@ _NEEDS = {
 
 
 def store_path(text: str) -> Path:
-    """A folder, or the place in an object store that a URL names; nothing is read or written.
+    """Turn the name of a folder or the URL of an object store into a path, without reading or writing there.
 
     Raises:
-        InputError: the protocol is unknown, its package is missing, or no bucket is named.
+        InputError: the protocol is unknown, its package is missing, or the URL names no bucket.
     """
     protocol, separator, place = text.partition("://")
     if not separator:
@@ -40,7 +40,7 @@ def store_path(text: str) -> Path:
         return Path("/" + place.lstrip("/"))
     if protocol not in _NEEDS:
         raise InputError(
-            f"store {text!r} has a protocol that is unknown{nearest(protocol, _NEEDS)}; "
+            f"store {text!r} has an unknown protocol{nearest(protocol, _NEEDS)}; "
             f"give a folder, or a URL that begins with one of: file, {', '.join(_NEEDS)}"
         )
     package, install = _NEEDS[protocol]
@@ -52,31 +52,31 @@ def store_path(text: str) -> Path:
         raise InputError(f"store {text!r} names no bucket; give {protocol}://BUCKET/PREFIX")
     from upath import UPath
 
-    # Listings are not cached: what another machine has just written has to be seen.
+    # Listings are not cached, because other machines write to the same store.
     path: Any = UPath(f"{protocol}://{place}", use_listings_cache=False)
-    return path  # type: ignore[no-any-return]  # it has the methods of a Path that stores use
+    return path  # type: ignore[no-any-return]  # it has all methods of Path that are used on a store
 
 
 def is_remote(path: Path) -> bool:
-    """Whether a path of ``store_path`` lies in an object store."""
+    """Tell whether a path of ``store_path`` lies in an object store."""
     return not isinstance(path, Path)
 
 
 def put(path: Path, data: bytes, *, new: bool = False) -> None:
-    """Writes a whole object; with ``new``, fails if there is one already (where the store supports that)."""
+    """Write a whole object; with ``new``, fail if it exists already (where the store supports that)."""
     there: Any = path
     there.fs.pipe_file(there.path, data, mode="create" if new else "overwrite")
 
 
 def fetch(path: Path) -> bytes:
-    """The whole object, in one request."""
+    """Read the whole object in one request."""
     there: Any = path
     data: bytes = there.fs.cat_file(there.path)
     return data
 
 
 def reason(error: Exception) -> str:
-    """Why a store failed, in a line; clouds have exceptions of their own."""
+    """Say in one line why a store failed; every cloud has its own exceptions."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines()
@@ -84,23 +84,23 @@ def reason(error: Exception) -> str:
 
 
 def reach(root: Path) -> None:
-    """Asks an object store for one object, before anything is begun; a folder is left alone.
+    """Check that an object store can be read, before any work begins; do nothing for a folder.
 
     Raises:
-        InputError: it does not answer or refuses.
+        InputError: the store does not answer or refuses access.
     """
     if is_remote(root):
         try:
             (root / "cells").exists()
-        except Exception as error:  # whatever the store's package raises, the user needs one line
+        except Exception as error:  # every store's package raises its own
             raise _unusable(root, "store", "read", error) from error
 
 
 def prove_writable(root: Path, what: str) -> None:
-    """Writes an object and deletes it.
+    """Check that an object can be written and deleted.
 
     Raises:
-        InputError: one of them failed.
+        InputError: writing or deleting failed.
     """
     probe = root / f".probe-{secrets.token_hex(6)}"
     try:
@@ -119,7 +119,7 @@ def _unusable(root: Path, what: str, verb: str, error: Exception) -> InputError:
 
 @contextmanager
 def local_copy(path: Path) -> Iterator[Path]:
-    """The file itself, or a copy of the object under the same name, for what can only read files."""
+    """Yield the local file itself, or a temporary copy of the object with the same name."""
     if not is_remote(path):
         yield path
         return

@@ -1,7 +1,7 @@
-"""Files that are whole or absent: written aside and renamed, checked when read, never pickled.
+"""Read and write files that are whole or absent: written aside and renamed, checked when read, never pickled.
 
-Arrays live in safetensors files whose header carries the settings (JSON) and a checksum of the
-contents; records live in JSON files with a checksum of theirs. Paths are local, or of ``store_path``.
+Arrays are stored in safetensors files whose header has the settings (JSON) and a checksum; records are stored in
+JSON files with a checksum. Paths are local, or those of ``store_path`` in an object store.
 """
 
 from __future__ import annotations
@@ -23,25 +23,10 @@ from safetensors.numpy import save as _tensors_to_bytes
 
 from persim.errors import InputError
 from persim.storage import objects as remote
-from persim.storage.objects import is_remote, local_copy, reach, store_path
-
-__all__ = [
-    "Arrays",
-    "canonical_json",
-    "content_hash",
-    "is_remote",
-    "local_copy",
-    "prepare_folder",
-    "prepare_folders",
-    "reach",
-    "read_arrays",
-    "read_record",
-    "settings_hash",
-    "store_path",
-    "write_arrays",
-    "write_atomic",
-    "write_record",
-]
+from persim.storage.objects import is_remote as is_remote
+from persim.storage.objects import local_copy as local_copy
+from persim.storage.objects import reach as reach
+from persim.storage.objects import store_path as store_path
 
 FORMAT_VERSION = 1
 
@@ -49,17 +34,17 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def canonical_json(value: object) -> str:
-    """JSON with sorted keys and no spaces: equal settings give equal text."""
+    """Write JSON with sorted keys and no spaces, so that equal settings give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def settings_hash(settings: Mapping[str, object]) -> str:
-    """Twelve hexadecimal digits that name these settings."""
+    """Hash settings to twelve hexadecimal digits, which serve as their name."""
     return hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:12]
 
 
 def content_hash(arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, object]) -> str:
-    """SHA-256 over names, types, shapes and bytes of the arrays, and the settings."""
+    """Compute the SHA-256 over the settings and the names, types, shapes and bytes of arrays ``[...]``."""
     digest = hashlib.sha256(canonical_json(settings).encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -69,10 +54,10 @@ def content_hash(arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, obje
 
 
 def prepare_folder(path: Path, what: str = "store") -> Path:
-    """Makes the folder and proves that a file can be written in it.
+    """Create the folder and check that a file can be written in it.
 
     Raises:
-        InputError: it cannot be made or written.
+        InputError: the folder cannot be created or written.
     """
     if is_remote(path):
         remote.prove_writable(path, what)
@@ -85,16 +70,16 @@ def prepare_folder(path: Path, what: str = "store") -> Path:
     except OSError as error:
         _remove(missing)
         raise InputError(
-            f"{what} {str(path)!r} cannot be written ({error.strerror}); give a folder that you can write to"
+            f"{what} {str(path)!r} cannot be written ({error.strerror}); give a folder with write permission"
         ) from error
     return path
 
 
 def prepare_folders(*wanted: tuple[Path, str]) -> None:
-    """``prepare_folder`` for each of these, or for none.
+    """Call ``prepare_folder`` for each path and name, and remove all new folders if one of them fails.
 
     Raises:
-        InputError: one cannot be made or written.
+        InputError: a folder cannot be created or written.
     """
     missing = [folder for path, _ in wanted if not is_remote(path) for folder in _missing(path)]
     try:
@@ -106,19 +91,19 @@ def prepare_folders(*wanted: tuple[Path, str]) -> None:
 
 
 def _missing(path: Path) -> list[Path]:
-    """The folders that ``mkdir(parents=True)`` would make, nearest first."""
+    """List the folders that ``mkdir(parents=True)`` would create, innermost first."""
     return [folder for folder in (path, *path.parents) if not folder.exists()]
 
 
 def _remove(folders: list[Path]) -> None:
-    """Removes those of these folders that are there and empty: leaves no half-made path behind."""
+    """Remove those of these folders that exist and are empty."""
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Writes ``data`` so that ``path`` holds either all of it or what it held before."""
+    """Write ``data`` so that ``path`` holds either all of it or what it held before."""
     if is_remote(path):
         remote.put(path, data)
         return
@@ -126,7 +111,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            os.fchmod(handle, 0o644)  # mkstemp's 0600 would hide it from the others who share the store
+            os.fchmod(handle, 0o644)  # with mkstemp's 0600 other users of the store could not read it
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -137,13 +122,13 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], kind: str, settings: Mapping[str, object]) -> str:
-    """Writes arrays with their settings; returns the content hash.
+    """Write arrays with their settings and return the content hash.
 
     Args:
         path: the file, by convention ``*.safetensors``.
-        arrays: named numeric or boolean arrays.
-        kind: what the file is, such as ``"trajectories"``; ``read_arrays`` insists on it.
-        settings: anything that JSON can hold.
+        arrays: named numeric or boolean arrays of any shape ``[...]``.
+        kind: the kind of file, such as ``"trajectories"``, which ``read_arrays`` checks.
+        settings: values that JSON can represent.
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     checksum = content_hash(arrays, settings)
@@ -158,7 +143,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], kind: str, sett
 
 
 def _header(path: Path, data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file: an 8-byte length, then JSON with ``__metadata__``."""
+    """Parse the metadata of a safetensors file: an 8-byte length, then JSON with ``__metadata__``."""
     try:
         size = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + size])["__metadata__"]
@@ -168,46 +153,37 @@ def _header(path: Path, data: bytes) -> dict[str, str]:
 
 
 def _damaged(path: Path, why: str) -> InputError:
-    return InputError(f"{str(path)!r} is damaged, or not of PerSim: {why}; if PerSim wrote it, delete it and run again")
+    return InputError(f"{str(path)!r} is damaged or not PerSim's: {why}; if PerSim wrote it, delete it and run again")
 
 
 def _read_bytes(path: Path, kind: str) -> bytes:
     try:
         return remote.fetch(path) if is_remote(path) else path.read_bytes()
-    except FileNotFoundError as error:
-        raise _unread(path, kind, "No such file or directory") from error
-    except Exception as error:  # an OSError, or whatever an object store's package raises
-        raise _unread(path, kind, remote.reason(error)) from error
-
-
-def _unread(path: Path, kind: str, why: str) -> InputError:
-    return InputError(f"{kind} file {str(path)!r} cannot be read ({why}); give the path of an existing file")
+    except Exception as error:  # OSError, or an exception of the object store's package
+        why = "No such file or directory" if isinstance(error, FileNotFoundError) else remote.reason(error)
+        raise InputError(f"{kind} file {str(path)!r} cannot be read ({why}); give an existing file") from error
 
 
 def read_arrays(path: Path, kind: str) -> tuple[Arrays, dict[str, Any]]:
-    """Reads what ``write_arrays`` wrote.
-
-    Returns:
-        The arrays by name, and the settings.
+    """Read the named arrays ``[...]`` and the settings that ``write_arrays`` wrote.
 
     Raises:
-        InputError: the file is missing, of another kind or version, truncated, changed, or holds
-            a value that is not finite.
+        InputError: the file is missing, of another kind or version, truncated or changed, or a value is not finite.
     """
     data = _read_bytes(path, kind)
     header = _header(path, data)
     if header.get("kind") != kind:
-        raise InputError(f"{str(path)!r} holds {header.get('kind')!r}, but {kind!r} is wanted; give another file")
+        raise InputError(f"{str(path)!r} holds {header.get('kind')!r}, but {kind!r} is wanted; give such a file")
     if header.get("version") != str(FORMAT_VERSION):
         raise InputError(
-            f"{str(path)!r} has format version {header.get('version')}, this program reads {FORMAT_VERSION}; "
-            "use the program version that wrote it, or make the file anew"
+            f"{str(path)!r} has format version {header.get('version')}, but this program reads {FORMAT_VERSION}; "
+            "use the program version that wrote it, or write the file again"
         )
     try:
         arrays: Arrays = _tensors_from_bytes(data)
         settings: dict[str, Any] = json.loads(header["settings"])
     except (SafetensorError, ValueError, KeyError) as error:
-        raise _damaged(path, "it is truncated or not whole") from error
+        raise _damaged(path, "it is truncated or incomplete") from error
     if content_hash(arrays, settings) != header.get("sha256"):
         raise _damaged(path, "its checksum does not match its contents")
     for name, array in arrays.items():
@@ -217,7 +193,7 @@ def read_arrays(path: Path, kind: str) -> tuple[Arrays, dict[str, Any]]:
 
 
 def write_record(path: Path, kind: str, record: Mapping[str, object]) -> None:
-    """Writes a JSON record with its kind, format version and checksum."""
+    """Write a JSON record with its kind, format version and checksum."""
     body = {"kind": kind, "version": FORMAT_VERSION, "record": record}
     checksum = hashlib.sha256(canonical_json(body).encode()).hexdigest()
     text = json.dumps({**body, "sha256": checksum}, indent=1, sort_keys=True, allow_nan=False)
@@ -225,7 +201,7 @@ def write_record(path: Path, kind: str, record: Mapping[str, object]) -> None:
 
 
 def read_record(path: Path, kind: str) -> dict[str, Any]:
-    """Reads what ``write_record`` wrote.
+    """Read what ``write_record`` wrote.
 
     Raises:
         InputError: the file is missing, of another kind or version, truncated or changed.

@@ -15,8 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from baselines.registry import METHODS
 from persim.envs import get
 from persim.envs.spec import EnvSpec, pictures
-from persim.evaluation.diagnosis_pictures import draw_map, named
-from persim.evaluation.pictures import HORIZONS, draw_pair
+from persim.evaluation.pictures import HORIZONS, draw_map, draw_pair, named
 from sweeps.reporting.draw import COLOURS, look
 
 WRAP = 3  # panels side by side where there is one regime: more are too small on a page

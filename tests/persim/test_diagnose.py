@@ -54,8 +54,8 @@ def test_the_table_has_the_energies(folder, capsys):
     assert "CartPole, random data, 8 agents: rank 5, mean over 2 members" in output
     assert f"one-step error of the model: {100 * found.error.mean():.3g} %" in output
     assert [line.split(" with R2 ")[0] for line in lines if "R2" in line] == [
-        "the agents' factors give force (N)",
-        "the agents' factors give pole length (m)",
+        "the agents' factors predict force (N)",
+        "the agents' factors predict pole length (m)",
     ]
 
 
@@ -70,7 +70,7 @@ def test_the_picture(folder, capsys, tmp_path):
     path = tmp_path / "new" / "terms.png"
     code, output, _ = run(folder, capsys, "--model", "{}/model", "--plot", str(path))
     assert code == 0
-    assert f"drawn in {path}" in output
+    assert f"picture saved to {path}" in output
     image = np.asarray(Image.open(path).convert("RGB"))
     assert image.shape[1] > 1500
     assert ((image[..., 2] > 150) & (image[..., 0] < 80)).sum() > 500  # the bars and the curve, blue
@@ -98,12 +98,12 @@ def test_the_verdict(lost, error, expected):
         ("--model {}/absent", "cannot be read"),
         ("--model {}/data", "holds 'trajectories', but 'model' is wanted"),
         ("--model {}/cadm", "holds another method's weights; give a model that PerSim saved"),
-        ("--model {}/nameless", "does not say what it was trained on; give that as --data"),
+        ("--model {}/nameless", "does not say what it was trained on; give its data as --data"),
         ("--model {}/model --data {}/model", "but 'trajectories' is wanted"),
         ("--model {}/model --data {}/car", "are of 'mountaincar', the model of 'cartpole'"),
         ("--model {}/model --data {}/more", "the data have 9 agents"),
         ("--model {}/nameless --data {}/car", "2 state dimensions and 3 discrete actions"),
-        ("--model {}/model --plot x.pdf", "no PNG file"),
+        ("--model {}/model --plot x.pdf", "not a PNG file"),
         ("--model {}/model --data {}/data --plot /proc/x/y.png", "cannot be written"),
     ],
 )

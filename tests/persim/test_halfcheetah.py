@@ -194,7 +194,7 @@ def test_each_control_cost_has_its_name():
     assert halfcheetah.with_control_cost(0.1).name == SPEC.name
     assert halfcheetah.SPEC_COST_005.name == halfcheetah.with_control_cost(0.05).name == "halfcheetah-cost-0.05"
     for cost in (-0.1, float("nan")):
-        with pytest.raises(InputError, match=r"control cost is .* 0 or more"):
+        with pytest.raises(InputError, match=r"control cost is .* at least 0"):
             halfcheetah.with_control_cost(cost)
 
 

@@ -37,7 +37,7 @@ def test_records_and_arrays_come_back_and_changes_are_noticed(bucket):
     with pytest.raises(InputError, match="checksum"):
         store.read_record(record, "thing")
     remote.put(arrays, remote.fetch(arrays)[:-4])
-    with pytest.raises(InputError, match="truncated or not whole"):
+    with pytest.raises(InputError, match="truncated or incomplete"):
         store.read_arrays(arrays, "model")
     with pytest.raises(InputError, match=r"cannot be read \(No such file or directory\)"):
         store.read_record(bucket / "none.json", "thing")
@@ -90,7 +90,7 @@ def test_a_local_copy_has_the_name_and_goes_away(bucket):
     ("text", "message"),
     [
         ("s3x://bucket", "did you mean 's3'"),
-        ("sftp://host/runs", "protocol that is unknown"),
+        ("sftp://host/runs", "has an unknown protocol"),
         ("memory://", "names no bucket; give memory://BUCKET/PREFIX"),
         ("memory:///runs", "names no bucket"),
     ],
