@@ -20,7 +20,7 @@ from persim.data.policies import (
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError, check_choice
-from persim.seeding import generator
+from persim.seeding import Streams, drawn, generator
 
 Columns = dict[str, Any]  # arrays by column name of Trajectories
 _logger = logging.getLogger(__name__)
@@ -57,7 +57,8 @@ def collect(
     limit = spec.horizon if horizon is None else horizon
     covariates = spec.covariate_rows(covariates)
     active = np.arange(len(covariates))
-    states = spec.reset(rng, covariates)
+    starts = iter(np.split(covariates, np.cumsum(rng.counts)[:-1]) if isinstance(rng, Streams) else [covariates])
+    states = drawn(rng, len(covariates), lambda generator, _: spec.reset(generator, next(starts)))
     blocks: list[Columns] = []
     for step in range(limit):
         actions = policy.act(states.astype(np.float32), rng)
@@ -74,6 +75,8 @@ def collect(
         blocks.append(block)
         active, states = active[running], following[running]
         policy.keep(running)
+        if isinstance(rng, Streams):
+            rng.keep(running)
         if progress is not None:
             progress(step + 1, len(active))
         if not len(active):

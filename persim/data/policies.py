@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persim.errors import InputError, check_choice
+from persim.seeding import drawn
 from persim.storage import store
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
@@ -38,9 +39,10 @@ class UniformPolicy(BatchPolicy):
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Draw uniform actions ``[B]`` or ``[B, A]``, one per state ``[B, S]``."""
         if isinstance(self._space, gym.spaces.Discrete):
-            return rng.integers(int(self._space.n), size=len(states))
-        size = (len(states), *self._space.shape)
-        return rng.uniform(self._space.low, self._space.high, size=size).astype(np.float32)
+            choices = int(self._space.n)
+            return drawn(rng, len(states), lambda g, n: g.integers(choices, size=n))
+        low, high = self._space.low, self._space.high
+        return drawn(rng, len(states), lambda g, n: g.uniform(low, high, size=(n, *low.shape)).astype(np.float32))
 
 
 class EpsilonPolicy(BatchPolicy):
@@ -52,7 +54,7 @@ class EpsilonPolicy(BatchPolicy):
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Choose actions ``[B]`` or ``[B, A]`` by ``base`` for states ``[B, S]``, and replace some at random."""
         chosen, random = self._base.act(states, rng), self._uniform.act(states, rng)
-        explore = rng.random(len(states)) < self._epsilon
+        explore = drawn(rng, len(states), lambda g, n: g.random(n)) < self._epsilon
         return np.where(explore.reshape(-1, *[1] * (chosen.ndim - 1)), random, chosen)
 
     def keep(self, running: NDArray[np.bool_]) -> None:

@@ -173,15 +173,15 @@ def _measure(
     if then is None:
         return rows, ""
     model, file = model.select(kept), f"models/{job.cell.id}.safetensors"
-    env, regime, agents, seed = job.data_key
-    model.save(cells.root / file, env=get(env).name, regime=regime, agents=agents, seed=seed)
+    env, regime, n_agents, seed = job.data_key
+    model.save(cells.root / file, env=get(env).name, regime=regime, agents=n_agents, seed=seed)
     fitted = make_simulator(model, spec, settings.planning)
     if then["what"] == REWARD:
-        inner = Job.of(job.method, env, regime, agents, seed, then)
-        covariates = population(spec, agents, seed)
-        return rows + [
-            r for agent in inner.pieces if agent is not None for r in reward_rows(fitted, inner, covariates, agent)[0]
-        ], file
+        inner = Job.of(job.method, env, regime, n_agents, seed, then)
+        covariates = population(spec, n_agents, seed)
+        agents = [agent for agent in inner.pieces if agent is not None]
+        played = [reward_rows(fitted, inner, covariates, [agent])[0][0] for agent in agents]
+        return rows + [entry for own in played for entry in own], file
     return rows + prediction_rows(fitted, spec, seed), file
 
 

@@ -26,6 +26,7 @@ from persim.methods.protocol import Fitted, HasFactors, Part, Predictor, Report,
 from persim.storage import store
 from persim.storage.cells import Cell, CellStore, FinishedCell, code_version, row
 
+_REWARD_ROWS = {"reward": "mean", "reward_std": "std", "length": "length"}
 Rows = list[dict[str, Any]]
 Progress = Callable[[str, float], None]  # told what is being done, and the share of it that is done
 
@@ -123,36 +124,48 @@ def trained(job: Job, cells: CellStore, device: str, progress: Progress | None =
     return weights(job, cells)
 
 
-def measure_piece(
-    job: Job, number: int, cells: CellStore, device: str, progress: Progress | None = None
-) -> dict[str, Any]:
-    """Measure a piece of a cell; returns its rows and timings, as a record can hold them."""
-    started, spec, covariates = int(time.time() * 1e3), job.spec, job.covariates
+def piece_groups(job: Job, device: str) -> list[tuple[int, ...]]:
+    """Group the pieces of a measurement into what is done at once: the episodes of all agents on a GPU."""
+    return part_groups(job, range(len(job.pieces)), device)
+
+
+def measure_pieces(
+    job: Job, numbers: Sequence[int], cells: CellStore, device: str, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Measure pieces of a cell together; returns their rows and timings, as records can hold them."""
+    started, spec, covariates = time.time(), job.spec, job.covariates
     learnt = weights(job, cells)
     fitted = job.method.restore(learnt, spec, covariates, device)
-    agent, decision = job.pieces[number], None
-    if agent is None:
+    agents = [agent for number in numbers if (agent := job.pieces[number]) is not None]
+
+    def show(step: int, running: int) -> None:
+        if progress is not None:
+            progress(f"{'agents' if len(agents) > 1 else 'agent'} {_list(agents)} acting", step / spec.horizon)
+
+    if agents:
+        rows, decision = reward_rows(fitted, job, covariates, agents, show)
+    else:
         if progress is not None:
             progress("predicting", 0.0)
-        rows = prediction_rows(fitted, spec, job.cell.seed)
+        rows, decision = [prediction_rows(fitted, spec, job.cell.seed)], None
         if "unseen" not in job.cell.measure:  # the factors of unseen agents were made from their covariates
-            rows += factor_rows(fitted, spec, covariates)
-    else:
+            rows[0] += factor_rows(fitted, spec, covariates)
+    about, took = learnt.settings.get("about", {}), (time.time() - started) / len(numbers)
+    return [
+        {
+            "rows": own,
+            "decision_ms": decision,
+            "started": int(1e3 * (started + place * took)),
+            "ended": int(1e3 * (started + (place + 1) * took)),
+            "curves": about.get("curves", {}),
+            "train_seconds": about.get("seconds", 0.0),
+        }
+        for place, own in enumerate(rows)
+    ]
 
-        def show(step: int, running: int) -> None:
-            if progress is not None:
-                progress(f"agent {agent + 1} acts, {running} episodes", step / spec.horizon)
 
-        rows, decision = reward_rows(fitted, job, covariates, agent, show)
-    about = learnt.settings.get("about", {})
-    return {
-        "rows": rows,
-        "decision_ms": decision,
-        "started": started,
-        "ended": int(time.time() * 1e3),
-        "curves": about.get("curves", {}),
-        "train_seconds": about.get("seconds", 0.0),
-    }
+def _list(agents: Sequence[int]) -> str:
+    return ", ".join(str(agent + 1) for agent in agents)
 
 
 def prediction_rows(fitted: Fitted, spec: EnvSpec, seed: int) -> Rows:
@@ -177,15 +190,32 @@ def factor_rows(fitted: Fitted, spec: EnvSpec, covariates: Array) -> Rows:
 
 
 def reward_rows(
-    fitted: Fitted, job: Job, covariates: Array, agent: int, progress: Callable[[int, int], None] | None = None
-) -> tuple[Rows, float]:
-    """Rows of the reward of one agent (id from 0), and the milliseconds of a decision; covariates ``[N, C]``."""
+    fitted: Fitted,
+    job: Job,
+    covariates: Array,
+    agents: Sequence[int],
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Rows], float]:
+    """Rows of the reward of each of these agents, and the milliseconds of a decision.
+
+    Every agent has a random stream of its own, so its rows do not depend on who is measured beside it.
+
+    Args:
+        fitted: acts for the agents.
+        job: says how many episodes each agent plays.
+        covariates: ``[N, C]`` of all agents.
+        agents: ids from 0.
+        progress: told the steps so far and how many episodes go on.
+    """
     spec, episodes = job.spec, int(job.cell.measure["episodes"])
-    rng = seeding.generator(job.cell.seed, "episodes", spec.name, agent)
-    result = average_rewards(spec, covariates, fitted.policy, rng, agents=[agent], episodes=episodes, progress=progress)
-    earned, number = result.agents[0], agent + 1
-    rows = [row("reward", earned.mean, number), row("reward_std", earned.std, number)]
-    return [*rows, row("length", earned.length, number)], result.decision_ms
+    rngs = [seeding.generator(job.cell.seed, "episodes", spec.name, agent) for agent in agents]
+    rng = rngs[0] if len(rngs) == 1 else seeding.Streams(rngs, [episodes] * len(rngs))
+    result = average_rewards(spec, covariates, fitted.policy, rng, agents=agents, episodes=episodes, progress=progress)
+    rows = [
+        [row(metric, getattr(earned, name), earned.agent + 1) for metric, name in _REWARD_ROWS.items()]
+        for earned in result.agents
+    ]
+    return rows, result.decision_ms
 
 
 def finished_cell(job: Job, records: Sequence[Mapping[str, Any]]) -> FinishedCell:
@@ -212,7 +242,8 @@ def compute(job: Job, cells: CellStore, device: str = "cpu", progress: Progress 
     done = cells.finished(job.cell)
     if done is None:
         trained(job, cells, device, progress)
-        records = [measure_piece(job, number, cells, device, progress) for number in range(len(job.pieces))]
+        groups = piece_groups(job, device)
+        records = [record for group in groups for record in measure_pieces(job, group, cells, device, progress)]
         done = finished_cell(job, records)
         cells.finish(done)
     return done

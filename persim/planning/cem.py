@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from persim.errors import InputError
 from persim.planning.planner import EliteSettings, Memory, Planner, PlannerSettings, Plans, best_rows, pick, shifted
+from persim.seeding import drawn
 
 Floats = NDArray[np.float64]
 Agents = NDArray[np.int64]
@@ -55,7 +56,7 @@ def truncated_normal(mean: Floats, spread: Floats, plans: int, rng: np.random.Ge
         Samples ``[B, P, ...]``.
     """
     low, high = (torch.special.ndtr(torch.from_numpy((edge - mean) / spread)).numpy() for edge in (-1.0, 1.0))
-    uniform = rng.uniform(size=(len(mean), plans, *mean.shape[1:]))
+    uniform = drawn(rng, len(mean), lambda g, n: g.uniform(size=(n, plans, *mean.shape[1:])))
     ranks = torch.from_numpy(low[:, None] + uniform * (high - low)[:, None])
     samples = mean[:, None] + spread[:, None] * torch.special.ndtri(ranks).numpy()
     return np.asarray(samples.clip(-1, 1))
@@ -97,7 +98,7 @@ class CEM(Planner):
         s = self._settings
         shape = (len(states), s.horizon, *space.shape)
         mean = np.zeros(shape) if memory is None else memory[0]
-        first = rng.uniform(*s.spread, size=len(states)).reshape(-1, *[1] * (len(shape) - 1))
+        first = drawn(rng, len(states), lambda g, n: g.uniform(*s.spread, size=n)).reshape(-1, *[1] * (len(shape) - 1))
         spread = np.broadcast_to(first, shape)
         for iteration in range(1 + s.iterations):
             samples = truncated_normal(mean, spread, s.plans, rng)
@@ -129,7 +130,7 @@ class CEM(Planner):
             best_score = np.maximum(best_score, first)
             kept = s.smoothing if iteration else 0.0
             chances = kept * chances + (1 - kept) * one_hot(pick(plans, rows), n_actions).mean(1)
-        last = rng.integers(n_actions, size=len(states))
+        last = drawn(rng, len(states), lambda g, n: g.integers(n_actions, size=n))
         return best, (shifted(best, last),)
 
 
@@ -141,5 +142,5 @@ def one_hot(plans: NDArray[Any], n_actions: int) -> Floats:
 def categorical(chances: Floats, plans: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Draws P plans ``[B, P, H]``, each step from its own probabilities ``[B, H, n_actions]``."""
     edges = chances.cumsum(-1)[:, None, :, :-1]
-    uniform = rng.uniform(size=(len(chances), plans, chances.shape[1], 1))
+    uniform = drawn(rng, len(chances), lambda g, n: g.uniform(size=(n, plans, chances.shape[1], 1)))
     return np.asarray((uniform >= edges).sum(-1))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from persim.errors import InputError
 from persim.planning.cem import to_box
 from persim.planning.planner import EliteSettings, Memory, Planner, PlannerSettings, Plans, best_rows, pick, shifted
+from persim.seeding import drawn
 
 Floats = NDArray[np.float64]
 
@@ -102,12 +103,13 @@ class ICEM(Planner):
             kept = elites[:, :n_kept]
             mean = s.momentum * mean + (1 - s.momentum) * elites.mean(1)
             spread = s.momentum * spread + (1 - s.momentum) * elites.std(1)
-        fresh = rng.uniform(-1, 1, size=kept[:, :, 0].shape)
+        fresh = drawn(rng, len(kept), lambda g, n: g.uniform(-1, 1, size=(n, *kept[0, :, 0].shape)))
         moved = np.concatenate([kept[:, :, 1:], fresh[:, :, None]], axis=2)
         return to_box(space, elites[:, 0]), (shifted(mean, mean[:, -1]), moved)
 
     def _samples(self, mean: Floats, spread: Floats, count: int, rng: np.random.Generator) -> Floats:
         """Draws ``[B, count, H, A]`` around the mean ``[B, H, A]``."""
         episodes, horizon, *action = mean.shape
-        noise = coloured_noise(self._settings.beta, (episodes, count, *action, horizon), rng)
+        beta = self._settings.beta
+        noise = drawn(rng, episodes, lambda g, n: coloured_noise(beta, (n, count, *action, horizon), g))
         return np.asarray((mean[:, None] + spread[:, None] * np.moveaxis(noise, -1, 2)).clip(-1, 1))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from persim.errors import InputError
 from persim.planning.cem import to_box
 from persim.planning.planner import Memory, Planner, PlannerSettings, Plans, shifted
+from persim.seeding import drawn
 
 Floats = NDArray[np.float64]
 
@@ -54,7 +55,7 @@ class MPPI(Planner):
         """See ``Planner``."""
         s, space = self._settings, self._space
         mean = np.zeros((len(states), s.horizon, *space.shape)) if memory is None else memory[0]
-        noise = rng.normal(scale=s.spread, size=(len(states), s.plans, *mean.shape[1:]))
+        noise = drawn(rng, len(states), lambda g, n: g.normal(scale=s.spread, size=(n, s.plans, *mean.shape[1:])))
         noise[:, 0] = 0  # the first candidate is the previous plan
         plans = (mean[:, None] + noise).clip(-1, 1)
         weights = softmax(self._scorer(states, agents, to_box(space, plans)) / s.temperature)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from persim.errors import InputError
 from persim.planning.planner import Memory, Planner, PlannerSettings, Plans, Space, pick
+from persim.seeding import drawn
 
 
 def uniform_actions(space: Space, shape: tuple[int, ...], rng: np.random.Generator) -> Plans:
@@ -40,8 +41,11 @@ class RandomShooting(Planner):
 
     def _candidates(self, episodes: int, rng: np.random.Generator) -> Plans:
         """Draws ``[B, P, H]`` or ``[B, P, H, A]``, with H outermost in memory, as the scorer reads them."""
-        shape = (self._settings.horizon, episodes, self._settings.plans)
-        return np.moveaxis(uniform_actions(self._space, shape, rng), 0, 2)
+
+        def uniform(generator: np.random.Generator, rows: int) -> Plans:
+            return uniform_actions(self._space, (self._settings.horizon, rows, self._settings.plans), generator)
+
+        return np.moveaxis(drawn(rng, episodes, uniform, axis=1), 0, 2)
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,8 @@ class PersistentShooting(RandomShooting):
     def _candidates(self, episodes: int, rng: np.random.Generator) -> Plans:
         plans = np.moveaxis(super()._candidates(episodes, rng), 2, 0)
         hold = np.resize(np.array(self._settings.hold, dtype=np.float32), self._settings.plans)
-        held = rng.random(plans.shape[:3], dtype=np.float32) < hold
+        chances = drawn(rng, episodes, lambda g, n: g.random((len(plans), n, len(hold)), dtype=np.float32), axis=1)
+        held = chances < hold
         for step in range(1, len(plans)):
             plans[step, held[step]] = plans[step - 1, held[step]]
         return np.moveaxis(plans, 0, 2)

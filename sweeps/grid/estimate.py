@@ -25,4 +25,4 @@ def seconds(task: Task) -> float:
         return len(task.numbers) * job.method.part_seconds(spec, cell.agents, steps)
     if cell.what != REWARD:
         return _PREDICTION_SECONDS
-    return float(cell.measure["episodes"]) * job.method.episode_seconds(spec)
+    return len(task.numbers) * float(cell.measure["episodes"]) * job.method.episode_seconds(spec)

@@ -65,10 +65,10 @@ def plan(todo: Sequence[Job], cells: CellStore, device: str = "cpu") -> Plan:
             for task in _learning(job, cells, device):
                 result.tasks.setdefault(task.key, task)
             needs = (f"model {job.weights_name}",)
-        keys = tuple(f"measure {job.cell.id} {number}" for number in range(len(job.pieces)))
-        for number, key in enumerate(keys):
-            result.tasks[key] = Task(key, "measure", job, (job.piece_file(number),), (number,), needs, heavy=True)
-        result.of_cell[job.cell.id] = keys
+        groups = {f"measure {job.cell.id} {group[0]}": group for group in measure.piece_groups(job, device)}
+        for key, group in groups.items():
+            result.tasks[key] = Task(key, "measure", job, tuple(map(job.piece_file, group)), group, needs, heavy=True)
+        result.of_cell[job.cell.id] = tuple(groups)
     return result
 
 
@@ -128,8 +128,9 @@ def perform(task: Task, root: Path, device: str) -> None:
     elif task.kind == "model":
         measure.assemble(job, cells)
     else:
-        record = measure.measure_piece(job, task.numbers[0], cells, device)
-        store.write_record(root / task.outputs[0], PIECE, record)
+        records = measure.measure_pieces(job, task.numbers, cells, device)
+        for output, record in zip(task.outputs, records, strict=True):
+            store.write_record(root / output, PIECE, record)
 
 
 def finish(job: Job, cells: CellStore) -> None:

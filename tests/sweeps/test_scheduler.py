@@ -126,8 +126,8 @@ def test_on_a_gpu_all_members_are_one_task_with_the_same_weights(tmp_path):
     def work(task, root, device):
         from sweeps.grid.tasks import perform
 
+        numbers.append((task.kind, task.numbers))
         if task.kind == "part":
-            numbers.append(task.numbers)
             for number, output in zip(task.numbers, task.outputs, strict=True):
                 perform(replace(task, numbers=(number,), outputs=(output,)), root, "cpu")
         else:
@@ -136,7 +136,10 @@ def test_on_a_gpu_all_members_are_one_task_with_the_same_weights(tmp_path):
     todo = jobs("persim")
     for name, device in (("one", "cpu"), ("other", "cuda")):
         assert run_jobs(todo, CellStore(tmp_path / name), InProcess(tmp_path / name, device, work), Silent()) == {}
-    assert numbers == [(0,), (1,), (0, 1)]
+    parts = [numbers for kind, numbers in numbers if kind == "part"]
+    pieces = [numbers for kind, numbers in numbers if kind == "measure" and len(numbers) > 1]
+    assert parts == [(0,), (1,), (0, 1)]
+    assert pieces == [(0, 1, 2, 3, 4)]  # the episodes of all agents at once, with the same rows
     first, second = ([CellStore(tmp_path / name).finished(job.cell).rows for job in todo] for name in ("one", "other"))
     assert first == second
 
