@@ -9,6 +9,7 @@ import torch
 from baselines.cadm import ActingSettings, CaDM, training
 from baselines.cadm.acting import ContextPolicy
 from baselines.cadm.settings import CaDMSettings
+from baselines.common import chunks
 from baselines.registry import PRESETS, make_method
 from persim.data.policies import UniformPolicy
 from persim.envs import get
@@ -55,8 +56,7 @@ def test_a_prediction_is_the_same_when_it_is_asked_for_again(data, rollouts):
 def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(make, data, tmp_path, monkeypatch):
     settings = make(updates=None, epochs=2, batch_size=48)
     whole = method(settings).fit_part(Part(0, data, PUSHED, seed=3))
-    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(training, "_CHUNK", 50)
+    monkeypatch.setattr(chunks, "CHECKPOINT_SECONDS", 0.0)
     path, shares = tmp_path / "checkpoint.safetensors", []
 
     def kill(share):
@@ -66,9 +66,9 @@ def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(make,
 
     with pytest.raises(KeyboardInterrupt):
         method(settings).fit_part(Part(0, data, PUSHED, seed=3, checkpoint=path, report=kill))
-    saved = training.store.read_arrays(path, training.CHECKPOINT)[1]["progress"]
-    assert saved["step"] > 0  # in the middle of an epoch
-    assert saved["iteration"] == 1
+    saved = training._Position(*chunks.store.read_arrays(path, chunks.CHECKPOINT)[0]["position"].tolist())
+    assert saved.step > 0  # in the middle of an epoch
+    assert saved.iteration == 1
     resumed = method(settings).fit_part(Part(0, data, PUSHED, seed=3, checkpoint=path, report=shares.append))
     for name, values in whole.arrays.items():
         np.testing.assert_array_equal(resumed.arrays[name], values)
@@ -78,7 +78,7 @@ def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(make,
 
 
 def test_a_checkpoint_of_another_training_is_refused(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(chunks, "CHECKPOINT_SECONDS", 0.0)
     path = tmp_path / "checkpoint.safetensors"
     method(vanilla(updates=60)).fit_part(Part(0, data, PUSHED, seed=3, checkpoint=path))
     with pytest.raises(InputError, match="belongs to another run"):
@@ -136,6 +136,15 @@ def test_the_rolling_validation_loss_starts_high_and_stops_when_it_rises():
     assert epochs([-1.0, -1.0, 5.0]) == 3
 
 
+def test_a_single_trajectory_trains_without_validation_and_iterations_without_updates_are_skipped():
+    data = recorded(agents=3).of_agents([0])
+    about = method(vanilla(updates=1)).fit_part(Part(0, data, PUSHED, seed=0)).settings["about"]
+    assert training.shares(1, 2) == [0, 1]
+    assert about["updates"] == 1
+    assert [step for step, _ in about["curves"].pop("train_loss")] == [1]
+    assert not about["curves"]
+
+
 def test_early_stopping_goes_on_with_the_next_iteration(data, monkeypatch):
     monkeypatch.setattr(training, "rolled", lambda before, loss: [1.0, 0.0])
     about = method(vanilla(updates=None, epochs=7)).fit_part(Part(0, data, PUSHED, seed=0)).settings["about"]
@@ -173,7 +182,7 @@ def test_the_planners_are_those_of_the_public_code_unless_one_is_asked_for():
     (lambda: vanilla(learning_rate=0.0), "learning_rate"),
     (lambda: vanilla(validation=1.0), "validation"),
     (lambda: CaDMSettings(widths=(10, 10)), "decays has 5 numbers, but widths make 3 layers"),
-    (lambda: method(pets(), particles=12), "particles is 12, but 5 members need a multiple of 5"),
+    (lambda: method(pets(), particles=12), "particles is 12, but 5 members share them evenly; give a multiple of 5"),
     (lambda: CaDM(vanilla(), ActingSettings(PlanningSettings.of(PUSHED, "icem")), PUSHED), "plans continuous actions"),
     (lambda: ActingSettings(planning(PUSHED), 0), "particles is 0"),
 ])  # fmt: skip

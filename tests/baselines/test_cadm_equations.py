@@ -6,10 +6,8 @@ import torch
 from torch.nn.functional import silu, softplus
 
 from baselines.cadm import rollouts
-from baselines.cadm.acting import ContextScorer, Recorder, recorded
-from baselines.cadm.losses import Batch, bound_penalty, reconstruction
-from baselines.cadm.nets import CaDMNets
-from baselines.cadm.rewards import PlanReward, plan_reward
+from baselines.cadm.acting import ContextScorer, PlanReward, Recorder, plan_reward, recorded
+from baselines.cadm.nets import Batch, CaDMNets, bound_penalty, reconstruction
 from baselines.cadm.rollouts import Model
 from baselines.cadm.scales import Scale, Scales
 from baselines.cadm.settings import CaDMSettings
