@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from baselines.common.chunks import train
-from baselines.morel.actor import StochasticActor
+from baselines.morel.policy import StochasticActor
 from baselines.morel.settings import MorelSettings
 from baselines.morel.stages import Stages
 from baselines.policy_method import Actor, PolicyMethod
