@@ -201,7 +201,7 @@ class ContextScorer:
         return self._contexts.reshape(episodes, members, width).transpose(0, 1)
 
     def _returns(self, start: Tensor, contexts: Tensor, plans: Tensor) -> Tensor:
-        """The returns ``[n]`` of plans ``[n, H(, A)]`` from states ``[n, S]`` with contexts ``[K, n, C]``."""
+        """Returns ``[B]`` of plans ``[B, H]`` or ``[B, H, A]`` from states ``[B, S]`` with contexts ``[K, B, C]``."""
         total = self._reward.start(start)
 
         def visit(states: Tensor, actions: Tensor, following: Tensor) -> None:

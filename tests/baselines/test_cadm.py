@@ -1,4 +1,4 @@
-"""CaDM as a method: what a context is good for, stopping and resuming, divergence, bad input."""
+"""CaDM as a method: what a context gains, stopping and resuming, divergence, bad input."""
 
 from dataclasses import replace
 
@@ -128,7 +128,7 @@ def test_the_rolling_validation_loss_starts_high_and_stops_when_it_rises():
     assert training.rolled(None, 2.0) == pytest.approx([0.99 * 3 + 0.02, 4.0])
     assert training.rolled(None, -2.0) == pytest.approx([0.99 * -2 / 1.5 - 0.02, -1.0])
     assert epochs(1 / np.arange(1.0, 201)) is None
-    curve = 1 + np.abs(np.arange(1, 201) - 20) / 20  # least at epoch 20
+    curve = 1 + np.abs(np.arange(1, 201) - 20) / 20  # smallest at epoch 20
     weights = [0.01 * 0.99 ** np.arange(t)[::-1] for t in range(1, 201)]
     rolling = [0.99**t * 1.5 * curve[0] + weights[t - 1] @ curve[:t] for t in range(1, 201)]
     assert epochs(curve) == next(t + 1 for t in range(1, 200) if curve[t] > rolling[t - 1])

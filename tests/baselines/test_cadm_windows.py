@@ -31,7 +31,7 @@ SPACES = pytest.mark.parametrize("spec", [ENDING, GLIDE], ids=["discrete", "cont
 
 
 def slow_histories(data, spec):
-    """The buffer of CaDM's sampler: filled from the first slot, then shifted; one row per transition."""
+    """The buffer of CaDM's sampler, filled from the first slot on and then shifted; one row per transition."""
     found = []
     for row in range(len(data)):
         if data.step[row] == 0:
