@@ -18,6 +18,7 @@ from persim.data.trajectories import Trajectories
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError
 from persim.methods import Fitted, Method, Part, Weights
+from persim.storage.cells import plain
 from persim.storage.store import Arrays
 
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ class PolicyMethod(Method):
     def episode_seconds(self, spec: EnvSpec) -> float:
         """Estimate an episode; a hundred of them act at once."""
         return spec.horizon * (1e-5 if spec.discrete else 2e-3)
+
+    def identity(self, part: Part) -> dict[str, Any]:
+        """What tells the training of a part from any other, for its checkpoint."""
+        return {"method": plain(self.about()), "data": part.data.content_hash, "part": [part.seed, part.number]}
 
     def rows_of(self, part: Part) -> Trajectories:
         """What was recorded for a part to learn from, checked."""

@@ -1,4 +1,4 @@
-"""CaDM (Lee et al. 2020): dynamics that see a context, read off the last ten transitions; vanilla and PE-TS."""
+"""CaDM (Lee et al. 2020), vanilla and PE-TS: dynamics given a context inferred from the last ten transitions."""
 
 from baselines.cadm.method import CaDM
 from baselines.cadm.settings import ActingSettings, CaDMSettings

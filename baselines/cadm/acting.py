@@ -1,32 +1,109 @@
-"""CaDM as a policy: remembers the episode, reads the context off it once a step, and plans with it."""
+"""CaDM as a policy: at each step it infers the context from the recent transitions and plans with it."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baselines.cadm.observations import encoded_actions
-from baselines.cadm.rewards import PlanReward
 from baselines.cadm.rollouts import Model
 from baselines.cadm.settings import ActingSettings
-from baselines.cadm.windows import joined
+from baselines.cadm.windows import encoded_actions, joined
 from persim.data.policies import BatchPolicy
+from persim.envs import cartpole, mountaincar
+from persim.envs.spec import EnvSpec, RewardFn, StateFn
 from persim.evaluation.prediction import History
 from persim.planning.planner import Memory
 from persim.planning.registry import make_planner
 
 
+class Earned(NamedTuple):
+    """The state of rollouts under way; each entry broadcasts to ``[K, L, B]``.
+
+    Attributes:
+        earned: sum of the rewards so far.
+        best: best progress so far.
+        alive: whether the rollout still goes on.
+    """
+
+    earned: Tensor
+    best: Tensor
+    alive: Tensor
+
+
+@dataclass(frozen=True)
+class PlanReward:
+    """The return of a plan, added up step by step.
+
+    Attributes:
+        spec: the environment.
+        reward: the reward of a step.
+        ends: whether rewards stop where the episode would end; in CaDM's own environments they never do.
+        progress: measures the progress of a state, or None. The best progress of a rollout is added once per step
+            of the horizon, as PerSim's planners do.
+    """
+
+    spec: EnvSpec
+    reward: RewardFn
+    ends: bool
+    progress: StateFn | None = None
+
+    def start(self, states: Tensor) -> Earned:
+        """The sums ``[B]`` before the first step, for plans from states ``[B, S]``."""
+        nothing = torch.zeros(len(states), dtype=torch.double, device=states.device)
+        best = nothing if self.progress is None else self.progress(states).double()
+        return Earned(nothing, best, torch.ones(len(states), dtype=torch.bool, device=states.device))
+
+    def add(self, total: Earned, states: Tensor, actions: Tensor, following: Tensor) -> Earned:
+        """The sums after one more step.
+
+        Args:
+            total: the sums so far.
+            states: ``[K, L, B, S]``.
+            actions: ``[B]`` or ``[B, A]``.
+            following: next states ``[K, L, B, S]``; one that is not finite makes the return of its plan NaN.
+        """
+        worth = self.reward(states, actions, following).double() + 0 * following.double().sum(-1)
+        earned, best = total.earned + torch.where(total.alive, worth, 0.0), total.best
+        if self.progress is not None:
+            best = torch.where(total.alive, torch.maximum(best, self.progress(following).double()), best)
+        return Earned(earned, best, total.alive & ~self.spec.terminated(following) if self.ends else total.alive)
+
+    def score(self, total: Earned, horizon: int) -> Tensor:
+        """The returns ``[K, L, B]`` of plans of ``horizon`` steps."""
+        return total.earned if self.progress is None else total.earned + horizon * total.best
+
+
+def plan_reward(spec: EnvSpec, *, progress: bool = True) -> PlanReward:
+    """The return that CaDM plans for; ``progress`` is explained in ``ActingSettings``.
+
+    CaDM's code sums rewards over the whole horizon, even after the episode would have ended, and has rewards to suit
+    for its own environments: in CartPole a fallen pole may recover. In other environments the sum stops where the
+    episode ends.
+    """
+    helped = spec.planning.progress if progress else None
+    if spec.name == cartpole.SPEC.name:
+        return PlanReward(spec, _limits_kept, ends=False, progress=helped)
+    return PlanReward(spec, spec.reward, ends=spec.name != mountaincar.SPEC.name, progress=helped)
+
+
+def _limits_kept(states: Tensor, actions: Tensor, following: Tensor) -> Tensor:
+    """1 minus the number of limits that the next state violates (CartPole in CaDM's code)."""
+    outside = (following[..., 0].abs() > cartpole.MAX_POSITION_M).to(following.dtype)
+    return 1 - outside - (following[..., 2].abs() > cartpole.MAX_ANGLE_RAD).to(following.dtype)
+
+
 class Recorder:
-    """The last K transitions of each episode, oldest first; empty slots are 0, the first fill first.
+    """The last W transitions of each episode, oldest first; empty slots are 0, and the first slots fill first.
 
     Args:
         episodes: B.
-        model: gives the sizes.
-        length: K.
+        model: gives the dimensions and the device.
+        length: W.
     """
 
     def __init__(self, episodes: int, model: Model, length: int) -> None:
@@ -36,7 +113,13 @@ class Recorder:
         self._count, self._length = 0, length
 
     def add(self, before: Tensor, actions: Tensor, after: Tensor) -> None:
-        """Appends a transition of every episode; drops the oldest if all slots are full."""
+        """Appends one transition per episode and drops the oldest if all slots are full.
+
+        Args:
+            before: states ``[B, S]``.
+            actions: ``[B]`` or ``[B, A]``.
+            after: next states ``[B, S]``.
+        """
         if self._count == self._length:
             self._differences, self._actions = (x.roll(-1, 1) for x in (self._differences, self._actions))
         slot = min(self._count, self._length - 1)
@@ -45,18 +128,18 @@ class Recorder:
         self._count = slot + 1
 
     def keep(self, running: Tensor) -> None:
-        """Forgets the episodes that have ended."""
+        """Drops the episodes that have ended, given which of them go on ``[B]``."""
         self._differences, self._actions = self._differences[running], self._actions[running]
 
     def histories(self) -> Tensor:
-        """As the encoder reads them ``[B, K * S + K * A]``."""
+        """The histories as the encoder reads them ``[B, W S + W A]``."""
         return joined(self._differences, self._actions)
 
 
 def recorded(history: History | None, episodes: int, model: Model, length: int) -> Tensor:
-    """Histories ``[B, K * S + K * A]`` after these true steps; all 0 if there are none.
+    """The encoder's histories ``[B, W S + W A]`` after the true steps of ``history``; all 0 without any.
 
-    An episode whose states are not finite has ended before; whatever is predicted for it, nobody asks.
+    States that are not finite, those after the end of an episode, count as 0; no prediction for them is used.
     """
     recorder = Recorder(episodes, model, length)
     if history is not None:
@@ -68,13 +151,13 @@ def recorded(history: History | None, episodes: int, model: Model, length: int) 
 
 
 class ContextScorer:
-    """Scores plans with the contexts of one step: the mean over particles of the sum of rewards.
+    """Scores plans by their mean return over particles; the contexts are those of the present step.
 
     Args:
-        model: what was learnt.
-        contexts: each member's, of every episode ``[K, B, C]``.
-        reward: what a step is worth.
-        generator: of the noise.
+        model: the trained model.
+        contexts: each member's contexts ``[K, B, C]``.
+        reward: the return of a plan.
+        generator: draws the noise.
         mixed_episodes: see ``ActingSettings``.
     """
 
@@ -93,7 +176,11 @@ class ContextScorer:
     def __call__(
         self, states: NDArray[np.float64], agents: NDArray[np.int64], plans: NDArray[np.generic], top: int | None = None
     ) -> NDArray[np.float64]:
-        """See ``persim.planning.scoring.Scorer``; every score is exact, and agents are told apart by context alone."""
+        """Scores ``[B, P]`` of plans ``[B, P, H]`` or ``[B, P, H, A]`` from states ``[B, S]``.
+
+        See ``persim.planning.scoring.Scorer``. Every score is exact, so ``top`` is ignored; ``agents [B]`` is, too,
+        since agents differ only by their contexts.
+        """
         model, count = self._model, plans.shape[1]
         flat = torch.from_numpy(plans.reshape(-1, *plans.shape[2:])).to(model.device)
         start = torch.tensor(states, device=model.device, dtype=torch.float32)  # a copy: they may be read-only
@@ -106,7 +193,7 @@ class ContextScorer:
         return torch.cat(scores).view(-1, count).cpu().numpy()
 
     def _round_contexts(self) -> Tensor:
-        """The contexts; in every second round the public code takes their two first axes for each other."""
+        """The contexts ``[K, B, C]`` of this call; every second time the public code mixes up their first two axes."""
         self._round += 1
         if not self._mixed or self._round % 2:
             return self._contexts
@@ -114,7 +201,7 @@ class ContextScorer:
         return self._contexts.reshape(episodes, members, width).transpose(0, 1)
 
     def _returns(self, start: Tensor, contexts: Tensor, plans: Tensor) -> Tensor:
-        """Returns ``[C]`` of C plans ``[C, H]`` or ``[C, H, A]``, each from its own state with its own contexts."""
+        """Returns ``[B]`` of plans ``[B, H]`` or ``[B, H, A]`` from states ``[B, S]`` with contexts ``[K, B, C]``."""
         total = self._reward.start(start)
 
         def visit(states: Tensor, actions: Tensor, following: Tensor) -> None:
@@ -127,14 +214,14 @@ class ContextScorer:
 
 
 class ContextPolicy(BatchPolicy):
-    """Plans anew at every step, with contexts of what has happened in the episode so far.
+    """Plans at every step, with contexts inferred from the episode so far.
 
     Args:
-        model: what was learnt.
-        settings: how it acts.
-        reward: what a step is worth.
-        length: K, of the history.
-        agents: ``[B]``, the agent of each episode; nothing but their number counts.
+        model: the trained model.
+        settings: how to act.
+        reward: the return of a plan.
+        length: W, the transitions of a history.
+        agents: the agent of each episode ``[B]``; CaDM uses only how many there are.
     """
 
     def __init__(
@@ -146,7 +233,7 @@ class ContextPolicy(BatchPolicy):
         self._memory: Memory | None = None
 
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """First actions of the plans found for these states."""
+        """The first actions, ``[B]`` or ``[B, A]``, of the plans found from states ``[B, S]``."""
         model, how = self._model, self._settings
         now = torch.from_numpy(np.array(states, dtype=np.float32)).to(model.device)
         if self._last is not None:
@@ -162,7 +249,7 @@ class ContextPolicy(BatchPolicy):
         return first
 
     def keep(self, running: NDArray[np.bool_]) -> None:
-        """Forgets the episodes that have ended."""
+        """Drops the episodes that have ended, given which of them go on ``[B]``."""
         going_on = torch.from_numpy(running).to(self._model.device)
         self._agents = self._agents[running]
         self._recorder.keep(going_on)

@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baselines.cadm.acting import ContextPolicy, recorded
+from baselines.cadm.acting import ContextPolicy, plan_reward, recorded
 from baselines.cadm.nets import CaDMNets
-from baselines.cadm.rewards import plan_reward
 from baselines.cadm.rollouts import Model
 from baselines.cadm.scales import Scales
 from baselines.cadm.settings import BUDGETS, ActingSettings, CaDMSettings

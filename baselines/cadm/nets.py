@@ -1,11 +1,11 @@
-"""CaDM's nets, all members at once: context encoder, forward dynamics, backward dynamics."""
+"""CaDM's networks, all members at once, and their loss: context encoder, forward and backward dynamics."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,14 +20,14 @@ Activation = Callable[[Tensor], Tensor]
 
 
 class Perceptrons(nn.Module):
-    """K multilayer perceptrons of one shape, each layer one batched product.
+    """K multilayer perceptrons of one shape; each layer is one batched matrix product.
 
     Args:
         members: K.
-        widths: of input, hidden layers and output.
-        activation: of the hidden layers.
+        widths: number of inputs, of units in each hidden layer, and of outputs.
+        activation: applied after each hidden layer.
         decays: weight decay of each layer.
-        generator: of the initial weights: normal with sigma = 1 / (2 sqrt(inputs)), cut off at 2 sigma.
+        generator: draws the initial weights from a normal with sigma = 1 / (2 sqrt(inputs)), truncated at 2 sigma.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Perceptrons(nn.Module):
             nn.init.trunc_normal_(weight, 0.0, sigma, -2 * sigma, 2 * sigma, generator=generator)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Outputs ``[K, B, out]`` of inputs ``[K, B, in]``."""
+        """The outputs ``[K, B, out]`` for inputs ``[K, B, in]``."""
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True), 1):
             rows = torch.baddbmm(bias, rows, weight)
             if layer < len(self.weights):
@@ -56,21 +56,21 @@ class Perceptrons(nn.Module):
         return rows
 
     def groups(self) -> list[dict[str, Any]]:
-        """The parameters as an optimiser takes them, each layer's weights with its decay, biases without."""
+        """Parameter groups for an optimiser: the weights with their layer's decay, the biases without any."""
         decayed = zip(self.weights, self._decays, strict=True)
         groups: list[dict[str, Any]] = [{"params": [weight], "weight_decay": decay} for weight, decay in decayed]
         return [*groups, {"params": list(self.biases)}]
 
 
 class CaDMNets(nn.Module):
-    """Encoder, forward net, backward net, and the learnt bounds of the forward net's variance.
+    """Context encoder, forward and backward dynamics, and the learnt bounds of the forward log variance.
 
     Args:
-        settings: widths, members, whether a variance is predicted.
-        inputs: D, dimensions of a state as the nets see it.
+        settings: give the layer widths, the number of members K, and whether a variance is predicted.
+        inputs: D, the number of state features that the networks see.
         state_dim: S.
         action_dim: A.
-        seed: of the initial weights.
+        seed: seed of the initial weights.
     """
 
     def __init__(
@@ -91,7 +91,11 @@ class CaDMNets(nn.Module):
             self.lowest = nn.Parameter(torch.full((1, 1, state_dim), -10.0))
 
     def predict(self, states: Tensor, actions: Tensor, contexts: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Mean and log variance ``[K, B, S]`` of the scaled target; no variance if none is predicted."""
+        """Predicts the scaled target from states ``[K, B, D]``, actions ``[K, B, A]`` and contexts ``[K, B, C]``.
+
+        Returns:
+            Mean and log variance, both ``[K, B, S]``; the log variance is None in vanilla CaDM.
+        """
         outputs = self.ahead(torch.cat([states, actions, contexts], dim=-1))
         if not self.probabilistic:
             return outputs, None
@@ -100,16 +104,16 @@ class CaDMNets(nn.Module):
         return mean, self.lowest + softplus(logvar - self.lowest)
 
     def predict_back(self, following: Tensor, actions: Tensor, contexts: Tensor) -> Tensor:
-        """The scaled target backward in time ``[K, B, S]``, from next states."""
+        """Predicts the scaled backward target ``[K, B, S]`` from next states ``[K, B, D]``, actions and contexts."""
         outputs: Tensor = self.back(torch.cat([following, actions, contexts], dim=-1))
         return outputs
 
     def adam(self, learning_rate: float) -> torch.optim.Adam:
-        """The optimiser.
+        """Adam with each layer's weight decay.
 
-        Its weight decay adds decay times weight to the gradient, which is that of the published penalty,
-        decay / 2 times the squared weights summed over members; as a part of the loss it would take a tenth
-        of the time of a step.
+        The decay adds decay * weight to the gradient, which is the gradient of the published penalty (decay / 2
+        times the squared weights, summed over members). Computed in the loss, the penalty would take a tenth of
+        the time of a step.
         """
         groups = self.encoder.groups() + self.ahead.groups() + self.back.groups()
         if self.probabilistic:
@@ -117,9 +121,47 @@ class CaDMNets(nn.Module):
         return torch.optim.Adam(groups, lr=learning_rate, fused=True)
 
     def arrays(self) -> Arrays:
-        """All parameters."""
+        """All parameters as named arrays; those of layers are ``[K, in, out]`` and ``[K, 1, out]``."""
         return under("net.", net_arrays(self))
 
     def load(self, arrays: Arrays) -> None:
-        """Takes the parameters of ``arrays``."""
+        """Loads the parameters that ``arrays`` returned."""
         load_net(self, below("net.", arrays))
+
+
+class Batch(NamedTuple):
+    """B scaled transitions for each of K members.
+
+    Attributes:
+        history: what the encoder reads, ``[K, B, W (S + A)]`` for a history of W transitions.
+        states: ``[K, B, D]``.
+        actions: ``[K, B, A]``.
+        targets: what the forward network predicts, ``[K, B, S]``.
+        following: next states ``[K, B, D]``.
+        back_targets: what the backward network predicts, ``[K, B, S]``.
+    """
+
+    history: Tensor
+    states: Tensor
+    actions: Tensor
+    targets: Tensor
+    following: Tensor
+    back_targets: Tensor
+
+
+def reconstruction(nets: CaDMNets, batch: Batch, backward_weight: float) -> Tensor:
+    """The loss ``[]``: forward squared error (PE-TS: Gaussian likelihood) plus weighted backward squared error.
+
+    Both are means over batch and dimensions, summed over members.
+    """
+    contexts = nets.encoder(batch.history)
+    mean, logvar = nets.predict(batch.states, batch.actions, contexts)
+    squared = (mean - batch.targets).square()
+    ahead = squared if logvar is None else squared * torch.exp(-logvar) + logvar
+    back = (nets.predict_back(batch.following, batch.actions, contexts) - batch.back_targets).square()
+    return ahead.mean((1, 2)).sum() + backward_weight * back.mean((1, 2)).sum()
+
+
+def bound_penalty(nets: CaDMNets, weight: float) -> Tensor | float:
+    """The penalty ``[]`` that pulls the two bounds of the log variance together; 0 in vanilla CaDM."""
+    return weight * (nets.highest.sum() - nets.lowest.sum()) if nets.probabilistic else 0.0

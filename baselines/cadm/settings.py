@@ -1,4 +1,4 @@
-"""Settings of CaDM: those of its public code; its defects are switches, off by default."""
+"""Settings of CaDM, by default those of its public code; each defect of that code is a switch that is off."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from persim.errors import InputError, check_at_least, check_between
 from persim.methods import PlanningSettings
 
-# Its paper has up to 200 epochs in each of 20 iterations (its script 5); 0 updates: as many as that takes.
+# The paper has up to 200 epochs in each of 20 iterations (its script 5); 0 updates mean no limit.
 PAPER_CADM = {"iterations": 20, "epochs": 200, "updates": 0, "particles": 20, "plans": 1000}
 # Minutes of a core (docs/baselines.md); the paper's takes days of one, or a GPU.
 _LITTLE_CADM = {"iterations": 5, "epochs": 200, "updates": 20_000, "particles": 5, "plans": 200}
@@ -25,32 +25,32 @@ class CaDMSettings:
     """How CaDM learns (Lee et al. 2020, and their code).
 
     Attributes:
-        iterations: each adds an equal share of the trajectories to those before, and goes on training.
-        epochs: of an iteration, at most.
-        updates: steps of Adam in all iterations together, at most; each iteration gets a share in
-            proportion to its data. None for no limit.
-        members: of the ensemble; more than one are trained on bootstrapped data.
-        probabilistic: whether the forward net predicts a Gaussian (PE-TS), not a mean alone (vanilla).
-        batch_size: transitions of a step and member.
+        iterations: each adds an equal share of the trajectories to those in use, and continues the training.
+        epochs: the most epochs of an iteration.
+        updates: the most steps of Adam in all iterations together; each iteration gets a share in proportion to its
+            data. None for no limit.
+        members: size of the ensemble; two or more are trained on bootstrapped data.
+        probabilistic: whether the forward network predicts a Gaussian (PE-TS) or only a mean (vanilla).
+        batch_size: transitions per step and member.
         learning_rate: of Adam.
-        history: K, transitions that the context is read off.
-        future: M, transitions that a context is trained to explain.
-        context: its dimensions; 0 for the same nets without one.
-        widths: hidden layers of the forward and the backward net.
+        history: W, the transitions from which the context is inferred (K in the paper).
+        future: M, the transitions that a context is trained to explain.
+        context: C, the dimensions of a context; 0 for the same networks without one.
+        widths: hidden layers of the forward and the backward network.
         encoder_widths: hidden layers of the context encoder.
-        decays: weight decay of each layer of the forward and the backward net.
-        encoder_decays: of each layer of the encoder.
-        backward_weight: of the backward net's loss.
-        bound_weight: of what keeps the bounds of the variance together.
-        validation: share of the windows that is held out to stop early.
-        max_validation: windows held out, at most.
-        skip_first_window: defect of the public code: the first step of a trajectory and the all-zero
-            history, with which every episode starts, are never trained.
-        overlapping_validation: defect of the public code: windows are held out one by one, so that those
-            for training hold the same transitions. Off, whole trajectories are.
+        decays: weight decay of each layer of the forward and the backward network.
+        encoder_decays: weight decay of each layer of the encoder.
+        backward_weight: weight of the backward network's loss.
+        bound_weight: weight of the penalty that keeps the bounds of the variance close together.
+        validation: fraction of the windows that is held out for early stopping.
+        max_validation: the most windows held out.
+        skip_first_window: defect of the public code: the first step of a trajectory, and with it the all-zero
+            history that every episode starts with, is never trained.
+        overlapping_validation: defect of the public code: single windows are held out, although windows for training
+            contain the same transitions. If off, whole trajectories are held out.
 
     Raises:
-        InputError: a number out of range, or decays that do not fit the layers.
+        InputError: a number is out of range, or the decays do not fit the layers.
     """
 
     iterations: int = PAPER_CADM["iterations"]
@@ -87,17 +87,17 @@ class CaDMSettings:
             if len(getattr(self, decays)) != layers:
                 raise InputError(
                     f"{decays} has {len(getattr(self, decays))} numbers, but {widths} make {layers} layers; "
-                    "give one for each"
+                    "give one per layer"
                 )
 
     @classmethod
     def vanilla(cls, **changes: Any) -> CaDMSettings:
-        """One model that predicts a mean."""
+        """Vanilla CaDM: one model that predicts a mean."""
         return cls(**changes)
 
     @classmethod
     def pets(cls, **changes: Any) -> CaDMSettings:
-        """Five models that predict a Gaussian."""
+        """PE-TS CaDM: five models that predict a Gaussian."""
         return cls(**{"members": 5, "probabilistic": True, **changes})
 
 
@@ -106,19 +106,19 @@ class ActingSettings:
     """How CaDM acts and predicts.
 
     Attributes:
-        planning: its planner.
-        particles: of each plan, spread evenly over the members; each keeps its member.
-        warm_start: whether a search starts from the plan of the step before; random shooting does not.
-        progress: whether planning is helped by the environment's measure of progress, as PerSim's is
-            (``PlanningHints.progress``; MountainCar's height). CaDM's code does not know MountainCar, and PerSim's
-            paper does not say; with it the paper's rewards come out, without it not (docs/baselines.md).
-        mixed_members: defect of the public code: particle p moves by member p // (particles / members),
-            but has the context of member p mod members, which for most particles is another's.
-        mixed_episodes: defect of the public code: in every second round of the cross-entropy method
-            episodes that are played together get each other's contexts.
+        planning: the planner and its settings.
+        particles: particles per plan, spread evenly over the members; each keeps its member.
+        warm_start: whether a search starts from the plan of the last step; random shooting never does.
+        progress: whether the environment's measure of progress helps planning, as in PerSim
+            (``PlanningHints.progress``; MountainCar's height). CaDM's code has no MountainCar, and PerSim's paper
+            does not say; the paper's rewards are reached only with it (docs/baselines.md).
+        mixed_members: defect of the public code: particle p moves by member p // (particles / members), but has the
+            context of member p mod members, which is another one for most particles.
+        mixed_episodes: defect of the public code: in every second round of the cross-entropy method, episodes that
+            are played together get each other's contexts.
 
     Raises:
-        InputError: no particle.
+        InputError: there are no particles.
     """
 
     planning: PlanningSettings
@@ -132,13 +132,13 @@ class ActingSettings:
         check_at_least("particles", self.particles, 1)
 
     def per_member(self, members: int) -> int:
-        """Particles of each of so many members.
+        """The number of particles of each member.
 
         Raises:
-            InputError: they cannot be shared out evenly.
+            InputError: the particles are not a multiple of the members.
         """
         if self.particles % members:
             raise InputError(
-                f"particles is {self.particles}, but {members} members need a multiple of {members} to share"
+                f"particles is {self.particles}, but {members} members share them evenly; give a multiple of {members}"
             )
         return self.particles // members

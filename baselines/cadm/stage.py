@@ -1,4 +1,4 @@
-"""The data of one iteration: which trajectories, how they are scaled, what is held out; and batches of them."""
+"""The data of one iteration, as batches: which trajectories are used, how they are scaled, what is held out."""
 
 from __future__ import annotations
 
@@ -9,28 +9,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from baselines.cadm.losses import Batch
-from baselines.cadm.observations import Observations, observations
+from baselines.cadm.nets import Batch
 from baselines.cadm.scales import Scale, Scales
 from baselines.cadm.settings import CaDMSettings
-from baselines.cadm.windows import Histories, Rows, pairs, split
+from baselines.cadm.windows import Histories, Rows, observations, pairs, split
 from persim import seeding
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import EnvSpec
 from persim.errors import InputError
 
-_BLOCK = 4096  # transitions looked at together where no gradient is wanted
+_BLOCK = 4096  # held-out transitions evaluated at once
 
 
 class Table:
-    """What is the same in every iteration: all transitions as the nets see them, not yet scaled.
+    """All T transitions as the networks see them before scaling; the same in every iteration.
 
     Args:
         data: the trajectories.
         spec: their environment.
         settings: of CaDM.
-        seed: of the cell.
-        device: of the tensors.
+        seed: seed of the cell.
+        device: where the tensors are kept.
+
+    Attributes:
+        states: features ``[T, D]``.
+        following: features of the next states ``[T, D]``.
+        targets: forward targets ``[T, S]``.
+        back_targets: backward targets ``[T, S]``.
+        actions: encoded actions ``[T, A]``.
 
     Raises:
         InputError: the data are of another environment.
@@ -41,30 +47,30 @@ class Table:
         self.discrete = spec.discrete
         self.histories = Histories(data, spec, settings.history, device)
         before, after = (torch.tensor(x, device=device) for x in (data.observation, data.next_observation))
-        rule: Observations = observations(spec)
+        rule = observations(spec)
         self.states, self.following = rule.inputs(before), rule.inputs(after)
         self.targets, self.back_targets = rule.targets(before, after), rule.targets(after, before)
         self.actions = self.histories.actions
         self._order = seeding.generator(seed, "cadm", "trajectories").permutation(int(data.episode[-1]) + 1)
 
     def episodes(self, iteration: int) -> Rows:
-        """Numbers of the trajectories in use: an equal share more in each iteration (from 0)."""
+        """Numbers of the trajectories ``[n]`` that an iteration (from 0) uses; each adds an equal share."""
         return self._order[: math.ceil(len(self._order) * (iteration + 1) / self.settings.iterations)]
 
     def rows(self, iteration: int) -> Rows:
-        """Their transitions."""
+        """The rows ``[n]`` of these trajectories' transitions."""
         return np.flatnonzero(np.isin(self.data.episode, self.episodes(iteration)))
 
 
 class Stage:
-    """One iteration's data.
+    """The scaled training and held-out pairs of one iteration; a pair is a window and a transition to explain.
 
     Args:
         table: all data.
-        iteration: its number, from 0.
+        iteration: number of the iteration, from 0.
 
     Raises:
-        InputError: nothing is left to learn from.
+        InputError: no pair is left to learn from.
     """
 
     def __init__(self, table: Table, iteration: int) -> None:
@@ -73,11 +79,18 @@ class Stage:
         rng = seeding.generator(table.seed, "cadm", "validation", iteration)
         count = min(int(len(rows) * s.validation), s.max_validation)
         held = split(data, episodes, count, rng, overlap=s.overlapping_validation)
-        self.scales = stage_scales(table, iteration)
-        self._histories, self._device = table.histories, table.device
-        self._packed, self._widths = _packed(table, self.scales)
+        self.scales = scales = stage_scales(table, iteration)
+        self._histories, self._device, self._members = table.histories, table.device, s.members
+        columns = [
+            scales.states.apply(table.states),
+            scales.actions.apply(table.actions),
+            scales.targets.apply(table.targets),
+            scales.states.apply(table.following),
+            scales.back_targets.apply(table.back_targets),
+        ]
+        # Side by side, so that a batch is one gather.
+        self._packed, self._widths = torch.cat(columns, dim=1), [column.shape[1] for column in columns]
         self._train, self._held = self._pairs(table, np.setdiff1d(rows, held)), self._pairs(table, held)
-        self._members = s.members
         if not len(self):
             raise InputError(f"the data of {data.env} hold no transition to learn from; give longer trajectories")
 
@@ -85,13 +98,13 @@ class Stage:
         return len(self._train[0])
 
     def batch(self, chosen: Tensor) -> Batch:
-        """The pairs for training with these numbers ``[K, B]``."""
+        """The training pairs with the numbers ``chosen [K, B]``."""
         return self._batch(self._train[0][chosen], self._train[1][chosen])
 
     def held_out(self) -> Iterator[Batch]:
-        """All pairs that are held out, in blocks, the same for every member."""
-        for rows in zip(*(torch.split(part, _BLOCK) for part in self._held), strict=True):
-            yield self._batch(*(part.expand(self._members, -1) for part in rows))
+        """All held-out pairs in blocks, the same for every member."""
+        for first in range(0, len(self._held[0]), _BLOCK):
+            yield self._batch(*(part[first : first + _BLOCK].expand(self._members, -1) for part in self._held))
 
     def _pairs(self, table: Table, windows: Rows) -> tuple[Tensor, Tensor]:
         if table.settings.skip_first_window:
@@ -107,31 +120,15 @@ class Stage:
 
 
 def stage_scales(table: Table, iteration: int) -> Scales:
-    """Statistics of the transitions in use, held out or not (as in CaDM's code)."""
+    """The scales of the transitions that an iteration uses, with the held-out ones (as in CaDM's code)."""
     at = torch.from_numpy(table.rows(iteration)).to(table.device)
-    actions = Scale.none(table.actions.shape[1], table.device)
-    slots = table.settings.history
-    history = Scale.none(slots * (table.targets.shape[1] + len(actions.mean)), table.device)
-    if not table.discrete:
-        actions = Scale.of(table.actions[at])
-        first = slots * table.targets.shape[1]
-        past = Scale.of(table.histories(at)[:, first:])
-        history = Scale(*(torch.cat([a[:first], b]) for a, b in zip(_parts(history), _parts(past), strict=True)))
     states, targets, back = (Scale.of(x[at]) for x in (table.states, table.targets, table.back_targets))
+    differences = Scale.none(table.settings.history * table.targets.shape[1], table.device)
+    if table.discrete:
+        actions = Scale.none(table.actions.shape[1], table.device)
+        past = Scale.none(table.settings.history * table.actions.shape[1], table.device)
+    else:
+        actions = Scale.of(table.actions[at])
+        past = Scale.of(table.histories(at)[:, len(differences.mean) :])
+    history = Scale(torch.cat([differences.mean, past.mean]), torch.cat([differences.spread, past.spread]))
     return Scales(states, actions, history, targets, back)
-
-
-def _parts(scale: Scale) -> tuple[Tensor, Tensor]:
-    return scale.mean, scale.spread
-
-
-def _packed(table: Table, scales: Scales) -> tuple[Tensor, list[int]]:
-    """All scaled columns side by side, so that a batch is one gather; and their widths."""
-    columns = [
-        scales.states.apply(table.states),
-        scales.actions.apply(table.actions),
-        scales.targets.apply(table.targets),
-        scales.states.apply(table.following),
-        scales.back_targets.apply(table.back_targets),
-    ]
-    return torch.cat(columns, dim=1), [column.shape[1] for column in columns]

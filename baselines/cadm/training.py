@@ -1,245 +1,216 @@
-"""Training of CaDM: iterations over growing data, epochs with early stopping, checkpoint and resume."""
+"""Training of CaDM: iterations over growing data, and epochs with early stopping."""
 
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, astuple, dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baselines.cadm.losses import bound_penalty, reconstruction
-from baselines.cadm.nets import CaDMNets
+from baselines.cadm.nets import CaDMNets, bound_penalty, reconstruction
 from baselines.cadm.scales import Scales
 from baselines.cadm.settings import CaDMSettings
 from baselines.cadm.stage import Stage, Table, stage_scales
+from baselines.common import chunks
 from baselines.common.snapshots import adam_arrays, below, load_adam, under
 from persim import seeding
-from persim.envs.spec import EnvSpec
-from persim.errors import InputError
-from persim.learning.training import KIND as CHECKPOINT
 from persim.learning.training import DivergenceError
-from persim.methods import Part, Report
-from persim.storage import store
+from persim.methods import Part
+from persim.storage.store import Arrays
 
-_CHUNK = 50  # updates between two looks at the losses
-_CHECKPOINT_SECONDS = 30.0
-_PATIENCE = 0.99  # of the rolling validation loss
-_SPACING = 1.05  # each point of a curve is at this many times the updates of the last
+_CHUNK = 50  # the most updates of a chunk
+_PATIENCE = 0.99  # decay of the rolling validation loss
+_SPACING = 1.05  # each point of the training curve is at this many times the updates of the last one
 
 
 @dataclass
-class Progress:
-    """How far a training is.
+class _Position:
+    """Where a training stands.
 
     Attributes:
-        iteration: that is under way, from 0.
-        epoch: likewise.
-        step: updates of this epoch.
-        spent: updates of this iteration.
-        updates: in all.
-        rolling: the rolling validation loss, and what it was an epoch before; None before the first epoch.
-        pending: sum and number of the losses since the last point of the curve.
-        seconds: so far.
-        curves: points (updates, value).
+        iteration: number of the iteration, from 0.
+        epoch: number of the epoch in this iteration, from 0.
+        steps: updates that this epoch takes.
+        step: updates done in this epoch.
+        spent: updates done in this iteration.
+        updates: updates done in all.
+        chunks: chunks done in all.
+        point: updates at the last point of the training curve.
     """
 
     iteration: int = 0
     epoch: int = 0
+    steps: int = 1
     step: int = 0
     spent: int = 0
     updates: int = 0
-    rolling: list[float] | None = None
-    pending: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    seconds: float = 0.0
-    curves: dict[str, list[list[float]]] = field(default_factory=lambda: {"train_loss": [], "validation_loss": []})
+    chunks: int = 0
+    point: int = 0
 
 
-def train(part: Part, settings: CaDMSettings) -> tuple[CaDMNets, Scales, Progress]:
-    """Trains the nets; everything random follows from the seed, so a resumed training is the same training.
-
-    Args:
-        part: what to learn from, and where.
-        settings: how.
+def train(part: Part, settings: CaDMSettings) -> tuple[CaDMNets, Scales, chunks.Progress]:
+    """Trains the networks; everything random follows from the seed, so a resumed training is the same training.
 
     Raises:
-        InputError: the data are of another environment, or the checkpoint of another training.
+        InputError: the data are of another environment, or the checkpoint belongs to another run.
         DivergenceError: the loss became non-finite.
     """
     table = Table(part.data, part.spec, settings, part.seed, part.device)
-    run = _Run(table, part.spec)
-    if part.checkpoint is not None and part.checkpoint.exists():
-        run.restore(part.checkpoint)
-    saver = _Saver(run, part.checkpoint)
-    while run.progress.iteration < settings.iterations:
-        stage = Stage(table, run.progress.iteration)
-        while not run.iteration_is_over():
-            _epoch(run, stage, saver, part.report)
-        run.next_iteration()
-    return run.nets, stage_scales(table, settings.iterations - 1), run.progress
+    training = _Training(table)
+    identity = {"method": "cadm", "settings": asdict(settings), "data": part.data.content_hash, "seed": part.seed}
+    progress = chunks.train(training, part.checkpoint, part.report, identity=identity)
+    return training.nets, stage_scales(table, settings.iterations - 1), progress
 
 
-def _epoch(run: _Run, stage: Stage, saver: _Saver, report: Report | None) -> None:
-    """What is left of an epoch: sample, loss, step, log, save; then validation."""
-    order = run.order(stage)
-    steps = min(math.ceil(order.shape[1] / run.batch_size), run.progress.step + run.left())
-    while run.progress.step < steps:
-        clock = time.perf_counter()
-        stop = min(run.progress.step + _CHUNK, steps)
-        losses = [run.step(stage, order, step) for step in range(run.progress.step, stop)]
-        run.log(torch.stack(losses).tolist())
-        run.progress.seconds += time.perf_counter() - clock
-        saver.save_sometimes()
-        if report is not None:
-            report(run.share(steps))
-    clock = time.perf_counter()
-    run.validate(stage)
-    run.progress.seconds += time.perf_counter() - clock
+class _Training:
+    """The networks, Adam's moments and the position; see ``baselines.common.chunks.Trainee``."""
 
+    def __init__(self, table: Table) -> None:
+        self._table, self._settings = table, table.settings
+        dims = (table.states.shape[1], table.targets.shape[1], table.actions.shape[1])
+        self.nets = CaDMNets(table.settings, *dims, seeding.sequence(table.seed, "cadm", "init")).to(table.device)
+        self._adam = self.nets.adam(table.settings.learning_rate)
+        self._rolling: list[float] | None = None
+        self._pending = [0.0, 0.0]  # sum and number of the losses since the last point of the training curve
+        self._stage: Stage | None = None
+        self._order: Tensor | None = None
+        self._at = _Position()
+        self._skip_empty_iterations()
 
-class _Run:
-    """The mutable state of a training: nets, Adam's averages, progress."""
+    @property
+    def chunks(self) -> float:
+        """The chunks done, divided by the share of the work that is done if no iteration stops early."""
+        s, at = self._settings, self._at
+        if at.iteration == s.iterations:
+            return at.chunks
+        if not at.chunks:
+            return math.inf
+        done = (at.epoch + at.step / at.steps) / s.epochs
+        if s.updates is not None:
+            done = max(done, at.spent / (at.spent + self._left()))
+        work = at.iteration * (at.iteration + 1) + 2 * (at.iteration + 1) * done  # in proportion to the data
+        return at.chunks * s.iterations * (s.iterations + 1) / work
 
-    def __init__(self, table: Table, spec: EnvSpec) -> None:
-        self.settings, self.seed, self.device = table.settings, table.seed, table.device
-        self.batch_size = self.settings.batch_size
-        self._identity = _identity(table)
-        dims = (table.states.shape[1], spec.state_dim, spec.action_dim)
-        self.nets = CaDMNets(self.settings, *dims, seeding.sequence(table.seed, "cadm", "init")).to(table.device)
-        self._adam = self.nets.adam(self.settings.learning_rate)
-        self.progress = Progress()
-
-    def order(self, stage: Stage) -> Tensor:
-        """Numbers of the pairs of this epoch ``[K, pairs]``, shuffled; bootstrapped if there are several members."""
-        p, members = self.progress, self.settings.members
-        drawn = np.arange(len(stage))[None]
-        if members > 1:
-            rng = seeding.generator(self.seed, "cadm", "bootstrap", p.iteration)
-            drawn = rng.integers(len(stage), size=(members, len(stage)))
-        shuffle = seeding.generator(self.seed, "cadm", "batches", p.iteration, p.epoch)
-        return torch.from_numpy(shuffle.permuted(drawn, axis=1)).to(self.device)
-
-    def step(self, stage: Stage, order: Tensor, step: int) -> Tensor:
-        """One step of Adam; returns the loss without regularisation, mean over members."""
-        batch = stage.batch(order[:, step * self.batch_size : (step + 1) * self.batch_size])
-        loss = reconstruction(self.nets, batch, self.settings.backward_weight)
-        self._adam.zero_grad()
-        (loss + bound_penalty(self.nets, self.settings.bound_weight)).backward()  # type: ignore[no-untyped-call]  # torch's
-        self._adam.step()
-        return loss.detach() / self.settings.members
-
-    def log(self, losses: list[float]) -> None:
-        """Counts these steps, and makes a point of the curve if it is time.
+    def advance(self, chunk: int) -> tuple[int, dict[str, float]]:
+        """Trains up to 50 updates of an epoch, then validates if the epoch is over.
 
         Raises:
-            DivergenceError: one is not finite.
+            DivergenceError: a loss became non-finite.
         """
-        p = self.progress
-        for number, loss in enumerate(losses, p.updates + 1):
+        at = self._at
+        stage, order = self._prepare()
+        losses = [self._update(stage, order, step) for step in range(at.step, min(at.step + _CHUNK, at.steps))]
+        values = self._count(torch.stack(losses).tolist())
+        at.chunks = chunk + 1
+        if at.step == at.steps:
+            values |= self._end_epoch(stage)
+        return at.updates, values
+
+    def _prepare(self) -> tuple[Stage, Tensor]:
+        """The data of this iteration, and the numbers of its pairs ``[K, pairs]`` in the order of this epoch.
+
+        Two or more members are trained on bootstrapped pairs.
+        """
+        at, members = self._at, self._settings.members
+        if self._stage is None:
+            self._stage = Stage(self._table, at.iteration)
+        if self._order is None:
+            pairs = len(self._stage)
+            drawn = np.arange(pairs)[None]
+            if members > 1:
+                bootstrap = seeding.generator(self._table.seed, "cadm", "bootstrap", at.iteration)
+                drawn = bootstrap.integers(pairs, size=(members, pairs))
+            shuffle = seeding.generator(self._table.seed, "cadm", "batches", at.iteration, at.epoch)
+            self._order = torch.from_numpy(shuffle.permuted(drawn, axis=1)).to(self._table.device)
+            at.steps = min(math.ceil(pairs / self._settings.batch_size), at.step + self._left())
+        return self._stage, self._order
+
+    def _update(self, stage: Stage, order: Tensor, step: int) -> Tensor:
+        """One step of Adam; returns the loss without penalties ``[]``, mean over members."""
+        s = self._settings
+        batch = stage.batch(order[:, step * s.batch_size : (step + 1) * s.batch_size])
+        loss = reconstruction(self.nets, batch, s.backward_weight)
+        self._adam.zero_grad()
+        (loss + bound_penalty(self.nets, s.bound_weight)).backward()  # type: ignore[no-untyped-call]  # torch's
+        self._adam.step()
+        return loss.detach() / s.members
+
+    def _count(self, losses: list[float]) -> dict[str, float]:
+        """Counts these updates; returns a point of the training curve if one is due."""
+        at = self._at
+        for number, loss in enumerate(losses, at.updates + 1):
             if not math.isfinite(loss):
                 raise DivergenceError(f"the loss became {loss} at step {number}; lower the learning rate")
-        p.step, p.spent, p.updates = (count + len(losses) for count in (p.step, p.spent, p.updates))
-        p.pending = [p.pending[0] + sum(losses), p.pending[1] + len(losses)]
-        points = p.curves["train_loss"]
-        if not points or p.updates >= _SPACING * points[-1][0]:
-            points.append([p.updates, p.pending[0] / p.pending[1]])
-            p.pending = [0.0, 0.0]
+        at.step, at.spent, at.updates = (count + len(losses) for count in (at.step, at.spent, at.updates))
+        self._pending = [self._pending[0] + sum(losses), self._pending[1] + len(losses)]
+        if at.updates < _SPACING * at.point:
+            return {}
+        mean = self._pending[0] / self._pending[1]
+        self._pending, at.point = [0.0, 0.0], at.updates
+        return {"train_loss": mean}
 
     @torch.no_grad()
-    def validate(self, stage: Stage) -> None:
-        """Ends an epoch: updates the rolling validation loss, if anything is held out.
+    def _end_epoch(self, stage: Stage) -> dict[str, float]:
+        """Validates if anything is held out, and goes on to the next epoch, or iteration if this one is over.
 
-        Raises:
-            DivergenceError: the loss is not finite.
+        An iteration is over when its epochs or updates are done, or when the rolling validation loss rises. The
+        weights and Adam's moments are kept.
         """
-        p, weight = self.progress, self.settings.backward_weight
-        found = [(reconstruction(self.nets, batch, weight), batch.states.shape[1]) for batch in stage.held_out()]
-        p.epoch, p.step = p.epoch + 1, 0
-        if not found:
-            return
-        loss = sum(float(value) * rows for value, rows in found) / sum(rows for _, rows in found)
-        if not math.isfinite(loss):
-            raise DivergenceError(f"the validation loss became {loss} at step {p.updates}; lower the learning rate")
-        p.rolling = rolled(p.rolling, loss)
-        p.curves["validation_loss"].append([p.updates, loss / self.settings.members])
+        s, at, values = self._settings, self._at, {}
+        losses = [(reconstruction(self.nets, b, s.backward_weight), len(b.states[0])) for b in stage.held_out()]
+        if losses:
+            loss = sum(float(value) * rows for value, rows in losses) / sum(rows for _, rows in losses)
+            if not math.isfinite(loss):
+                raise DivergenceError(
+                    f"the validation loss became {loss} at step {at.updates}; lower the learning rate"
+                )
+            self._rolling = rolled(self._rolling, loss)
+            values = {"validation_loss": loss / s.members}
+        at.epoch, at.step, self._order = at.epoch + 1, 0, None
+        rises = self._rolling is not None and self._rolling[0] > self._rolling[1]
+        if at.epoch >= s.epochs or self._left() <= 0 or rises:
+            at.iteration, at.epoch, at.spent, self._rolling, self._stage = at.iteration + 1, 0, 0, None, None
+            self._skip_empty_iterations()
+        return values
 
-    def left(self) -> int:
+    def _skip_empty_iterations(self) -> None:
+        """Skips iterations that have no updates to do."""
+        while self._at.iteration < self._settings.iterations and self._left() <= 0:
+            self._at.iteration += 1
+
+    def _left(self) -> int:
         """Updates that this iteration may still do."""
-        s, now = self.settings, self.progress.iteration
-        if s.updates is None:
-            return 2**62
-        return shares(s.updates, s.iterations)[now] - self.progress.spent
+        s, at = self._settings, self._at
+        return 2**62 if s.updates is None else shares(s.updates, s.iterations)[at.iteration] - at.spent
 
-    def iteration_is_over(self) -> bool:
-        """Whether all epochs or updates are done, or the validation loss has stopped falling."""
-        p = self.progress
-        rises = p.rolling is not None and p.rolling[0] > p.rolling[1]
-        return p.step == 0 and (p.epoch >= self.settings.epochs or self.left() <= 0 or rises)
+    def state(self) -> Arrays:
+        """Weights, Adam's moments and the position; see ``baselines.common.chunks.Trainee``."""
+        numbers = {"position": astuple(self._at), "pending": self._pending, "rolling": self._rolling or []}
+        arrays = {name: np.array(values) for name, values in numbers.items()}
+        return self.nets.arrays() | under("adam.", adam_arrays(self._adam)) | arrays
 
-    def next_iteration(self) -> None:
-        """Goes on to the next; weights and Adam's averages stay."""
-        p = self.progress
-        p.iteration, p.epoch, p.spent, p.rolling = p.iteration + 1, 0, 0, None
-
-    def share(self, steps: int) -> float:
-        """What is done, 0 to 1, if no iteration stops early; one costs in proportion to its data."""
-        p, s = self.progress, self.settings
-        done = (p.epoch + p.step / steps) / s.epochs
-        if s.updates is not None:
-            done = max(done, p.spent / max(1, p.spent + self.left()))
-        return (p.iteration * (p.iteration + 1) + 2 * (p.iteration + 1) * done) / (s.iterations * (s.iterations + 1))
-
-    def save(self, path: Path) -> None:
-        """Writes all that the next step depends on."""
-        arrays = self.nets.arrays() | under("adam.", adam_arrays(self._adam))
-        store.write_arrays(path, arrays, CHECKPOINT, {"identity": self._identity, "progress": asdict(self.progress)})
-
-    def restore(self, path: Path) -> None:
-        """Goes on from what ``save`` wrote.
-
-        Raises:
-            InputError: it is damaged, or of another training.
-        """
-        arrays, state = store.read_arrays(path, CHECKPOINT)
-        if store.canonical_json(state["identity"]) != store.canonical_json(self._identity):
-            raise InputError(f"checkpoint {str(path)!r} belongs to another run; delete it or give another path")
+    def load_state(self, arrays: Arrays) -> None:
+        """Restores what ``state`` returned."""
         self.nets.load(arrays)
-        self.progress = Progress(**state["progress"])
         load_adam(self._adam, below("adam.", arrays))
-
-
-class _Saver:
-    """Saves a run now and then."""
-
-    def __init__(self, run: _Run, path: Path | None) -> None:
-        self._run, self._path, self._saved = run, path, time.monotonic()
-
-    def save_sometimes(self) -> None:
-        if self._path is not None and time.monotonic() - self._saved > _CHECKPOINT_SECONDS:
-            self._run.save(self._path)
-            self._saved = time.monotonic()
-
-
-def _identity(table: Table) -> dict[str, Any]:
-    return {"settings": asdict(table.settings), "data": table.data.content_hash, "seed": table.seed}
+        self._at = _Position(*arrays["position"].tolist())
+        self._pending, self._rolling = arrays["pending"].tolist(), arrays["rolling"].tolist() or None
 
 
 def shares(updates: int, iterations: int) -> list[int]:
-    """Updates of each iteration, in proportion to its data: 1, 2, 3, ... parts; together all of them."""
+    """Splits the updates over the iterations in proportion to their data: 1, 2, 3, ... parts."""
     parts: NDArray[np.float64] = np.arange(1, iterations + 1).cumsum()
     ends: list[int] = (updates * parts / parts[-1]).round().astype(int).tolist()
     return [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def rolled(before: list[float] | None, loss: float) -> list[float]:
-    """The rolling validation loss and the one before it, from the last such pair (None at first) and a new loss.
+    """Updates the rolling validation loss and its previous value, given both (None at first) and a new loss.
 
-    It starts high, so that it falls for a long time and training rarely stops early.
+    The rolling loss starts high, so that it falls for a long time and training rarely stops early.
     """
     if before is None:
         before = [1.5 * loss, 2 * loss] if loss >= 0 else [loss / 1.5, loss / 2]

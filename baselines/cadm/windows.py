@@ -1,4 +1,8 @@
-"""From trajectories to what CaDM learns from: histories, and the transitions that a history has to explain."""
+"""From trajectories to what CaDM learns from: observations, histories, and the transitions that a history explains.
+
+Axis letters beside those of DESIGN.md: W transitions in a history (K in the paper), M transitions that it explains,
+D features of a state that the networks see, C dimensions of a context, L particles of each member.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baselines.cadm.observations import encoded_actions
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import EnvSpec
 from persim.errors import InputError
@@ -18,17 +21,70 @@ _logger = logging.getLogger(__name__)
 Rows = NDArray[np.int64]
 
 
-class Histories:
-    """The last K transitions before each row of the data, oldest first: state differences and actions.
+class Observations:
+    """The default preprocessing: the networks see states as they are and predict state differences."""
 
-    At the start of an episode all slots are 0; they fill from the first on. Nothing is stored per row
-    but where its history begins, so the longest data fit.
+    def inputs(self, states: Tensor) -> Tensor:
+        """The features ``[..., D]`` of states ``[..., S]``."""
+        return states
+
+    def targets(self, before: Tensor, after: Tensor) -> Tensor:
+        """The target ``[..., S]`` for states and next states ``[..., S]``; exchanged, the backward target."""
+        return after - before
+
+    def following(self, states: Tensor, outputs: Tensor) -> Tensor:
+        """The next states ``[..., S]`` for predicted targets ``[..., S]``; the inverse of ``targets``."""
+        return states + outputs
+
+
+class CheetahObservations(Observations):
+    """HalfCheetah's preprocessing in CaDM's code; its state is (velocity, height, pitch, 6 joints, 9 velocities).
+
+    The networks do not see the velocity and predict its next value instead of a difference; they see sine and
+    cosine of the pitch.
+    """
+
+    def inputs(self, states: Tensor) -> Tensor:
+        """The features ``[..., 18]`` of states ``[..., 18]``."""
+        pitch = states[..., 2:3]
+        return torch.cat([states[..., 1:2], pitch.sin(), pitch.cos(), states[..., 3:]], dim=-1)
+
+    def targets(self, before: Tensor, after: Tensor) -> Tensor:
+        """State differences ``[..., 18]``, but the next velocity itself."""
+        return torch.cat([after[..., :1], after[..., 1:] - before[..., 1:]], dim=-1)
+
+    def following(self, states: Tensor, outputs: Tensor) -> Tensor:
+        """The next states ``[..., 18]``; the inverse of ``targets``."""
+        return torch.cat([outputs[..., :1], states[..., 1:] + outputs[..., 1:]], dim=-1)
+
+
+def observations(spec: EnvSpec) -> Observations:
+    """The preprocessing of an environment."""
+    cheetah = spec.name == "halfcheetah" or spec.name.startswith("halfcheetah-cost-")
+    return CheetahObservations() if cheetah else Observations()
+
+
+def encoded_actions(actions: Tensor, spec: EnvSpec) -> Tensor:
+    """Float32 actions ``[..., A]``: discrete ones ``[...]`` become one-hot, continuous ones stay as they are."""
+    if not spec.discrete:
+        return actions.float()
+    return torch.eye(spec.action_dim, device=actions.device)[actions.long()]
+
+
+class Histories:
+    """The last W transitions before each row of the data, oldest first: state differences and actions.
+
+    At the start of an episode all slots are 0; they are filled from the first slot on. Only the row at which each
+    history begins is stored, so memory does not grow with W.
 
     Args:
         data: the trajectories.
         spec: their environment.
-        length: K.
-        device: of the tensors.
+        length: W.
+        device: where the tensors are kept.
+
+    Attributes:
+        actions: the encoded actions of all T rows ``[T, A]``.
 
     Raises:
         InputError: the data are of another environment.
@@ -46,50 +102,46 @@ class Histories:
         self._state_dim, self._slots = data.state_dim, torch.arange(length, device=device)
         self._known = torch.from_numpy(np.minimum(data.step, length)).to(device)
         self._first = torch.arange(len(data), device=device) - self._known
-        _report_short(data, length)
+        lengths = np.bincount(data.episode)
+        short = int((lengths < length).sum())
+        if short:
+            _logger.warning(
+                "%d of %d trajectories of %s are shorter than the history of %d steps; the empty slots are 0, "
+                "as at the start of an episode",
+                short,
+                len(lengths),
+                data.env,
+                length,
+            )
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Histories ``[..., K * S + K * A]`` before these rows ``[...]``: all differences, then all actions."""
+        """The histories ``[..., W S + W A]`` before the rows ``[...]``: all differences, then all actions."""
         flat = rows.flatten()
         index = self._first[flat, None] + self._slots
         known = (self._slots < self._known[flat, None]).unsqueeze(-1)
-        # Slots that are empty point to rows that come later, perhaps beyond the last.
+        # Empty slots would index later rows, perhaps beyond the last; the mask sets them to 0.
         found = self._steps[index.clamp(max=len(self._steps) - 1)] * known
         return joined(found[..., : self._state_dim], found[..., self._state_dim :]).view(*rows.shape, -1)
 
 
 def joined(differences: Tensor, actions: Tensor) -> Tensor:
-    """State differences ``[B, K, S]`` and actions ``[B, K, A]`` as the encoder reads them ``[B, K * S + K * A]``."""
+    """Concatenates state differences ``[B, W, S]`` and actions ``[B, W, A]`` into histories ``[B, W S + W A]``."""
     return torch.cat([differences.flatten(1), actions.flatten(1)], dim=1)
 
 
-def _report_short(data: Trajectories, length: int) -> None:
-    lengths = np.bincount(data.episode)
-    short = int((lengths < length).sum())
-    if short:
-        _logger.warning(
-            "%d of %d trajectories of %s are shorter than the history of %d steps; the empty slots are 0, "
-            "as at the start of an episode",
-            short,
-            len(lengths),
-            data.env,
-            length,
-        )
-
-
 def pairs(data: Trajectories, windows: Rows, future: int) -> tuple[Rows, Rows]:
-    """Every window with each of the transitions that it has to explain.
+    """Pairs each window with every transition that it has to explain.
 
-    The window of row t holds the history before t and the transitions t to t + M - 1, as far as the
+    The window of row t is the history before t, which explains the transitions t to t + M - 1, as far as the
     episode goes.
 
     Args:
         data: the trajectories.
-        windows: rows.
+        windows: rows of the windows ``[n]``.
         future: M.
 
     Returns:
-        Rows of the windows, and rows of the transitions, both ``[pairs]``.
+        The row of the window and the row of the transition for each pair, both ``[pairs]``.
     """
     starts = np.flatnonzero(data.step == 0)
     ends = np.append(starts[1:], len(data))[data.episode[windows]]
@@ -100,17 +152,18 @@ def pairs(data: Trajectories, windows: Rows, future: int) -> tuple[Rows, Rows]:
 
 
 def split(data: Trajectories, episodes: Rows, count: int, rng: np.random.Generator, *, overlap: bool) -> Rows:
-    """Windows to hold out.
+    """Chooses the windows to hold out.
 
     Args:
         data: the trajectories.
-        episodes: numbers of those in use.
-        count: windows to hold out, at most (but at least one trajectory, if there are two).
+        episodes: numbers of the trajectories in use ``[n]``.
+        count: the most windows to hold out; of two or more trajectories at least one is held out nevertheless.
         rng: the source of the choice.
-        overlap: hold out single windows; else whole trajectories, so that no transition is on both sides.
+        overlap: hold out single windows instead of whole trajectories, so that training and held-out windows
+            share transitions.
 
     Returns:
-        Rows, sorted.
+        The rows of the held-out windows, sorted, at most ``[count]``.
     """
     rows = np.flatnonzero(np.isin(data.episode, episodes))
     if overlap:

@@ -1,1 +1,1 @@
-"""What several baselines share."""
+"""Code that several baselines share: chunked training, seeds, z-scores, snapshots of networks."""

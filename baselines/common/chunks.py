@@ -1,12 +1,14 @@
-"""Training in chunks, each with random streams of its own, so that a resumed training is the same training."""
+"""Training in chunks with a checkpoint between them, so that a resumed training equals an uninterrupted one."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from persim.errors import InputError
 from persim.learning.training import KIND as CHECKPOINT
 from persim.methods import Report
 from persim.storage import store
@@ -17,71 +19,76 @@ CHECKPOINT_SECONDS = 30.0
 
 @dataclass
 class Progress:
-    """How far a training is.
+    """How far a training has come.
 
     Attributes:
-        chunks: that are finished.
-        seconds: spent on them.
-        curves: points ``[x, y]`` by name, at most one of each chunk.
+        chunks: number of finished chunks.
+        updates: the step that the last chunk ended at: optimiser updates, or MOReL's environment steps.
+        seconds: time spent on the chunks.
+        curves: points ``[step, value]`` by name, at most one per chunk.
     """
 
     chunks: int = 0
+    updates: int = 0
     seconds: float = 0.0
     curves: dict[str, list[list[float]]] = field(default_factory=dict)
 
 
 class Trainee(Protocol):
-    """What can be trained in chunks."""
+    """Anything that can be trained in chunks; each chunk has random streams of its own."""
 
     @property
-    def chunks(self) -> int:
-        """How many there are."""
+    def chunks(self) -> float:
+        """The number of chunks, or the present estimate of it where the training may stop early."""
         ...
 
     def advance(self, chunk: int) -> tuple[int, dict[str, float]]:
-        """Does one chunk, counted from 0; returns where it has come to, and a value for each curve there."""
+        """Trains chunk number ``chunk``, from 0; returns the step reached and the new value of each curve."""
         ...
 
     def state(self) -> Arrays:
-        """Everything that the next chunk depends on."""
+        """Everything that the next chunk depends on, as named arrays."""
         ...
 
     def load_state(self, arrays: Arrays) -> None:
-        """Goes on from ``state``."""
+        """Restores what ``state`` returned."""
         ...
 
 
-def train(trainee: Trainee, checkpoint: Path | None, report: Report | None) -> Progress:
-    """Does all chunks, or those that the checkpoint leaves.
+def train(
+    trainee: Trainee, checkpoint: Path | None, report: Report | None, *, identity: Mapping[str, Any] | None = None
+) -> Progress:
+    """Trains all chunks, or those that are left after the checkpoint.
 
     Args:
         trainee: what to train.
         checkpoint: a file to resume from if it exists, and to save to.
-        report: told how far the training is.
+        report: called after each chunk with the fraction that is done.
+        identity: what tells this run from others (settings, data, seed), as JSON can hold it. It is stored in the
+            checkpoint.
 
     Raises:
-        DivergenceError: from the trainee.
+        InputError: the checkpoint is damaged, or its identity is another one.
+        DivergenceError: a loss of the trainee became non-finite.
     """
-    progress = _resume(trainee, checkpoint)
+    progress = Progress()
+    if checkpoint is not None and checkpoint.exists():
+        arrays, settings = store.read_arrays(checkpoint, CHECKPOINT)
+        if store.canonical_json(settings.pop("identity", None)) != store.canonical_json(identity):
+            raise InputError(f"checkpoint {str(checkpoint)!r} belongs to another run; delete it or give another path")
+        trainee.load_state(arrays)
+        progress = Progress(**settings)
     saved = time.monotonic()
-    for chunk in range(progress.chunks, trainee.chunks):
+    while progress.chunks < trainee.chunks:
         clock = time.perf_counter()
-        reached, values = trainee.advance(chunk)
+        progress.updates, values = trainee.advance(progress.chunks)
         for name, value in values.items():
-            progress.curves.setdefault(name, []).append([reached, value])
+            progress.curves.setdefault(name, []).append([progress.updates, value])
         progress.chunks += 1
         progress.seconds += time.perf_counter() - clock
         if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
-            store.write_arrays(checkpoint, trainee.state(), CHECKPOINT, asdict(progress))
+            store.write_arrays(checkpoint, trainee.state(), CHECKPOINT, {"identity": identity, **asdict(progress)})
             saved = time.monotonic()
         if report is not None:
             report(progress.chunks / trainee.chunks)
     return progress
-
-
-def _resume(trainee: Trainee, checkpoint: Path | None) -> Progress:
-    if checkpoint is None or not checkpoint.exists():
-        return Progress()
-    arrays, settings = store.read_arrays(checkpoint, CHECKPOINT)
-    trainee.load_state(arrays)
-    return Progress(**settings)

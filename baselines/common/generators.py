@@ -1,4 +1,4 @@
-"""Libraries that draw from global generators, made to draw from seeds of ours."""
+"""Seeds for libraries that draw from global generators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def torch_seed(seed: np.random.SeedSequence) -> Iterator[None]:
-    """d3rlpy draws from torch's global generators; here they are seeded, and afterwards what they were."""
+    """Seeds torch's global generators, which d3rlpy draws from, and restores their state afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
         yield
@@ -19,7 +19,7 @@ def torch_seed(seed: np.random.SeedSequence) -> Iterator[None]:
 
 @contextmanager
 def global_seed(seed: np.random.SeedSequence) -> Iterator[None]:
-    """The same for torch's and NumPy's; stable-baselines3 shuffles its minibatches by the latter."""
+    """Seeds NumPy's global generator, too, with which stable-baselines3 shuffles its minibatches."""
     before = np.random.get_state()  # noqa: NPY002 (the global one is what is meant)
     try:
         np.random.seed(seed.generate_state(4))  # noqa: NPY002

@@ -9,23 +9,23 @@ from torch import Tensor
 
 
 class Scale(NamedTuple):
-    """Mean and spread of columns ``[D]``."""
+    """Mean and standard deviation of each column ``[D]``."""
 
     mean: Tensor
     spread: Tensor
 
     @classmethod
     def of(cls, rows: Tensor) -> Scale:
-        """That of rows ``[M, D]``. A column that never changes has spread 1, so that its scores are 0."""
+        """The scale of rows ``[B, D]``; a constant column gets spread 1, so that its z-scores are 0."""
         # Equality, not spread == 0: the mean of equal numbers may be off in the last bit.
         still = (rows == rows[0]).all(0)
         mean, spread = rows.mean(0), rows.std(0, correction=0)
         return cls(torch.where(still, rows[0], mean), torch.where(still, 1, spread))
 
     def normalise(self, values: Tensor) -> Tensor:
-        """To z-scores."""
+        """The z-scores of ``values``, both ``[..., D]``."""
         return (values - self.mean) / self.spread
 
     def restore(self, scores: Tensor) -> Tensor:
-        """From z-scores."""
+        """The values with these z-scores, both ``[..., D]``."""
         return scores * self.spread + self.mean

@@ -1,4 +1,4 @@
-"""Nets and optimisers as named arrays, and back."""
+"""Networks and optimisers as named arrays, and back."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from persim.storage.store import Arrays
 
 
 def copy_of(value: Tensor) -> NDArray[Any]:
-    """A copy, since the next training step writes into the original."""
+    """The tensor as an array of the same shape; a copy, since the next training step overwrites the tensor."""
     return np.array(value.detach().cpu().numpy())
 
 
 def under(prefix: str, arrays: Arrays) -> Arrays:
-    """These arrays with names that begin so."""
+    """Prepends a prefix to every key."""
     return {f"{prefix}{name}": value for name, value in arrays.items()}
 
 
 def below(prefix: str, arrays: Arrays) -> Arrays:
-    """Those whose names begin so, by the rest of their names: undoes ``under``."""
+    """Selects the keys with this prefix and strips it; the inverse of ``under``."""
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
 def net_arrays(net: nn.Module) -> Arrays:
-    """The weights of a net."""
+    """The weights of a network by name, each in its own shape."""
     return {name: copy_of(value) for name, value in net.state_dict().items()}
 
 
 def load_net(net: nn.Module, arrays: Arrays) -> None:
-    """Takes the weights of ``net_arrays``."""
+    """Loads weights that ``net_arrays`` returned."""
     net.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
 
 
 def adam_arrays(optimiser: torch.optim.Optimizer) -> Arrays:
-    """What Adam remembers of each parameter."""
+    """Adam's moments and step count, keyed ``<parameter>/<name>``; moments have the parameter's shape."""
     states = optimiser.state_dict()["state"].items()
     return {f"{index}/{name}": copy_of(value) for index, state in states for name, value in state.items()}
 
 
 def load_adam(optimiser: torch.optim.Optimizer, arrays: Arrays) -> None:
-    """Takes what ``adam_arrays`` gave."""
+    """Loads moments that ``adam_arrays`` returned."""
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in arrays.items():
         index, name = key.split("/")

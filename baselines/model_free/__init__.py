@@ -1,1 +1,1 @@
-"""BCQ and CQL on d3rlpy, alone and fed with synthetic trajectories."""
+"""BCQ and CQL on d3rlpy, from recorded trajectories alone or with synthetic ones."""

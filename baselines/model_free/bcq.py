@@ -1,4 +1,4 @@
-"""BCQ on d3rlpy, with what d3rlpy does differently from the published algorithms put right."""
+"""BCQ on d3rlpy, corrected where d3rlpy differs from the published algorithms."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _NEVER = 10**9
 
 
 class DiscreteBCQLearner(_impl.DiscreteBCQImpl):  # type: ignore[misc]  # d3rlpy is untyped
-    """Discrete BCQ as its authors have it (Fujimoto et al. 2019b): penalty on raw logits, target that follows."""
+    """Discrete BCQ as in its authors' code (Fujimoto et al. 2019b): penalty on raw logits, soft target updates."""
 
     tau: float
 
     def compute_loss(self, batch: Any, q_tpn: Tensor) -> Any:
-        """Smooth L1 of the TD error + negative log-likelihood + penalty * mean squared logit."""
+        """Smooth L1 of the TD error + negative log-likelihood + penalty * mean squared logit; ``q_tpn [B, 1]``."""
         td_loss = super(_impl.DiscreteBCQImpl, self).compute_loss(batch, q_tpn).loss
-        # d3rlpy's policy gives normalised log-probabilities, whose square is another penalty.
+        # d3rlpy penalises normalised log-probabilities instead of logits.
         imitator = self._modules.imitator
         logits = imitator._fc(imitator._encoder(batch.observations))
         likelihood = cross_entropy(logits, batch.actions.long().view(-1))
@@ -34,14 +34,14 @@ class DiscreteBCQLearner(_impl.DiscreteBCQImpl):  # type: ignore[misc]  # d3rlpy
         return _impl.DiscreteBCQLoss(loss=td_loss + imitation, td_loss=td_loss, imitator_loss=imitation)
 
     def inner_update(self, batch: Any, grad_step: int) -> dict[str, float]:
-        """One step, after which the target follows by tau."""
+        """One step of Adam, then a soft update of the target by tau."""
         metrics: dict[str, float] = super().inner_update(batch, grad_step)
         _sync.soft_sync(self._modules.targ_q_funcs, self._modules.q_funcs, self.tau)
         return metrics
 
 
 def discrete_bcq(settings: DiscreteBCQSettings, state_dim: int, actions: int, device: str) -> Any:
-    """A learner with fresh weights, from torch's global generator."""
+    """A learner with initial weights from torch's global generator."""
     config = d3rlpy.algos.DiscreteBCQConfig(
         encoder_factory=_encoder(list(settings.widths)),
         learning_rate=settings.learning_rate,
@@ -55,13 +55,13 @@ def discrete_bcq(settings: DiscreteBCQSettings, state_dim: int, actions: int, de
     algorithm = config.create(device)
     algorithm.create_impl((state_dim,), actions)
     learner = algorithm.impl
-    learner.__class__ = DiscreteBCQLearner  # spares a copy of how d3rlpy builds it
+    learner.__class__ = DiscreteBCQLearner  # avoids copying d3rlpy's code that builds it
     learner.tau = settings.tau
     return learner
 
 
 class _TanhDecoder(_nets.imitators.VAEDecoder):  # type: ignore[misc]  # d3rlpy is untyped
-    """d3rlpy's flag ``with_squash`` is inverted, so that its actions are unbounded; this one has the tanh."""
+    """A decoder whose actions are bounded by tanh: d3rlpy inverts its flag ``with_squash``, so that its are not."""
 
     def forward(self, x: Tensor, latent: Tensor, with_squash: bool = True) -> Tensor:
         bounded: Tensor = super().forward(x, latent, with_squash=not with_squash)
@@ -69,13 +69,13 @@ class _TanhDecoder(_nets.imitators.VAEDecoder):  # type: ignore[misc]  # d3rlpy 
 
 
 class BCQLearner(_impl.BCQImpl):  # type: ignore[misc]  # d3rlpy is untyped
-    """Continuous BCQ as its authors have it: bounded decoder, equal start, more samples when it acts."""
+    """Continuous BCQ as in its authors' code: bounded decoder, targets that start equal, more samples when it acts."""
 
     acting_samples: int
     _n_action_samples: int
 
     def inner_predict_best_action(self, x: Tensor) -> Tensor:
-        """The best of many sampled and perturbed actions by the first critic."""
+        """The sampled and perturbed actions ``[B, A]`` that the first critic values most at states ``[B, S]``."""
         training, self._n_action_samples = self._n_action_samples, self.acting_samples
         try:
             best: Tensor = super().inner_predict_best_action(x)
@@ -85,7 +85,7 @@ class BCQLearner(_impl.BCQImpl):  # type: ignore[misc]  # d3rlpy is untyped
 
 
 def bcq(settings: BCQSettings, state_dim: int, action_dim: int, device: str) -> Any:
-    """A learner with fresh weights, from torch's global generator."""
+    """A learner with initial weights from torch's global generator."""
     rate = settings.learning_rate
     config = d3rlpy.algos.BCQConfig(
         actor_learning_rate=rate,
@@ -105,10 +105,10 @@ def bcq(settings: BCQSettings, state_dim: int, action_dim: int, device: str) -> 
     algorithm = config.create(device)
     algorithm.create_impl((state_dim,), action_dim)
     learner = algorithm.impl
-    learner.__class__ = BCQLearner  # spares a copy of how d3rlpy builds it
+    learner.__class__ = BCQLearner  # avoids copying d3rlpy's code that builds it
     learner.acting_samples = settings.acting_samples
     modules = learner.modules
     modules.vae_decoder.__class__ = _TanhDecoder
     with torch.no_grad():
-        _sync.hard_sync(modules.targ_policy, modules.policy)  # d3rlpy leaves the target at weights of its own
+        _sync.hard_sync(modules.targ_policy, modules.policy)  # d3rlpy gives the target initial weights of its own
     return learner

@@ -1,4 +1,4 @@
-"""One learner of BCQ or CQL: updates on transitions, acts on states, and is a set of arrays."""
+"""A learner of BCQ or CQL: it learns from batches of transitions, acts, and is saved as named arrays."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _BUILDERS: dict[type[OfflineSettings], Any] = {
 
 
 class Transitions:
-    """Rows to learn from, as tensors; actions of a box scaled to [-1, 1], timeouts are not terminals.
+    """The transitions to learn from, as tensors; continuous actions are scaled to [-1, 1], timeouts are no terminals.
 
     Args:
-        sources: trajectories whose rows are taken together.
-        device: of the tensors.
+        sources: trajectories whose transitions are put together.
+        device: device of the tensors.
     """
 
     def __init__(self, sources: Sequence[Trajectories], device: str) -> None:
@@ -52,26 +52,29 @@ class Transitions:
         self._device = device
         self._states, self._following = column("observation"), column("next_observation")
         self._rewards, self._terminals = column("reward"), column("terminated")
-        self._actions = _unit(sources[0].action_space, column("action"))
+        self._actions, space = column("action"), sources[0].action_space
+        if isinstance(space, gym.spaces.Box):
+            low, high = (torch.from_numpy(edge.astype(np.float32)).to(device) for edge in (space.low, space.high))
+            self._actions = (self._actions - low) / (high - low) * 2 - 1
 
     def __len__(self) -> int:
         return len(self._states)
 
     def normalise(self) -> Scale:
-        """Z-scores the states from now on; returns by what. A dimension that never changes keeps its unit."""
+        """Replaces the states by their z-scores; returns the scale, in which a constant dimension has spread 1."""
         scale = Scale.of(self._states)
         self._states, self._following = scale.normalise(self._states), scale.normalise(self._following)
         return scale
 
     def batch(self, rows: Tensor) -> Any:
-        """The transitions with these numbers ``[B]``."""
+        """The transitions number ``rows [B]`` as d3rlpy's batch, with columns ``[B, S]``, ``[B, A]`` and ``[B, 1]``."""
         actions, rewards = self._actions[rows], self._rewards[rows]
         return Batch(
             observations=self._states[rows],
             actions=actions,
             rewards=rewards,
             next_observations=self._following[rows],
-            next_actions=actions,  # neither algorithm looks at them, nor at the returns
+            next_actions=actions,  # neither algorithm uses them, nor the returns
             returns_to_go=rewards,
             terminals=self._terminals[rows],
             intervals=torch.ones_like(rewards),
@@ -79,25 +82,18 @@ class Transitions:
         )
 
 
-def _unit(space: ActionSpace, actions: Tensor) -> Tensor:
-    if isinstance(space, gym.spaces.Discrete):
-        return actions
-    low, high = (torch.from_numpy(edge.astype(np.float32)).to(actions.device) for edge in (space.low, space.high))
-    return (actions - low) / (high - low) * 2 - 1
-
-
 class Learner:
-    """The nets of an algorithm with their optimisers.
+    """The networks of an algorithm with their optimisers.
 
     Args:
-        settings: say which algorithm.
+        settings: their class selects the algorithm.
         state_dim: S.
-        space: of the actions.
-        seed: of the initial weights.
-        device: of the nets.
+        space: the action space.
+        seed: seed of the initial weights.
+        device: device of the networks.
 
     Attributes:
-        scale: of the states, or None if they are taken as they are.
+        scale: the scale of the states ``[S]``, or None if they are not normalised.
     """
 
     scale: Scale | None = None
@@ -114,11 +110,11 @@ class Learner:
         self._optimisers = {name: part.optim for name, part in modules.items() if name.endswith("optim") and part}
 
     def update(self, batch: Any, step: int) -> dict[str, float]:
-        """One step of the algorithm; ``step`` counts from 1. Returns its losses."""
+        """One gradient step of the algorithm, number ``step`` (from 1), on d3rlpy's batch; returns its losses."""
         return dict(self._impl.inner_update(batch, step))
 
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """The algorithm's best actions ``[B]`` or ``[B, A]``; continuous BCQ samples."""
+        """The algorithm's best actions ``[B]`` or ``[B, A]`` at states ``[B, S]``; only continuous BCQ samples."""
         rows = torch.from_numpy(np.asarray(states, dtype=np.float32)).to(self._device)
         rows = rows if self.scale is None else self.scale.normalise(rows)
         with torch.no_grad(), torch_seed(np.random.SeedSequence(int(rng.integers(2**63)))):
@@ -126,14 +122,14 @@ class Learner:
         return to_box(self._space, best) if isinstance(self._space, gym.spaces.Box) else best.astype(np.int64)
 
     def arrays(self) -> Arrays:
-        """The weights that it acts with: all but the targets."""
+        """The weights that it acts with: those of all networks except the targets."""
         own = self._weights(name for name in self._nets if not name.startswith("targ_"))
         if self.scale is not None:
             own |= {f"scale.{name}": copy_of(value) for name, value in self.scale._asdict().items()}
         return own
 
     def load(self, arrays: Arrays) -> None:
-        """Takes the weights of ``arrays``, or of ``state``."""
+        """Loads weights that ``arrays`` or ``state`` returned."""
         if "scale.mean" in arrays:
             self.scale = Scale(*(torch.from_numpy(arrays[f"scale.{name}"]).to(self._device) for name in Scale._fields))
         for name, net in self._nets.items():
@@ -141,14 +137,14 @@ class Learner:
                 load_net(net, own)
 
     def state(self) -> Arrays:
-        """Everything that the next step depends on: weights, targets, and Adam's averages."""
+        """Everything that the next step depends on: weights, targets, and Adam's moments."""
         found = self._weights(self._nets)
         for name, optimiser in self._optimisers.items():
             found |= under(f"{name}.", adam_arrays(optimiser))
         return found
 
     def load_state(self, arrays: Arrays) -> None:
-        """Goes on from ``state``."""
+        """Restores what ``state`` returned."""
         self.load(arrays)
         for name, optimiser in self._optimisers.items():
             load_adam(optimiser, below(f"{name}.", arrays))

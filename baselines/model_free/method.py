@@ -67,7 +67,7 @@ class ModelFree(PolicyMethod):
             learner.scale = rows.normalise()
         updates = Updates(learner, rows, self.settings, (part.seed, part.number))
         trainee = self._judged(updates, part)
-        progress = train(trainee, part.checkpoint, part.report)
+        progress = train(trainee, part.checkpoint, part.report, identity=self.identity(part))
         about = {"curves": progress.curves, "seconds": progress.seconds}
         return Weights(trainee.arrays(), {"about": about})
 

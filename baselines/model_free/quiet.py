@@ -1,4 +1,4 @@
-"""d3rlpy without its noise: importing it prints a banner of the old gym, and its log goes to the terminal."""
+"""d3rlpy without the banner of the old gym, which its import prints, and without its log on the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of the policies that a training passes through, the one that earns most in the agent's simulator."""
+"""Keeps the best policy seen during training, judged in the agent's simulator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from baselines.model_free.method import Updates
 from persim.data.policies import BatchPolicy
 from persim.storage.store import Arrays
 
-TRIALS = 10  # policies that are judged in a training, at equal distances
+TRIALS = 10  # policies judged during a training, evenly spaced
 
 Judge = Callable[[BatchPolicy], float]
 
@@ -27,13 +27,13 @@ class _Policy(BatchPolicy):
 
 
 class Selection:
-    """A training that ends with its best policy, not with its last; see ``baselines.common.chunks.Trainee``.
+    """A training that ends with its best policy instead of its last; see ``baselines.common.chunks.Trainee``.
 
-    Offline methods go on learning beyond their best policy, and without the true environment nothing says when.
+    Offline methods pass their best policy and get worse, and only the true environment would tell when.
 
     Args:
         updates: the training.
-        judge: what a policy earns, the more the better; of equal ones the later is kept.
+        judge: returns a policy's score, the higher the better; of equal policies the later is kept.
     """
 
     def __init__(self, updates: Updates, judge: Judge) -> None:
@@ -42,7 +42,7 @@ class Selection:
         self._score = -np.inf
 
     def advance(self, chunk: int) -> tuple[int, dict[str, float]]:
-        """One chunk; judges the policy where it is time to."""
+        """Trains one chunk and, at ``TRIALS`` evenly spaced chunks, judges the policy."""
         reached, losses = self._updates.advance(chunk)
         done = (chunk + 1) * TRIALS // self.chunks
         if done == chunk * TRIALS // self.chunks:
@@ -57,12 +57,12 @@ class Selection:
         return self._best
 
     def state(self) -> Arrays:
-        """That of the training, and the best policy so far."""
+        """The state of the training, and the best policy so far with its score ``[1]``."""
         score = {"score": np.array([self._score])} if self._best else {}
         return {**under("training/", self._updates.state()), **under("best/", self._best), **score}
 
     def load_state(self, arrays: Arrays) -> None:
-        """Goes on from ``state``."""
+        """Restores what ``state`` returned."""
         self._updates.load_state(below("training/", arrays))
         self._best = below("best/", arrays)
         self._score = float(arrays["score"][0]) if self._best else -np.inf

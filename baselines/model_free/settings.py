@@ -1,4 +1,4 @@
-"""Settings of the model-free baselines: the paper's (Appendix D.2), and where it is silent their authors'."""
+"""Settings of the model-free baselines: the paper's (Appendix D.2), or their authors' where the paper has none."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ GAMMA = 0.99
 
 @dataclass(frozen=True)
 class OfflineSettings:
-    """What all of them have.
+    """Settings that all algorithms have.
 
     Attributes:
         updates: gradient steps.
-        batch_size: transitions of a step.
+        batch_size: transitions per step.
         gamma: discount.
-        widths: hidden layers of every net (continuous BCQ's auto-encoder has its own).
-        normalised: whether states are z-scored by the data that are learnt from; the published codes do not.
+        widths: hidden layers of every network (continuous BCQ's auto-encoder has its own).
+        normalised: whether states are z-scored over the training data; the published codes do not.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number is out of range.
     """
 
     update_ms: ClassVar[float]  # of one core at the paper's nets and batch (docs/baselines.md)
@@ -43,13 +43,13 @@ class OfflineSettings:
 
 @dataclass(frozen=True)
 class DiscreteBCQSettings(OfflineSettings):
-    """Of discrete BCQ (Fujimoto et al. 2019b); the paper names their code.
+    """Settings of discrete BCQ (Fujimoto et al. 2019b); the paper names their code.
 
     Attributes:
         learning_rate: of Adam.
-        tau: share of the online weights that the target takes over at each step.
-        threshold: actions rarer than this share of the most frequent one are not taken.
-        penalty: weight of the squared logits of the imitation.
+        tau: weight of the online network in each soft update of the target.
+        threshold: actions whose probability is below this fraction of the most likely one's are excluded.
+        penalty: weight of the imitator's mean squared logit.
     """
 
     update_ms: ClassVar[float] = 4.0
@@ -63,16 +63,16 @@ class DiscreteBCQSettings(OfflineSettings):
 
 @dataclass(frozen=True)
 class BCQSettings(OfflineSettings):
-    """Of continuous BCQ (Fujimoto et al. 2019a, Algorithm 1); the paper names their code.
+    """Settings of continuous BCQ (Fujimoto et al. 2019a, Algorithm 1); the paper names their code.
 
     Attributes:
-        learning_rate: of Adam, for all nets.
-        tau: share of the online weights that the target takes over at each step.
+        learning_rate: of Adam, for all networks.
+        tau: weight of the online network in each soft update of the target.
         phi: largest perturbation of an action.
-        lam: weight of the smaller of the two critics in a target.
-        samples: actions per state in a target.
-        acting_samples: actions per state when it acts.
-        kl_weight: of the divergence in the loss of the auto-encoder.
+        lam: weight of the smaller of the two critics' values in a target.
+        samples: actions sampled per state in a target.
+        acting_samples: actions sampled per state when acting.
+        kl_weight: weight of the KL divergence in the auto-encoder's loss.
         vae_widths: hidden layers of encoder and decoder.
     """
 
@@ -92,13 +92,13 @@ class BCQSettings(OfflineSettings):
 
 @dataclass(frozen=True)
 class DiscreteCQLSettings(OfflineSettings):
-    """Of discrete CQL (Kumar et al. 2020).
+    """Settings of discrete CQL (Kumar et al. 2020).
 
     Attributes:
         learning_rate: of Adam.
-        critics: in the ensemble.
+        critics: number of critics.
         alpha: weight of the conservative term.
-        target_interval: steps after which the target is set to the online weights.
+        target_interval: steps between copies of the online network to the target.
     """
 
     update_ms: ClassVar[float] = 17.0
@@ -117,17 +117,17 @@ class DiscreteCQLSettings(OfflineSettings):
 
 @dataclass(frozen=True)
 class CQLSettings(OfflineSettings):
-    """Of continuous CQL (Kumar et al. 2020), with a threshold (Lagrange) on the conservative term.
+    """Settings of continuous CQL (Kumar et al. 2020), with a threshold (Lagrange) on the conservative term.
 
-    The meaning of the threshold has changed between versions of d3rlpy, and the paper does not name its
-    version. ``form`` says whose: ``"0.90"`` adds alpha (5 mean gap - threshold), the release nearest to
-    the paper; ``"0.80"`` adds alpha (gap - threshold) for each critic; ``"2.8"`` is today's, with weight 5.
+    The meaning of the threshold differs between releases of d3rlpy, and the paper does not name its release.
+    ``form`` chooses: ``"0.90"``, the release nearest to the paper, adds alpha (5 mean gap - threshold) to the loss;
+    ``"0.80"`` adds alpha (gap - threshold) for each critic; ``"2.8"`` is today's, with weight 5.
 
     Attributes:
         actor_learning_rate: of Adam, for the policy.
         critic_learning_rate: of Adam, for the critics.
-        threshold: of the gap between the values of all actions and those of the data.
-        form: what the threshold means.
+        threshold: of the gap between the values of all actions and those of the data's actions.
+        form: the release of d3rlpy that defines the threshold.
     """
 
     update_ms: ClassVar[float] = 130.0

@@ -1,1 +1,1 @@
-"""MOReL: an ensemble that knows where it is ignorant, and a policy that is taught to stay out of there."""
+"""MOReL: an ensemble that detects where its predictions are unreliable, and a policy that avoids these states."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from baselines.common.chunks import train
-from baselines.morel.actor import StochasticActor
+from baselines.morel.policy import StochasticActor
 from baselines.morel.settings import BUDGETS, MorelSettings
 from baselines.morel.stages import Stages
 from baselines.policy_method import Actor, PolicyMethod
@@ -54,7 +54,7 @@ class Morel(PolicyMethod):
         """Trains dynamics and policy on the data of all agents, or of the test agent of that number."""
         seeds = (part.seed, part.number)
         stages = Stages(self.settings, self.rows_of(part), part.spec, seeds, part.device)
-        progress = train(stages, part.checkpoint, part.report)
+        progress = train(stages, part.checkpoint, part.report, identity=self.identity(part))
         about = {"curves": progress.curves, "seconds": progress.seconds}
         return Weights(stages.policy.actor(), {"about": about})
 

@@ -1,34 +1,72 @@
-"""The policy's training: stable-baselines3's PPO on episodes in the pessimistic MDP."""
+"""MOReL's policy: its training by stable-baselines3's PPO in the pessimistic MDP, and how it acts afterwards."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from baselines.common.generators import global_seed
 from baselines.common.snapshots import adam_arrays, below, copy_of, load_adam, load_net, net_arrays, under
-from baselines.morel.episodes import Episodes
-from baselines.morel.quiet import PPO, Logger
 from baselines.morel.settings import PPOSettings
+from persim.data.trajectories import ActionSpace
 from persim.learning.training import DivergenceError
 from persim.storage.store import Arrays
 
+if TYPE_CHECKING:  # acting needs no stable-baselines3, which takes seconds to import
+    from baselines.morel.mdp import Episodes
+
+
+class StochasticActor:
+    """The policy after training, in NumPy; it draws its actions, as the evaluation in the public code does.
+
+    Args:
+        arrays: ``<layer>.weight [out, in]`` and ``<layer>.bias [out]`` of each layer, numbered from 0; for continuous
+            actions also ``log_spread [A]``.
+        space: the action space.
+    """
+
+    def __init__(self, arrays: Arrays, space: ActionSpace) -> None:
+        count = sum(name.endswith(".weight") for name in arrays)
+        self._layers = [(arrays[f"{layer}.weight"], arrays[f"{layer}.bias"]) for layer in range(count)]
+        self._spread = np.exp(arrays.get("log_spread", np.zeros(0)))
+        self._space = space
+
+    def head(self, states: NDArray[Any]) -> NDArray[np.float32]:
+        """The network's outputs ``[B, A]`` for states ``[B, S]``: logits, or the means of continuous actions."""
+        hidden = np.asarray(states, dtype=np.float32)
+        for weight, bias in self._layers[:-1]:
+            hidden = np.tanh(hidden @ weight.T + bias)
+        weight, bias = self._layers[-1]
+        return np.asarray(hidden @ weight.T + bias)
+
+    def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+        """Draws actions ``[B]`` or ``[B, A]`` for states ``[B, S]``; continuous ones are clipped to their bounds."""
+        head = self.head(states)
+        if isinstance(self._space, gym.spaces.Box):
+            drawn = head + self._spread * rng.standard_normal(head.shape)
+            return np.asarray(drawn.clip(self._space.low, self._space.high), dtype=np.float32)
+        return np.asarray((head + rng.gumbel(size=head.shape)).argmax(axis=1), dtype=np.int64)
+
 
 class PolicyTraining:
-    """PPO with its episodes; stands still between two updates, and can be stored there.
+    """PPO with its episodes; its state can be stored between two updates.
 
-    The nets stay on the CPU, which is faster at their size, wherever the dynamics are.
+    The networks stay on the CPU, which is faster at their size, wherever the dynamics are.
 
     Args:
         settings: of PPO.
-        episodes: to learn from.
-        seed: of the initial weights.
+        episodes: the episodes to learn from.
+        seed: seed of the initial weights.
     """
 
     def __init__(self, settings: PPOSettings, episodes: Episodes, seed: np.random.SeedSequence) -> None:
+        from baselines.morel.quiet import PPO, Logger
+
         s = self._settings = settings
         self._episodes = episodes
         with global_seed(seed):
@@ -52,13 +90,13 @@ class PolicyTraining:
                 },
                 device="cpu",
             )
-        self._ppo.set_logger(Logger(folder=None, output_formats=[]))  # its own makes a folder in /tmp
+        self._ppo.set_logger(Logger(folder=None, output_formats=[]))  # PPO's own makes a folder in /tmp
 
     def advance(self, start: int, stop: int, seed: np.random.SeedSequence) -> dict[str, float]:
-        """Updates number ``start`` + 1 to ``stop``.
+        """Makes updates number ``start`` + 1 to ``stop``.
 
         Returns:
-            Means over the episodes meanwhile: their length and return, and the share that the detector ended.
+            Mean length and mean return of the episodes meanwhile, and the fraction that the detector ended.
 
         Raises:
             DivergenceError: a loss became non-finite.
@@ -93,7 +131,7 @@ class PolicyTraining:
             raise trouble
 
     def actor(self) -> Arrays:
-        """What the policy acts with; see ``StochasticActor``."""
+        """The arrays that ``StochasticActor`` takes."""
         policy = self._ppo.policy
         linear = [layer for layer in policy.mlp_extractor.policy_net if hasattr(layer, "weight")]
         found: Arrays = {}
@@ -102,7 +140,7 @@ class PolicyTraining:
         return found if not hasattr(policy, "log_std") else {**found, "log_spread": copy_of(policy.log_std)}
 
     def state(self) -> Arrays:
-        """Everything that the next update depends on: weights, Adam's averages, and where the episodes stand."""
+        """Everything that the next update depends on: weights, Adam's moments, and the state of the episodes."""
         policy = self._ppo.policy
         return {
             **under("net/", net_arrays(policy)),
@@ -112,7 +150,7 @@ class PolicyTraining:
         }
 
     def load_state(self, arrays: Arrays) -> None:
-        """Goes on from ``state``, taken after at least one update."""
+        """Restores what ``state`` returned after at least one update."""
         policy = self._ppo.policy
         load_net(policy, below("net/", arrays))
         load_adam(policy.optimizer, below("adam/", arrays))

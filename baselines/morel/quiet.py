@@ -1,4 +1,4 @@
-"""stable-baselines3 without a banner of the old gym, which it imports where it finds it."""
+"""stable-baselines3 without the banner of the old gym, which it imports if it is installed."""
 
 from __future__ import annotations
 

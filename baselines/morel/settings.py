@@ -1,4 +1,4 @@
-"""Settings of MOReL: those of the code that the paper names, and where that has a defect, a switch that is off."""
+"""Settings of MOReL, by default those of the code that the paper names; each defect of it is a switch that is off."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from persim.envs.spec import EnvSpec
 from persim.errors import InputError, check_at_least, check_between, check_choice
 
 RULES = ("fixed", "percentile")
-# Dynamics: passes over the data, and the fewest updates; policy: steps in the pessimistic MDP.
+# Epochs and minimum of gradient steps of the dynamics; steps of the policy in the pessimistic MDP.
 PAPER_MOREL = {"epochs": 2, "min_updates": 5_000, "ppo_steps": 1_000_000}
 BUDGETS = {
     "paper": PAPER_MOREL,
@@ -23,18 +23,18 @@ _PENALTIES = {"halfcheetah": -200.0}
 
 @dataclass(frozen=True)
 class DynamicsSettings:
-    """Of the ensemble.
+    """Settings of the ensemble of dynamics.
 
     Attributes:
-        width: of every layer.
+        width: units of each hidden layer.
         epochs: passes over the data.
-        min_updates: the fewest gradient steps; two passes over one short trajectory are a handful.
-        members: M.
-        batch_size: transitions of a step; the same for all members, which differ in their first weights only.
+        min_updates: the least number of gradient steps; two passes over one short trajectory would be only a few.
+        members: K.
+        batch_size: transitions per step; all members, which differ only in their initial weights, see the same.
         learning_rate: of Adam.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number is out of range.
     """
 
     width: int
@@ -47,27 +47,27 @@ class DynamicsSettings:
     def __post_init__(self) -> None:
         for name in ("width", "epochs", "min_updates", "batch_size"):
             check_at_least(name, getattr(self, name), 1)
-        check_at_least("members", self.members, 2, "one alone has nobody to disagree with")
+        check_at_least("members", self.members, 2, "disagreement needs two members")
         check_between("learning_rate", self.learning_rate, 0, 1)
 
 
 @dataclass(frozen=True)
 class PessimismSettings:
-    """Of the detector and the MDP (Kidambi et al. 2020, Definitions 1 and 2).
+    """Settings of the detector and the pessimistic MDP (Kidambi et al. 2020, Definitions 1 and 2).
 
     Attributes:
-        penalty: takes the place of the reward where the detector fires, and the episode ends (HALT).
-        rule: whether the largest disagreement that passes is ``fixed``, as in the code that the paper names, or
-            a ``percentile`` of the disagreement about the data themselves (Kidambi et al. take their
+        penalty: replaces the reward where the detector fires; the episode ends there (HALT).
+        rule: how the largest disagreement that does not fire the detector is set: ``fixed``, as in the code that the
+            paper names, or a ``percentile`` of the disagreement on the data themselves (Kidambi et al. take its
             maximum, percentile 100, times a factor).
-        threshold: of the rule ``fixed``: a distance of normalised outputs, the reward among them.
-        percentile: of the rule ``percentile``.
-        horizon: steps after which an episode is cut off.
-        terminates: whether episodes also end where those of the environment do; in the code they do not.
-        normalises_starts_twice: a defect of the code: start states are z-scored, then taken for raw ones.
+        threshold: for the rule ``fixed``: a distance between z-scored outputs, the reward among them.
+        percentile: for the rule ``percentile``.
+        horizon: steps after which an episode is truncated.
+        terminates: whether episodes also end where the environment's own would; in the code they do not.
+        normalises_starts_twice: defect of the code: start states are z-scored, then treated as raw states.
 
     Raises:
-        InputError: a number out of range, or another rule.
+        InputError: a number is out of range, or the rule is unknown.
     """
 
     penalty: float
@@ -89,28 +89,28 @@ class PessimismSettings:
 
 @dataclass(frozen=True)
 class PPOSettings:
-    """Of the policy (Schulman et al. 2017).
+    """Settings of the policy's training by PPO (Schulman et al. 2017).
 
     Attributes:
-        steps: in the MDP; whole updates are made of them, at least one.
-        update_steps: between two updates, all episodes together.
-        episodes: that run at once; the code has one, which takes 30 times as long.
+        steps: steps in the MDP; they are rounded down to whole updates, but at least one.
+        update_steps: steps per update, over all episodes together.
+        episodes: episodes that run at once; the code has one, which takes 30 times as long.
         epochs: passes over the steps of an update.
-        minibatches: of each pass.
+        minibatches: minibatches per pass.
         learning_rate: of Adam.
-        clip: of the ratio of probabilities.
-        clip_value: the most that a value may move in an update, from which side the loss is flat.
-        entropy: its weight in the loss.
-        value: weight of half the squared error of the values.
+        clip: clipping range of the probability ratio.
+        clip_value: clipping range of the values around their predictions before the update.
+        entropy: weight of the entropy in the loss.
+        value: weight of half the squared error of the values in the loss.
         gamma: discount.
-        lam: lambda of the generalised advantage.
-        gradient_norm: the largest.
-        widths: of the hidden layers, of policy and values each.
-        ignores_ends: a defect of the code: the advantage is summed across the ends of episodes, as if the
-            start of the next one followed.
+        lam: lambda of the generalised advantage estimate.
+        gradient_norm: the norm that gradients are clipped to.
+        widths: hidden layers of the policy, and of the value network.
+        ignores_ends: defect of the code: the advantage is summed across the ends of episodes, as if the next
+            episode's start followed.
 
     Raises:
-        InputError: a number out of range, or minibatches and episodes that do not divide the steps of an update.
+        InputError: a number is out of range, or minibatches or episodes do not divide the steps of an update.
     """
 
     steps: int = PAPER_MOREL["ppo_steps"]
@@ -143,13 +143,13 @@ class PPOSettings:
 
     @property
     def updates(self) -> int:
-        """How often the policy is updated."""
+        """The number of updates of the policy."""
         return max(1, self.steps // self.update_steps)
 
 
 @dataclass(frozen=True)
 class MorelSettings:
-    """All of them."""
+    """All settings of MOReL."""
 
     dynamics: DynamicsSettings
     pessimism: PessimismSettings
@@ -159,11 +159,11 @@ class MorelSettings:
     def of(cls, spec: EnvSpec, *, epochs: int, min_updates: int, ppo_steps: int) -> MorelSettings:
         """The paper's settings for an environment, with this budget (see ``PAPER_MOREL``).
 
-        Nets are 128 wide and the penalty is -50; HalfCheetah's are 1024 and -200. Other environments with
-        continuous actions get 512, which the code has.
+        The networks are 128 wide and the penalty is -50; in HalfCheetah they are 1024 wide and it is -200. In other
+        environments with continuous actions the networks are 512 wide, as in the code.
 
         Raises:
-            InputError: a number out of range.
+            InputError: a number is out of range.
         """
         width = _WIDTHS.get(spec.name, 128 if spec.discrete else 512)
         return cls(

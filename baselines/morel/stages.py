@@ -1,37 +1,32 @@
-"""The two stages of MOReL one after the other: dynamics, then a policy in the MDP that they make."""
+"""The two stages of MOReL: first the dynamics, then a policy in the pessimistic MDP of these dynamics."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from baselines.common.snapshots import below, under
-from baselines.morel.dynamics import on
-from baselines.morel.mdp import PessimisticMDP, halting_threshold
+from baselines.morel.dynamics import DynamicsTraining, on
+from baselines.morel.policy import PolicyTraining
 from baselines.morel.settings import MorelSettings
-from baselines.morel.training import DynamicsTraining
 from persim import seeding
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import EnvSpec
 from persim.storage.store import Arrays
 
-if TYPE_CHECKING:  # stable-baselines3 takes seconds to import: only those who train wait for it
-    from baselines.morel.policy import PolicyTraining
-
 _DYNAMICS_CHUNKS, _POLICY_CHUNKS = 20, 80  # points of a curve
 
 
 class Stages:
-    """What ``baselines.common.chunks.train`` trains.
+    """Both stages, chunk by chunk; see ``baselines.common.chunks.Trainee``.
 
     Args:
         settings: of both stages.
-        data: to learn from.
+        data: the data to learn from.
         spec: the environment.
-        seeds: of the cell, and the number of the part.
-        device: of the dynamics.
+        seeds: seed of the cell, and number of the part.
+        device: device of the dynamics.
     """
 
     def __init__(
@@ -46,14 +41,16 @@ class Stages:
 
     @property
     def policy(self) -> PolicyTraining:
-        """That of the second stage; made when the first is finished."""
+        """The training of the second stage, set up at its first use, when the dynamics are finished."""
         if self._policy is None:
-            from baselines.morel.episodes import Episodes
-            from baselines.morel.policy import PolicyTraining
+            # Here, since stable-baselines3 takes seconds to import: only those who train wait for it.
+            from baselines.morel.mdp import Episodes, PessimisticMDP, halting_threshold
 
-            pessimism, ppo = self._settings.pessimism, self._settings.ppo
+            pessimism, ppo, ensemble = self._settings.pessimism, self._settings.ppo, self._dynamics.ensemble
+            starts = on(self._device, self._data.observation)
+            threshold = halting_threshold(ensemble, self._dynamics.inputs, pessimism)
             episodes = Episodes(
-                self._mdp(),
+                PessimisticMDP(ensemble, starts, threshold, pessimism, self._spec),
                 ppo.episodes,
                 self._spec.state_dim,
                 self._spec.action_space,
@@ -64,14 +61,8 @@ class Stages:
             self._policy = PolicyTraining(ppo, episodes, seeding.sequence(*self._seeds, "policy"))
         return self._policy
 
-    def _mdp(self) -> PessimisticMDP:
-        starts = on(self._device, self._data.observation)
-        pessimism, ensemble = self._settings.pessimism, self._dynamics.ensemble
-        threshold = halting_threshold(ensemble, self._dynamics.inputs, pessimism)
-        return PessimisticMDP(ensemble, starts, threshold, pessimism, self._spec)
-
     def advance(self, chunk: int) -> tuple[int, dict[str, float]]:
-        """One chunk of either stage; see ``baselines.common.chunks.Trainee``."""
+        """Trains one chunk of either stage; returns the step reached in that stage and its new curve values."""
         if chunk < len(self._early):
             start, stop = self._early[chunk]
             return stop, {"dynamics_mse": self._dynamics.advance(start, stop)}
@@ -80,7 +71,7 @@ class Stages:
         return stop * self._settings.ppo.update_steps, self.policy.advance(start, stop, seed)
 
     def state(self) -> Arrays:
-        """The dynamics, and in the second stage the policy; see ``baselines.common.chunks.Trainee``."""
+        """The dynamics (in the second stage without Adam's moments), and in the second stage the policy."""
         dynamics = self._dynamics.state()
         if self._policy is None:
             return under("dynamics/", dynamics)
@@ -88,12 +79,12 @@ class Stages:
         return {**under("dynamics/", finished), **under("policy/", self._policy.state())}
 
     def load_state(self, arrays: Arrays) -> None:
-        """Goes on from ``state``."""
+        """Restores what ``state`` returned."""
         self._dynamics.load_state(below("dynamics/", arrays))
         if policy := below("policy/", arrays):
             self.policy.load_state(policy)
 
 
 def _pieces(total: int, most: int) -> list[tuple[int, int]]:
-    """Cuts a number of updates into equal pieces, each with its start and its stop."""
+    """Cuts the updates 0 to ``total`` into at most ``most`` equal ranges (start, stop)."""
     return list(pairwise(np.linspace(0, total, min(most, total) + 1).round().astype(int).tolist()))

@@ -1,4 +1,4 @@
-"""What the tests of CaDM share: a system with a hidden push, its data, small nets."""
+"""A system with a hidden push, its data, and small settings, for the tests of CaDM."""
 
 import gymnasium as gym
 import numpy as np
@@ -17,10 +17,10 @@ SMALL = {
 
 
 def pushed(space=None, ends=9.0):
-    """Each agent is moved by its own push, to either side, and nothing but its moves tells which.
+    """Each agent is pushed by a force of its own, of either sign, which only its transitions reveal.
 
-    No action is without effect: PE-TS weighs what it predicts well more and more, so a move that needs no
-    context would keep it from learning one.
+    Every action has an effect: PE-TS gives more and more weight to what it predicts well, so an action whose effect
+    needs no context would keep it from learning one.
     """
 
     def step(states, actions, covariates):

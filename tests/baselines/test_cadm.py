@@ -1,4 +1,4 @@
-"""CaDM as a method: what a context is good for, stopping and resuming, divergence, bad input."""
+"""CaDM as a method: what a context gains, stopping and resuming, divergence, bad input."""
 
 from dataclasses import replace
 
@@ -9,6 +9,7 @@ import torch
 from baselines.cadm import ActingSettings, CaDM, training
 from baselines.cadm.acting import ContextPolicy
 from baselines.cadm.settings import CaDMSettings
+from baselines.common import chunks
 from baselines.registry import PRESETS, make_method
 from persim.data.policies import UniformPolicy
 from persim.envs import get
@@ -55,8 +56,7 @@ def test_a_prediction_is_the_same_when_it_is_asked_for_again(data, rollouts):
 def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(make, data, tmp_path, monkeypatch):
     settings = make(updates=None, epochs=2, batch_size=48)
     whole = method(settings).fit_part(Part(0, data, PUSHED, seed=3))
-    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(training, "_CHUNK", 50)
+    monkeypatch.setattr(chunks, "CHECKPOINT_SECONDS", 0.0)
     path, shares = tmp_path / "checkpoint.safetensors", []
 
     def kill(share):
@@ -66,9 +66,9 @@ def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(make,
 
     with pytest.raises(KeyboardInterrupt):
         method(settings).fit_part(Part(0, data, PUSHED, seed=3, checkpoint=path, report=kill))
-    saved = training.store.read_arrays(path, training.CHECKPOINT)[1]["progress"]
-    assert saved["step"] > 0  # in the middle of an epoch
-    assert saved["iteration"] == 1
+    saved = training._Position(*chunks.store.read_arrays(path, chunks.CHECKPOINT)[0]["position"].tolist())
+    assert saved.step > 0  # in the middle of an epoch
+    assert saved.iteration == 1
     resumed = method(settings).fit_part(Part(0, data, PUSHED, seed=3, checkpoint=path, report=shares.append))
     for name, values in whole.arrays.items():
         np.testing.assert_array_equal(resumed.arrays[name], values)
@@ -78,7 +78,7 @@ def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(make,
 
 
 def test_a_checkpoint_of_another_training_is_refused(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(chunks, "CHECKPOINT_SECONDS", 0.0)
     path = tmp_path / "checkpoint.safetensors"
     method(vanilla(updates=60)).fit_part(Part(0, data, PUSHED, seed=3, checkpoint=path))
     with pytest.raises(InputError, match="belongs to another run"):
@@ -128,12 +128,21 @@ def test_the_rolling_validation_loss_starts_high_and_stops_when_it_rises():
     assert training.rolled(None, 2.0) == pytest.approx([0.99 * 3 + 0.02, 4.0])
     assert training.rolled(None, -2.0) == pytest.approx([0.99 * -2 / 1.5 - 0.02, -1.0])
     assert epochs(1 / np.arange(1.0, 201)) is None
-    curve = 1 + np.abs(np.arange(1, 201) - 20) / 20  # least at epoch 20
+    curve = 1 + np.abs(np.arange(1, 201) - 20) / 20  # smallest at epoch 20
     weights = [0.01 * 0.99 ** np.arange(t)[::-1] for t in range(1, 201)]
     rolling = [0.99**t * 1.5 * curve[0] + weights[t - 1] @ curve[:t] for t in range(1, 201)]
     assert epochs(curve) == next(t + 1 for t in range(1, 200) if curve[t] > rolling[t - 1])
     assert epochs(curve) > 40
     assert epochs([-1.0, -1.0, 5.0]) == 3
+
+
+def test_a_single_trajectory_trains_without_validation_and_iterations_without_updates_are_skipped():
+    data = recorded(agents=3).of_agents([0])
+    about = method(vanilla(updates=1)).fit_part(Part(0, data, PUSHED, seed=0)).settings["about"]
+    assert training.shares(1, 2) == [0, 1]
+    assert about["updates"] == 1
+    assert [step for step, _ in about["curves"].pop("train_loss")] == [1]
+    assert not about["curves"]
 
 
 def test_early_stopping_goes_on_with_the_next_iteration(data, monkeypatch):
@@ -173,7 +182,7 @@ def test_the_planners_are_those_of_the_public_code_unless_one_is_asked_for():
     (lambda: vanilla(learning_rate=0.0), "learning_rate"),
     (lambda: vanilla(validation=1.0), "validation"),
     (lambda: CaDMSettings(widths=(10, 10)), "decays has 5 numbers, but widths make 3 layers"),
-    (lambda: method(pets(), particles=12), "particles is 12, but 5 members need a multiple of 5"),
+    (lambda: method(pets(), particles=12), "particles is 12, but 5 members share them evenly; give a multiple of 5"),
     (lambda: CaDM(vanilla(), ActingSettings(PlanningSettings.of(PUSHED, "icem")), PUSHED), "plans continuous actions"),
     (lambda: ActingSettings(planning(PUSHED), 0), "particles is 0"),
 ])  # fmt: skip

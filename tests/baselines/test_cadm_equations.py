@@ -1,4 +1,4 @@
-"""CaDM's nets, loss, rollouts and planning objective against the published equations, written out slowly."""
+"""CaDM's networks, loss, rollouts and planning objective against the published equations, written out slowly."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,8 @@ import torch
 from torch.nn.functional import silu, softplus
 
 from baselines.cadm import rollouts
-from baselines.cadm.acting import ContextScorer, Recorder, recorded
-from baselines.cadm.losses import Batch, bound_penalty, reconstruction
-from baselines.cadm.nets import CaDMNets
-from baselines.cadm.rewards import PlanReward, plan_reward
+from baselines.cadm.acting import ContextScorer, PlanReward, Recorder, plan_reward, recorded
+from baselines.cadm.nets import Batch, CaDMNets, bound_penalty, reconstruction
 from baselines.cadm.rollouts import Model
 from baselines.cadm.scales import Scale, Scales
 from baselines.cadm.settings import CaDMSettings
@@ -42,7 +40,7 @@ def mlp(net, member, rows, activation):
 
 
 def slow_loss(nets, settings, batch):
-    """Section 1 of the specification: means over batch and dimensions, sums over members, weight decay."""
+    """The published loss, member by member: means over batch and dimensions, sums over members, weight decay."""
     total = torch.zeros(())
     for e in range(settings.members):
         context = mlp(nets.encoder, e, batch.history[e], torch.relu)
@@ -115,7 +113,7 @@ def model_of(settings, per_member=1, spec=PUSHED, mixed=False):
 
 
 def slow_rollout(model, member, state, context, actions):
-    """Plain loop of a deterministic member over the steps of one plan."""
+    """Rolls out one plan with a deterministic member, step by step."""
     path, s = [state], model.scales
     for action in actions:
         seen = torch.cat([(path[-1] - s.states.mean) / s.states.spread, torch.eye(A)[action], context])
@@ -171,7 +169,7 @@ def test_a_particle_keeps_its_member_with_that_members_context_and_draws_from_it
         error = (first[e, :, 0].mean(0) - mean) / spread
         assert error.abs().max() < 4 / np.sqrt(particles)
         torch.testing.assert_close(first[e, :, 0].std(0), spread, rtol=0.05, atol=0)
-    assert torch.equal(seen[1][0], first)  # nobody changes places
+    assert torch.equal(seen[1][0], first)  # every particle stays with its member
 
 
 def test_the_mixed_members_of_the_public_code_leave_a_fifth_of_the_particles_their_own_context():

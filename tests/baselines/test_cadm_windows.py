@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from baselines.cadm.observations import CheetahObservations, Observations, encoded_actions, observations
 from baselines.cadm.rollouts import Model
 from baselines.cadm.scales import Scale
 from baselines.cadm.stage import Stage, Table, stage_scales
-from baselines.cadm.windows import Histories, pairs, split
+from baselines.cadm.windows import (
+    CheetahObservations,
+    Histories,
+    Observations,
+    encoded_actions,
+    observations,
+    pairs,
+    split,
+)
 from persim.data.collect import collect
 from persim.envs import get
 from persim.envs.halfcheetah import SPEC_COST_005
@@ -24,7 +31,7 @@ SPACES = pytest.mark.parametrize("spec", [ENDING, GLIDE], ids=["discrete", "cont
 
 
 def slow_histories(data, spec):
-    """The buffer of CaDM's sampler: filled from the first slot, then shifted; one row per transition."""
+    """The buffer of CaDM's sampler, filled from the first slot on and then shifted; one row per transition."""
     found = []
     for row in range(len(data)):
         if data.step[row] == 0:

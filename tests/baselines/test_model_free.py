@@ -135,7 +135,7 @@ def test_timeouts_are_no_terminals_and_actions_of_a_box_are_scaled():
 
 @pytest.mark.parametrize("settings", [DISCRETE[1], CONTINUOUS[0]], ids=named)
 def test_with_normalised_states_the_unit_of_a_state_does_not_matter(settings):
-    """In thousandths the toy is the same toy; raw states of that size would be learnt otherwise."""
+    """The toy in other units is the same problem; on raw states of that size, learning would differ."""
     spec, settings = spec_for(settings), replace(settings, updates=20, normalised=True)
     data = recorded(spec)
     far = {name: getattr(data, name) * 1000 + 7000 for name in ("observation", "next_observation")}

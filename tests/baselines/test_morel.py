@@ -9,12 +9,10 @@ import torch
 from torch.nn.functional import linear
 
 from baselines.common.scale import Scale
-from baselines.morel.actor import StochasticActor
-from baselines.morel.dynamics import Ensemble, disagreement, training_rows
-from baselines.morel.episodes import Episodes
-from baselines.morel.mdp import PessimisticMDP, halting_threshold
+from baselines.morel.dynamics import DynamicsTraining, Ensemble, disagreement, training_rows
+from baselines.morel.mdp import Episodes, PessimisticMDP, halting_threshold
+from baselines.morel.policy import StochasticActor
 from baselines.morel.settings import DynamicsSettings, MorelSettings, PessimismSettings, PPOSettings
-from baselines.morel.training import DynamicsTraining
 from persim.envs import get
 from persim.errors import InputError
 from persim.learning.training import DivergenceError
@@ -260,7 +258,7 @@ def test_settings_are_the_papers():
 
 
 @pytest.mark.parametrize(("make", "what"), [
-    (lambda: DynamicsSettings(8, members=1), "nobody to disagree with"),
+    (lambda: DynamicsSettings(8, members=1), "disagreement needs two members"),
     (lambda: DynamicsSettings(8, min_updates=0), "min_updates"),
     (lambda: DynamicsSettings(8, learning_rate=1), "learning_rate"),
     (lambda: PessimismSettings(-50, rule="percentil"), "did you mean 'percentile'"),

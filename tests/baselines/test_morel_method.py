@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from baselines.common import chunks
-from baselines.morel.actor import StochasticActor
 from baselines.morel.method import Morel
+from baselines.morel.policy import StochasticActor
 from baselines.morel.settings import DynamicsSettings, MorelSettings, PessimismSettings, PPOSettings
 from baselines.morel.stages import Stages
 from persim.errors import InputError

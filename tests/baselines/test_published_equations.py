@@ -42,7 +42,7 @@ def build(make, settings, noise=0.3):
 
 
 def mlp(net, x):
-    """A net by its parameters alone."""
+    """Evaluates a network from its parameters alone."""
     layers = list(net.parameters())
     for weight, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
         x = relu(x @ weight.T + bias)
@@ -50,7 +50,7 @@ def mlp(net, x):
 
 
 def test_discrete_bcq_is_the_authors_loss():
-    """Fujimoto et al. 2019b, and discrete_BCQ.py of their code: lines of ``train``."""
+    """Fujimoto et al. 2019b, and ``train`` in discrete_BCQ.py of their code."""
     learner, b = build(bcq.discrete_bcq, DiscreteBCQSettings(1, widths=WIDTHS), noise=1.0), batch()
     online, target, imitator = learner.q_function[0], learner.modules.targ_q_funcs[0], learner.modules.imitator
     frequent = log_softmax(mlp(imitator, b.next_observations), 1).exp()

@@ -1,4 +1,4 @@
-"""Keeping the policy that earns most in the simulator."""
+"""Keeping the best policy seen during training, judged in the simulator."""
 
 from dataclasses import replace
 
@@ -73,7 +73,7 @@ def test_a_resumed_selection_remembers_the_best():
 
 
 class TrueLine:
-    """Predicts the toy as it is, given the pushes of its agents."""
+    """Predicts with the toy's true dynamics, given the pushes of its agents."""
 
     def __init__(self, data):
         self.pushes = data.covariates

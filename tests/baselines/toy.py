@@ -40,7 +40,7 @@ def earned(spec, data, fitted):
 
 
 def best_possible(spec, data):
-    """Straight to 0: by whole steps, or in the box by just as much as is needed."""
+    """Goes straight to 0, in whole steps or, with continuous actions, exactly as far as needed."""
 
     class Straight(UniformPolicy):
         def __init__(self, agents):
@@ -66,6 +66,6 @@ def random_reward(spec, data):
 
 
 def share_of_the_way(spec, data, fitted):
-    """0 for what random actions earn, 1 for the best policy, of each of the two test agents."""
+    """The reward of both test agents, scaled so that random actions get 0 and the best policy gets 1."""
     best, chance = best_possible(spec, data), random_reward(spec, data)
     return (earned(spec, data, fitted) - chance) / (best - chance)
