@@ -181,10 +181,7 @@ def _run(args: argparse.Namespace, settings: SweepSettings, cells: CellStore, ru
             runs.send(finished)
     todo = [cell for cell in settings.cells() if done[cell.id] is None]
     if len(todo) < len(done):
-        print(
-            f"{len(done) - len(todo)} of {len(done)} trials are finished already in {cells.root}",
-            file=sys.stderr,
-        )
+        print(f"{len(done) - len(todo)} of {len(done)} trials are finished already in {cells.root}", file=sys.stderr)
     if not todo:
         return {}
     with ray_session(args.address, args.cpus) as cpus:  # first: it sets what Ray reads when imported
@@ -224,10 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             runs.fail()
             for name, error in failed.items():
                 print(f"failed: {name}: {error}", file=sys.stderr)
-            print(
-                f"{len(trials)} of {len(found)} trials finished; the same command tries the rest",
-                file=sys.stderr,
-            )
+            print(f"{len(trials)} of {len(found)} trials finished; the same command tries the rest", file=sys.stderr)
             return 1
         chosen, summaries, plot = _report(settings, args.store, trials)
         sent = runs.finish(chosen, summaries, plot)

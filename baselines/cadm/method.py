@@ -142,11 +142,7 @@ class FittedCaDM:
         )
 
     def predict(
-        self,
-        agents: NDArray[np.int64],
-        states: NDArray[Any],
-        actions: NDArray[Any],
-        history: History | None = None,
+        self, agents: NDArray[np.int64], states: NDArray[Any], actions: NDArray[Any], history: History | None = None
     ) -> NDArray[np.float64]:
         """Mean over particles, the contexts frozen after the last step of ``history``; see ``Predictor``."""
         model = self._model

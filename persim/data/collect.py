@@ -10,13 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from persim.data.policies import (
-    BatchPolicy,
-    EpsilonPolicy,
-    NearestPolicy,
-    UniformPolicy,
-    load_behaviour_policies,
-)
+from persim.data.policies import BatchPolicy, EpsilonPolicy, NearestPolicy, UniformPolicy, load_behaviour_policies
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError, check_choice
@@ -167,11 +161,7 @@ def population(spec: EnvSpec, n_agents: int, seed: int) -> Array:
 
 
 def collect_regime(
-    spec: EnvSpec,
-    regime: str,
-    n_agents: int,
-    seed: int,
-    progress: Callable[[int, int], None] | None = None,
+    spec: EnvSpec, regime: str, n_agents: int, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> Trajectories:
     """Record the offline dataset of a regime: one trajectory of each of N agents (Section 5.1).
 

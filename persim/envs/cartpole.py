@@ -85,10 +85,7 @@ _LIMIT = np.array([MAX_POSITION_M * 2, np.inf, MAX_ANGLE_RAD * 2, np.inf], dtype
 SPEC = EnvSpec(
     name="cartpole",
     title="CartPole",
-    covariates=(
-        Covariate("force", "N", 2.0, 18.0, 10.0),
-        Covariate("pole_length", "m", 0.15, 0.85, 0.5),
-    ),
+    covariates=(Covariate("force", "N", 2.0, 18.0, 10.0), Covariate("pole_length", "m", 0.15, 0.85, 0.5)),
     test_agents=((2.0, 0.5), (10.0, 0.5), (18.0, 0.5), (10.0, 0.85), (10.0, 0.15)),
     policy_agents=((6.0, 0.5), (14.0, 0.5), (10.0, 0.5), (10.0, 0.675), (10.0, 0.325)),
     horizon=200,

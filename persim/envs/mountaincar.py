@@ -71,8 +71,7 @@ SPEC = EnvSpec(
     policy_agents=((0.0003,), (0.00075,), (0.00175,), (0.0025,), (0.003,)),
     horizon=500,
     observation_space=gym.spaces.Box(
-        np.array([MIN_POSITION, -MAX_SPEED], dtype=np.float32),
-        np.array([MAX_POSITION, MAX_SPEED], dtype=np.float32),
+        np.array([MIN_POSITION, -MAX_SPEED], dtype=np.float32), np.array([MAX_POSITION, MAX_SPEED], dtype=np.float32)
     ),
     action_space=gym.spaces.Discrete(3),
     reset=reset,

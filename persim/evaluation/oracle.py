@@ -57,10 +57,7 @@ def _outcomes(spec: EnvSpec, states: Array, action: int, covariates: Array) -> t
 
 
 def optimal_values(
-    spec: EnvSpec,
-    covariates: Array,
-    shape: tuple[int, int] = SHAPE,
-    progress: Callable[[int], None] | None = None,
+    spec: EnvSpec, covariates: Array, shape: tuple[int, int] = SHAPE, progress: Callable[[int], None] | None = None
 ) -> Array:
     """Compute the optimal values ``[*shape]`` of one agent's states by value iteration.
 

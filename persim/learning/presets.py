@@ -46,10 +46,7 @@ _PRESETS = {
     # The authors' code has wider nets and larger batches than their text.
     ("halfcheetah", "wide"): Preset(15, 1024, (512,) * 4, (512,) * 2, normalised=True),
 }
-_OTHERS = {
-    True: Preset(rank=5, batch_size=256),
-    False: Preset(15, 512, (256,) * 2, (256,), normalised=True),
-}
+_OTHERS = {True: Preset(rank=5, batch_size=256), False: Preset(15, 512, (256,) * 2, (256,), normalised=True)}
 
 
 def preset(env: str, *, discrete: bool = True, variant: str = "paper") -> Preset:

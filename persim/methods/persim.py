@@ -123,11 +123,7 @@ class ModelSimulator(Planned):
         self.model, self._spec, self._planning = model, spec, planning
 
     def predict(
-        self,
-        agents: NDArray[np.int64],
-        states: NDArray[Any],
-        actions: NDArray[Any],
-        history: History | None = None,
+        self, agents: NDArray[np.int64], states: NDArray[Any], actions: NDArray[Any], history: History | None = None
     ) -> NDArray[np.float64]:
         """Mean over members that roll out separately; see ``Predictor``."""
         return open_loop(self.model, agents, states, actions)

@@ -101,11 +101,7 @@ class Predictor(Protocol):
     """A fitted method that is model-based."""
 
     def predict(
-        self,
-        agents: NDArray[np.int64],
-        states: NDArray[Any],
-        actions: NDArray[Any],
-        history: History | None = None,
+        self, agents: NDArray[np.int64], states: NDArray[Any], actions: NDArray[Any], history: History | None = None
     ) -> NDArray[np.float64]:
         """Open-loop prediction.
 

@@ -132,12 +132,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], kind: str, sett
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     checksum = content_hash(arrays, settings)
-    header = {
-        "kind": kind,
-        "version": str(FORMAT_VERSION),
-        "settings": canonical_json(settings),
-        "sha256": checksum,
-    }
+    header = {"kind": kind, "version": str(FORMAT_VERSION), "settings": canonical_json(settings), "sha256": checksum}
     write_atomic(path, _tensors_to_bytes(arrays, metadata=header))
     return checksum
 

@@ -40,13 +40,7 @@ class RayPool:
     """
 
     def __init__(
-        self,
-        root: Path,
-        device: str = "cpu",
-        gpu_share: float = 0.2,
-        *,
-        autoscale: bool = False,
-        work: Work = perform,
+        self, root: Path, device: str = "cpu", gpu_share: float = 0.2, *, autoscale: bool = False, work: Work = perform
     ) -> None:
         self._root, self.device, self._share, self._work = root, device, gpu_share, work
         self._beyond = _BEYOND if autoscale else 0

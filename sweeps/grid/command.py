@@ -35,9 +35,7 @@ def parser(about: str) -> console.Parser:
     suites = "\n".join(f"  {suite.name:<13} {suite.about}" for suite in SUITES.values())
     presets = "paper, laptop (the paper's for PerSim, a tenth or less for BCQ and CQL), or quick (a tenth or less)"
     p = console.Parser(
-        prog="benchmark.py",
-        description=about,
-        epilog=f"suites:\n{suites}\n\nmethods: {', '.join(METHODS)}",
+        prog="benchmark.py", description=about, epilog=f"suites:\n{suites}\n\nmethods: {', '.join(METHODS)}"
     )
     p.add_argument("--suite", required=True, help="which part of the paper, see below")
     p.add_argument("--envs", type=names, metavar="LIST", help="of the suite's environments (all)")

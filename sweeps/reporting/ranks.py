@@ -27,10 +27,7 @@ def ranks(results: Results) -> list[Section]:
     groups = _sweeps(results.library.cells)
     if not groups:
         return [Section("Choosing the rank", "ranks", (rule, "No sweep of ranks is here yet."))]
-    return [
-        Section("Choosing the rank", "ranks", (rule,)),
-        *(_section(name, groups[name]) for name in sorted(groups)),
-    ]
+    return [Section("Choosing the rank", "ranks", (rule,)), *(_section(name, groups[name]) for name in sorted(groups))]
 
 
 def _sweeps(cells: Sequence[FinishedCell]) -> dict[str, list[FinishedCell]]:

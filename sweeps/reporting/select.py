@@ -63,14 +63,7 @@ class Library:
     cells: tuple[FinishedCell, ...]
 
     def measured(
-        self,
-        metric: str,
-        env: str,
-        regime: str,
-        method: str,
-        n_agents: int,
-        *,
-        suites: Sequence[str],
+        self, metric: str, env: str, regime: str, method: str, n_agents: int, *, suites: Sequence[str]
     ) -> Measured | None:
         """The best configuration that measured this, or None.
 

@@ -46,10 +46,7 @@ def iqm(tasks: Sequence[Array], rng: np.random.Generator, strata: Sequence[Hasha
 
 
 def improvement(
-    ours: Sequence[Array],
-    theirs: Sequence[Array],
-    rng: np.random.Generator,
-    strata: Sequence[Hashable] | None = None,
+    ours: Sequence[Array], theirs: Sequence[Array], rng: np.random.Generator, strata: Sequence[Hashable] | None = None
 ) -> Interval:
     """Probability that a run of ours is better than one of theirs, averaged over tasks; ties count one half.
 

@@ -25,10 +25,7 @@ MAX_FAILURES = 3
 
 
 def _trainable(
-    config: dict[str, Any],
-    data: Trajectories | None = None,
-    settings: SweepSettings | None = None,
-    root: str = "",
+    config: dict[str, Any], data: Trajectories | None = None, settings: SweepSettings | None = None, root: str = ""
 ) -> None:
     """One trial on a worker; reports about once a second."""
     assert data is not None
@@ -96,10 +93,7 @@ def run_cells(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     points = [{"rank": cell.settings["rank"], "repeat": cell.trial} for cell in todo]
-    space = {
-        "rank": tune.choice(list(settings.ranks)),
-        "repeat": tune.choice(list(range(settings.repeats))),
-    }
+    space = {"rank": tune.choice(list(settings.ranks)), "repeat": tune.choice(list(range(settings.repeats)))}
     folder, name = root.resolve() / "tune", settings.id
     shutil.rmtree(folder / name, ignore_errors=True)  # of a run that was killed
     with warnings.catch_warnings():

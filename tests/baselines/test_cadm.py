@@ -1,7 +1,5 @@
 """CaDM as a method: what a context gains, stopping and resuming, divergence, bad input."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -10,13 +8,13 @@ from baselines.cadm import ActingSettings, CaDM, training
 from baselines.cadm.acting import ContextPolicy
 from baselines.cadm.settings import CaDMSettings
 from baselines.common import chunks
-from baselines.registry import PRESETS, make_method
+from baselines.registry import make_method
 from persim.data.policies import UniformPolicy
 from persim.envs import get
 from persim.errors import InputError
 from persim.evaluation.prediction import errors_of, true_rollouts
 from persim.learning.training import DivergenceError
-from persim.methods import Part
+from persim.methods import Options, Part
 from persim.methods.persim import PlanningSettings
 from tests.baselines.cadm_toys import GLIDE, PUSHED, method, pets, planning, recorded, vanilla
 
@@ -153,7 +151,7 @@ def test_early_stopping_goes_on_with_the_next_iteration(data, monkeypatch):
 
 def test_random_shooting_starts_anew_and_the_cross_entropy_method_goes_on(data):
     for spec, planner, warm in ((PUSHED, "random_shooting", False), (GLIDE, "cem", True)):
-        cell = make_method("cadm", spec, replace(PRESETS["smoke"], cadm={**PRESETS["smoke"].cadm, "updates": 2}))
+        cell = make_method("cadm", spec, Options("smoke"))
         assert (cell.acting.planning.planner, cell.acting.warm_start) == (planner, warm)
         policy = cell.fit(recorded(spec), spec, 0).policy(np.zeros(2, int))
         assert isinstance(policy, ContextPolicy)
@@ -162,16 +160,15 @@ def test_random_shooting_starts_anew_and_the_cross_entropy_method_goes_on(data):
 
 
 def test_the_planners_are_those_of_the_public_code_unless_one_is_asked_for():
-    paper = PRESETS["paper"]
-    car = make_method("cadm-pets", get("mountaincar"), paper).about()
+    car = make_method("cadm-pets", get("mountaincar")).about()
     assert car["planning"]["settings"] == {"plans": 1000, "horizon": 50}
     assert car["acting"]["particles"] == 20
-    cheetah = make_method("cadm", get("halfcheetah"), paper).about()["planning"]
+    cheetah = make_method("cadm", get("halfcheetah")).about()["planning"]
     assert cheetah["planner"] == "cem"
     assert cheetah["settings"] == {
         "plans": 200, "horizon": 30, "elites": 50, "iterations": 4, "smoothing": 0.1, "spread": (0.5, 0.5)
     }  # fmt: skip
-    asked = make_method("cadm", get("halfcheetah"), replace(paper, planner="icem")).about()["planning"]
+    asked = make_method("cadm", get("halfcheetah"), Options(planner="icem")).about()["planning"]
     assert asked["planner"] == "icem"
 
 

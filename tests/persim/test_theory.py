@@ -53,11 +53,7 @@ def test_the_three_factors_give_the_papers_equations(rng):
     forces = rng.uniform(-0.002, 0.002, size=7)
     n, (position, velocity), a = gravity[:, None, None], states.T[:, None, :, None], forces
     expected = np.stack(
-        [
-            position + velocity - n * np.cos(3 * position) / 2 + a / 2,
-            velocity - n * np.cos(3 * position) + a,
-        ],
-        axis=2,
+        [position + velocity - n * np.cos(3 * position) / 2 + a / 2, velocity - n * np.cos(3 * position) + a], axis=2
     )
     np.testing.assert_allclose(tensor(gravity, states, forces, PAPER), expected, rtol=0, atol=1e-15)
 

@@ -69,7 +69,9 @@ def test_the_same_picture_in_a_folder_and_an_object_store(bucket, tmp_path):
     grid = grid_of("--methods", "true-env")
     done = compute(grid, bucket)
     plot_methods(tmp_path / "plots" / "a.png", done, "about")
-    assert remote.fetch(plot_methods(bucket / "plots" / "a.png", done, "about")) == (tmp_path / "plots/a.png").read_bytes()
+    assert (
+        remote.fetch(plot_methods(bucket / "plots" / "a.png", done, "about")) == (tmp_path / "plots/a.png").read_bytes()
+    )
 
 
 def test_a_second_driver_is_refused_until_the_first_has_ended(bucket):
