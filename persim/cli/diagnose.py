@@ -14,7 +14,7 @@ from persim.envs import get
 from persim.errors import InputError
 from persim.evaluation.diagnosis import Diagnosis, diagnose
 from persim.evaluation.factors import agent_factors, covariate_r2, tsne
-from persim.evaluation.pictures import diagnosis_figure, save_png, with_unit
+from persim.evaluation.pictures import diagnosis_figure, named, save_png
 from persim.learning.model import LowRankDynamics
 from persim.storage import store
 
@@ -58,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
         store.prepare_folder(args.plot.resolve().parent, "folder of --plot")
     title = f"{spec.title}, {data.regime or 'unknown'} data, {data.n_agents} agents"
     print(f"\n{_table(title, found)}\n\n{verdict(found)}")
-    factors, labels, values = agent_factors(model), [*map(with_unit, spec.covariates)], data.covariates
+    factors, values = agent_factors(model), data.covariates
+    labels = [named(covariate.name, covariate.unit) for covariate in spec.covariates]
     if values is None:
         print("the data have no covariates of the agents to compare the agents' factors with")
     else:

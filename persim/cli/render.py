@@ -57,11 +57,14 @@ def run(args: argparse.Namespace) -> int:
     pictures(spec)
     check_regime(args.regime, spec)
     check_at_least("seed", args.seed, 0)
-    agents = _agents(args, spec)
+    n_test = len(spec.test_agents)
+    agents = [number - 1 for number in args.agents_to_test or range(1, n_test + 1)]
+    for agent in agents:
+        if not 0 <= agent < n_test:
+            raise InputError(f"agent {agent + 1} is not a test agent of {spec.name}; give 1 to {n_test}")
     name = _policy_name(args, spec)
     device, method = resolve_device(args.device), chosen_persim(args, spec, PlanningSettings.of(spec))
-    store.prepare_folder(args.out, "folder --out")
-    store.prepare_folder(args.store)
+    store.prepare_folders((args.out, "folder --out"), (args.store, "store"))
     model, about = ensemble(args, spec, method, args.seed, device)
     covariates = population(spec, int(about["agents"]), int(about["seed"]))
     for agent in agents:
@@ -80,15 +83,6 @@ def run(args: argparse.Namespace) -> int:
     prediction_figure(spec, model, rollouts, covariates[each], HORIZONS, path, titles)
     print(f"{path}: predictions {HORIZONS[0]} to {HORIZONS[-1]} steps ahead under {name}")
     return 0
-
-
-def _agents(args: argparse.Namespace, spec: EnvSpec) -> list[int]:
-    n_test = len(spec.test_agents)
-    numbers = args.agents_to_test or range(1, n_test + 1)
-    for number in numbers:
-        if not 1 <= number <= n_test:
-            raise InputError(f"agent {number} is not a test agent of {spec.name}; give 1 to {n_test}")
-    return [number - 1 for number in numbers]
 
 
 def _policy_name(args: argparse.Namespace, spec: EnvSpec) -> str:

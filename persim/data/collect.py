@@ -80,7 +80,7 @@ def collect(
 
 
 def transitions(spec: EnvSpec, states: NDArray[Any], actions: NDArray[Any], following: NDArray[Any]) -> Columns:
-    """Compute the columns of steps by actions ``[...]`` or ``[..., A]`` from states to following ones ``[..., S]``."""
+    """Compute the columns of steps from states to ``following`` ``[..., S]`` by actions ``[...]`` or ``[..., A]``."""
     before, chosen, after = (torch.from_numpy(x) for x in (states, actions, following))
     return {
         "observation": states.astype(np.float32),

@@ -32,38 +32,33 @@ class PolicyRecipe:
         test_target: mean reward that the test policy should earn on the default agent (Section 5.2).
         target: mean reward of training episodes at which a behaviour policy is good enough (Section 5.1).
         steps: maximal number of environment steps.
+        settings: keyword arguments of the algorithm.
         window: number of latest training episodes over which that mean is taken.
         episodes: number of episodes that measure a policy's reward.
         every: environment steps between two checks of the reward.
         algorithm: name of the stable-baselines3 class.
         layers: widths of the hidden layers of its networks.
-        settings: keyword arguments of the algorithm.
         tolerance: share of ``test_target`` by which the test policy may miss it.
     """
 
     test_target: float
     target: float
     steps: int
-    window: int
-    episodes: int
-    every: int
-    algorithm: str
-    layers: tuple[int, ...]
     settings: dict[str, Any]
+    window: int = 20
+    episodes: int = 100
+    every: int = 500
+    algorithm: str = "DQN"
+    layers: tuple[int, ...] = (64, 64)  # enough for DQN, and the weights take 20 KB only
     tolerance: float = 0.03
 
 
-# Settings follow rl-baselines3-zoo; 64 x 64 networks are enough for DQN and keep the weights at 20 KB.
+# Settings follow rl-baselines3-zoo.
 RECIPES = {
     "mountaincar": PolicyRecipe(
         test_target=-150.0,
         target=-200.0,
         steps=300_000,
-        window=20,
-        episodes=100,
-        every=500,
-        algorithm="DQN",
-        layers=(64, 64),
         settings={
             "learning_rate": 4e-3,
             "batch_size": 128,
@@ -81,11 +76,6 @@ RECIPES = {
         test_target=150.0,
         target=120.0,
         steps=100_000,
-        window=20,
-        episodes=100,
-        every=500,
-        algorithm="DQN",
-        layers=(64, 64),
         settings={
             "learning_rate": 1e-3,
             "batch_size": 64,

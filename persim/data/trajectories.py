@@ -213,13 +213,9 @@ def _check_values(data: Trajectories) -> None:
             f"give ids in 0..{data.n_agents - 1}"
         )
     space = data.action_space
-    if isinstance(space, gym.spaces.Discrete):
-        inside = np.issubdtype(data.action.dtype, np.integer) and bool(
-            ((data.action >= 0) & (data.action < space.n)).all()
-        )
-    else:
-        inside = bool(((data.action >= space.low) & (data.action <= space.high)).all())
-    if not inside:
+    low, high = (0, space.n - 1) if isinstance(space, gym.spaces.Discrete) else (space.low, space.high)
+    fitting = not data.discrete or np.issubdtype(data.action.dtype, np.integer)
+    if not fitting or ((data.action < low) | (data.action > high)).any():
         raise InputError(f"trajectories: column 'action' holds a value outside {space}; give actions in that space")
 
 

@@ -55,17 +55,17 @@ def step(states: Array, actions: Actions, covariates: Array) -> Array:
 
 
 def terminated(next_states: torch.Tensor) -> torch.Tensor:
-    """Return True ``[...]`` for states ``[..., 4]`` with the cart off the track or the pole over 12 degrees."""
+    """Return whether ``[...]`` the cart of states ``[..., 4]`` is off the track or the pole leans over 12 degrees."""
     return (next_states[..., 0].abs() > MAX_POSITION_M) | (next_states[..., 2].abs() > MAX_ANGLE_RAD)
 
 
 def reward(states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor) -> torch.Tensor:
-    """Return 1 ``[...]`` for every step to ``[..., 4]``, also the one on which the pole falls (as in gymnasium)."""
+    """Return a reward ``[...]`` of 1 for every step to ``[..., 4]``, also when the pole falls (as in gymnasium)."""
     return torch.ones_like(next_states[..., 0])
 
 
 def safety(next_states: torch.Tensor) -> torch.Tensor:
-    """Return ``[...]`` 0.01 for centred, upright states ``[..., 4]``, falling to 0 at both limits.
+    """Return values ``[...]`` from 0.01 for centred, upright states ``[..., 4]`` down to 0 at both limits.
 
     The paper has no such term. Without it, a planner that only has to survive the next 50 steps drifts out of
     the region of the random data (within 0.7 m) and fails there. It never outweighs a survived step.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import gymnasium as gym
@@ -48,21 +49,17 @@ def mujoco_frames(model: Any, positions: Array, camera_name: str) -> Iterator[ND
         screen = GLContext(WIDTH, HEIGHT)
     except Exception as error:  # ImportError, AttributeError or RuntimeError, depending on what is missing
         raise InputError(f"pictures of MuJoCo need EGL ({error}); install libegl1, or use another machine") from error
-    try:
+    with ExitStack() as stack:
+        stack.callback(screen.free)
         screen.make_current()
-        yield from _drawn(mujoco, model, positions, camera_name)
-    finally:
-        screen.free()
-
-
-def _drawn(mujoco: Any, model: Any, positions: Array, camera_name: str) -> Iterator[NDArray[np.uint8]]:
-    model.vis.global_.offwidth, model.vis.global_.offheight = WIDTH, HEIGHT
-    data, scene = mujoco.MjData(model), mujoco.MjvScene(model, maxgeom=1000)
-    context, window = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100), mujoco.MjrRect(0, 0, WIDTH, HEIGHT)
-    mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
-    camera, options = mujoco.MjvCamera(), mujoco.MjvOption()
-    camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, model.camera(camera_name).id
-    try:
+        model.vis.global_.offwidth, model.vis.global_.offheight = WIDTH, HEIGHT
+        data, scene = mujoco.MjData(model), mujoco.MjvScene(model, maxgeom=1000)
+        context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        stack.callback(context.free)
+        window = mujoco.MjrRect(0, 0, WIDTH, HEIGHT)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
+        camera, options = mujoco.MjvCamera(), mujoco.MjvOption()
+        camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, model.camera(camera_name).id
         for row in positions:
             data.qpos[:] = row
             mujoco.mj_forward(model, data)
@@ -71,5 +68,3 @@ def _drawn(mujoco: Any, model: Any, positions: Array, camera_name: str) -> Itera
             picture = np.empty((HEIGHT, WIDTH, 3), dtype=np.uint8)
             mujoco.mjr_readPixels(picture, None, window, context)
             yield picture[::-1].copy()  # OpenGL counts rows from the bottom
-    finally:
-        context.free()

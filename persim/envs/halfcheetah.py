@@ -205,7 +205,7 @@ def with_control_cost(cost: float) -> EnvSpec:
         raise InputError(f"control cost is {cost:g}; give a finite number of at least 0")
 
     def reward(states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor) -> torch.Tensor:
-        """Return the root velocity of ``[..., 18]`` less the control cost of actions ``[..., 6]``: ``[...]``."""
+        """Return rewards ``[...]``: root velocity of next states ``[..., 18]`` less cost of actions ``[..., 6]``."""
         return next_states[..., 0] - cost * actions.square().sum(-1)
 
     name = _BASE.name if cost == CONTROL_COST else f"{_BASE.name}-cost-{cost:g}"

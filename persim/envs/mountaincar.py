@@ -39,17 +39,17 @@ def step(states: Array, actions: Actions, covariates: Array) -> Array:
 
 
 def terminated(next_states: torch.Tensor) -> torch.Tensor:
-    """Return True ``[...]`` for states ``[..., 2]`` where the car is at the goal and not rolling back."""
+    """Return whether ``[...]`` the car of states ``[..., 2]`` is at the goal and not rolling back."""
     return (next_states[..., 0] >= GOAL_POSITION) & (next_states[..., 1] >= 0)
 
 
 def reward(states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor) -> torch.Tensor:
-    """Return -1 ``[...]`` for steps to ``[..., 2]``, and 0 at the goal (gymnasium pays -1; Table 5 implies 0)."""
+    """Return rewards ``[...]`` of -1 for steps to ``[..., 2]``, 0 at the goal (gymnasium: -1; Table 5 implies 0)."""
     return terminated(next_states).to(next_states.dtype) - 1
 
 
 def progress(states: torch.Tensor) -> torch.Tensor:
-    """Return 0.01 times the position ``[...]`` of states ``[..., 2]``, to rank plans that miss the goal by height.
+    """Return values ``[...]``, 0.01 times the position of states ``[..., 2]``, to rank plans that miss the goal.
 
     The paper does not mention this term, but its code has it; without it nearly all plans tie. Plans that
     never climb above their start still tie, and then the previous step's plan is continued. The term never

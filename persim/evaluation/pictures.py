@@ -16,7 +16,7 @@ from PIL import Image
 
 from persim.data.collect import collect
 from persim.data.policies import BatchPolicy
-from persim.envs.spec import Array, Covariate, EnvSpec, FramesFn, pictures
+from persim.envs.spec import Array, EnvSpec, FramesFn, pictures
 from persim.evaluation.diagnosis import NEGLIGIBLE, Diagnosis
 from persim.evaluation.prediction import HORIZON, WARM_UP, Dynamics, TrueRollouts, predicted_states
 from persim.storage import store
@@ -130,13 +130,8 @@ def draw_map(axes: Any, points: NDArray[np.float32], values: Array, label: str) 
     axes.figure.colorbar(dots, ax=axes, label=label)
 
 
-def with_unit(covariate: Covariate) -> str:
-    """Name a covariate with its unit, such as ``force (N)``."""
-    return named(covariate.name, covariate.unit)
-
-
 def named(name: str, unit: str) -> str:
-    """Write a covariate's name for pictures, with its unit if it has one."""
+    """Write the name of a covariate with its unit, if it has one, such as ``force (N)``."""
     return name.replace("_", " ") + (f" ({unit})" if unit else "")
 
 

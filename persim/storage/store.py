@@ -59,47 +59,39 @@ def prepare_folder(path: Path, what: str = "store") -> Path:
     Raises:
         InputError: the folder cannot be created or written.
     """
+    prepare_folders((path, what))
+    return path
+
+
+def prepare_folders(*wanted: tuple[Path, str]) -> None:
+    """Prepare several folders, given with their names in messages; if one fails, remove all new ones.
+
+    Raises:
+        InputError: a folder cannot be created or written.
+    """
+    local = [path for path, _ in wanted if not is_remote(path)]
+    missing = [folder for path in local for folder in (path, *path.parents) if not folder.exists()]  # innermost first
+    try:
+        for path, what in wanted:
+            _prove_writable(path, what)
+    except InputError:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # not created after all, or no longer empty
+                folder.rmdir()
+        raise
+
+
+def _prove_writable(path: Path, what: str) -> None:
     if is_remote(path):
         remote.prove_writable(path, what)
-        return path
-    missing = _missing(path)
+        return
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        _remove(missing)
-        raise InputError(
-            f"{what} {str(path)!r} cannot be written ({error.strerror}); give a folder with write permission"
-        ) from error
-    return path
-
-
-def prepare_folders(*wanted: tuple[Path, str]) -> None:
-    """Call ``prepare_folder`` for each path and name, and remove all new folders if one of them fails.
-
-    Raises:
-        InputError: a folder cannot be created or written.
-    """
-    missing = [folder for path, _ in wanted if not is_remote(path) for folder in _missing(path)]
-    try:
-        for path, what in wanted:
-            prepare_folder(path, what)
-    except InputError:
-        _remove(missing)
-        raise
-
-
-def _missing(path: Path) -> list[Path]:
-    """List the folders that ``mkdir(parents=True)`` would create, innermost first."""
-    return [folder for folder in (path, *path.parents) if not folder.exists()]
-
-
-def _remove(folders: list[Path]) -> None:
-    """Remove those of these folders that exist and are empty."""
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+        why = f"{what} {str(path)!r} cannot be written ({error.strerror})"
+        raise InputError(f"{why}; give a folder with write permission") from error
 
 
 def write_atomic(path: Path, data: bytes) -> None:
