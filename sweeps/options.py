@@ -29,7 +29,7 @@ def add_data_options(p: console.Parser) -> None:
 def add_run_options(p: console.Parser) -> None:
     """The hold-out, the seed, and where it runs and is kept."""
     p.add_argument("--holdout", type=float, default=0.2, help="share of transitions held out (0.2)")
-    p.add_argument("--seed", type=int, default=0, help="everything random follows from it (0)")
+    p.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
     p.add_argument(
         "--store", type=console.folder, default=Path("runs"), help="folder for data, models and results (runs)"
     )

@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
     )
     add_options(p)
     add_unseen_options(p)
-    p.add_argument("--seed", type=int, default=0, help="everything random follows from it (0)")
+    p.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
     p.add_argument("--save-model", type=Path, metavar="PATH", help="write the ensemble here, too (*.safetensors)")
     p.set_defaults(run=run)
 
