@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -68,6 +69,8 @@ def chosen_persim(args: argparse.Namespace, spec: EnvSpec, planning: PlanningSet
     Raises:
         InputError: a number out of range, or settings that cannot be read or are not for this environment.
     """
+    if args.model is None:
+        spec.sample_agents(args.agents, np.random.default_rng(0))  # refuses too few agents before anything is written
     nets = preset(spec.name, discrete=spec.discrete, variant=check_choice("nets", args.nets, VARIANTS))
     settings = PerSimSettings.of(spec, planning)
     settings = replace(settings, nets=nets, rank=nets.rank, train=replace(settings.train, batch_size=nets.batch_size))

@@ -20,6 +20,12 @@ EVALUATE = ["evaluate", *SMALL[1:]]
 RENDER = ["render", *SMALL[1:]]
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path_factory, monkeypatch):
+    """The default store is ``runs`` here."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
+
+
 def run(arguments, capsys):
     try:
         code = console.run(main, arguments)
@@ -36,13 +42,12 @@ def test_predict_prints_ours_beside_the_papers(capsys, tmp_path):
     path = tmp_path / "model.safetensors"
     code, output, _ = run([*SMALL, "--save-model", str(path)], capsys)
     assert code == 0
-    assert "trained 4 models of rank 5" in output
-    assert "kept the 2 of lowest training loss" in output
+    assert "ensemble is trained and kept in runs/models/cartpole-persim-" in output
     for agent, line in enumerate(table(output)):
         assert f"{prediction_error('cartpole', 'random')[agent].rmse:.4f}" in line
     code, again, _ = run([*SMALL, "--model", str(path)], capsys)
     assert code == 0
-    assert "trained" not in again
+    assert "ensemble" not in again
     assert table(again) == table(output)
 
 
@@ -53,6 +58,11 @@ def test_predict_prints_ours_beside_the_papers(capsys, tmp_path):
         ([*SMALL, "--members", "0"], "members is 0"),
         ([*SMALL, "--candidates", "1"], "fewer than the 2 members"),
         ([*SMALL, "--rank", "0"], "rank is 0"),
+        ([*SMALL, "--rank", "²"], "rank '²' is not a rank"),
+        ([*SMALL, "--rank", "auto"], "run: python sweeps/rank_cv.py --env cartpole"),
+        ([*SMALL, "--settings", "tuned"], "run: python sweeps/tune.py --env cartpole"),
+        ([*SMALL, "--settings", "absent.json"], "cannot be read"),
+        ([*SMALL, "--save-model", "/tmp"], "is a folder"),
         ([*SMALL, "--agents", "4"], "5 test agents"),
         ([*SMALL, "--device", "gpu"], "use one of: cpu, cuda"),
         ([*SMALL, "--average-last", "-1"], "average_last is -1"),
@@ -119,7 +129,7 @@ def test_agents_that_were_never_observed_are_predicted_and_planned_for(capsys, t
     assert code == 0, errors
     assert [line.split()[4] for line in table(output)] == ["-", "-"]  # the paper has other agents
     _, output, _ = run([*EVALUATE, *quick, "--model", str(path)], capsys)
-    assert "already evaluated" not in output
+    assert "already measured" not in output
     assert len(table(output)) == 5
 
 
@@ -146,17 +156,17 @@ def test_evaluate_prints_ours_beside_the_papers_and_writes_rows(capsys, tmp_path
     assert len(lines) == 5
     assert "197.7 ± 7.8" in lines[0]
     assert "200.0 ± 0.0" in lines[0]
-    cells = sorted(tmp_path.glob("cells/evaluate/*.json"))
+    cells = sorted(tmp_path.glob("cells/*.json"))
     assert len(cells) == 2
     assert len(list(tmp_path.glob("models/*.safetensors"))) == 2
     rows = store.read_record(cells[0], KIND)["rows"]
-    assert {(row["metric"], row["agent"]) for row in rows} == {("decision_ms", None)} | {
+    assert {(row["metric"], row["agent"]) for row in rows} == {
         (metric, agent) for metric in ("reward", "reward_std", "length") for agent in range(1, 6)
     }
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     code, again, _ = run(arguments, capsys)
     assert (code, table(again)) == (0, lines)
-    assert "already evaluated" in again
+    assert "already measured" in again
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
 
 
@@ -165,8 +175,8 @@ def test_evaluate_gives_the_same_rows_again(capsys, tmp_path, small_model):
     for name in ("a", "b"):
         arguments = [*EVALUATE, "--model", str(small_model), "--store", str(tmp_path / name), "--episodes", "2"]
         assert run([*arguments, "--plans", "20", "--agents-to-test", "2,5"], capsys)[0] == 0
-        (cell,) = (tmp_path / name).glob("cells/evaluate/*.json")
-        rows.append([row for row in store.read_record(cell, KIND)["rows"] if row["metric"] != "decision_ms"])
+        (cell,) = (tmp_path / name).glob("cells/*.json")
+        rows.append(store.read_record(cell, KIND)["rows"])
     assert rows[0] == rows[1]
     assert not list(tmp_path.glob("*/models/*"))
 
