@@ -1,8 +1,7 @@
-"""``python -m persim``."""
+"""``python -m persim`` is the command ``persim``."""
 
 import sys
 
-from persim import console
-from persim.cli import main
+from persim.cli import script
 
-sys.exit(console.run(main))
+sys.exit(script())

@@ -1,4 +1,7 @@
-"""The command line ``python -m persim``: train a simulator, see how well it predicts, plan with it."""
+"""Train a simulator of every agent, see how well it predicts, and plan with it.
+
+Called as ``persim COMMAND``, or ``python -m persim COMMAND``.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,15 @@ from collections.abc import Sequence
 
 import torch
 
-from persim import console
+from persim import __version__, console
 from persim.cli import collect, diagnose, evaluate, policies, predict, render, synthesise
 from persim.learning.training import DivergenceError
 
 
 def parser() -> console.Parser:
     """The command line."""
-    p = console.Parser(prog="persim", description=__doc__)
+    p = console.Parser(prog="persim", description=(__doc__ or "").partition("\n")[0])
+    p.add_argument("--version", action="version", version=f"persim {__version__}")
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (collect, predict, diagnose, evaluate, synthesise, render, policies):
         command.add(commands)
@@ -22,7 +26,7 @@ def parser() -> console.Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status."""
+    """Run a command; returns the exit status."""
     args = parser().parse_args(argv)
     torch.set_num_threads(1)  # these networks are too small for two; see docs/performance.md
     try:
@@ -30,3 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DivergenceError as error:
         print(f"error: {error}; try a lower learning rate or other data", file=sys.stderr)
         return 1
+
+
+def script() -> int:
+    """What the console script ``persim`` calls: ``main`` with one-line errors."""
+    return console.run(main)
