@@ -24,6 +24,7 @@ from persim.storage.store import Arrays
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+GAMMA = 0.99  # discount of all methods that learn a policy
 _logger = logging.getLogger(__name__)
 
 

@@ -3,7 +3,7 @@
     python benchmarks/planning.py [--models FOLDER] [--authors CHECKOUT] [--episodes 1] [--plans 1000] [--horizon 50]
 
 Whole episodes of random shooting with the paper's settings (1000 plans, horizon 50, five members), on
-the ensemble in FOLDER/mountaincar.safetensors and FOLDER/cartpole.safetensors (as `python -m persim predict
+the ensemble in FOLDER/mountaincar.safetensors and FOLDER/cartpole.safetensors (as `persim predict
 --save-model` writes them), or on one trained for a few epochs. Shown are means over all decisions of the
 episodes of the five test agents, in milliseconds:
 

@@ -22,12 +22,12 @@ from persim.errors import InputError
 from persim.methods.job import TRUE_ENV_REGIME, Job
 from persim.storage import store
 from persim.storage.cells import Cell, CellStore, FinishedCell, Request, file_name
+from sweeps.benchmark_options import check, grid_of, parser
 from sweeps.engine.bars import CellBar
 from sweeps.engine.in_process import InProcess
 from sweeps.engine.scheduler import Pool, run_jobs
 from sweeps.engine.session import ray_session
 from sweeps.grid import estimate
-from sweeps.grid.command import check, grid_of, parser
 from sweeps.grid.suites import Grid
 from sweeps.grid.tasks import Task, missing, plan
 from sweeps.options import only_driver

@@ -36,6 +36,7 @@ FLOORS = [
     ["sweeps.engine"],
     ["sweeps.tuning", "sweeps.options"],
     ["sweeps.reporting", "sweeps.tracking"],
+    ["sweeps.benchmark_options"],
     ["sweeps.rank_cv", "sweeps.tune", "sweeps.benchmark", "sweeps.report", "sweeps.figures"],
     ["sweeps"],
 ]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from baselines.policy_method import GAMMA
 from persim.envs.spec import EnvSpec
 from persim.errors import InputError, check_at_least, check_between, check_choice
 from persim.methods import Options
-
-GAMMA = 0.99
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from baselines.model_free.settings import GAMMA
+from baselines.policy_method import GAMMA
 from persim.envs.spec import EnvSpec
 from persim.errors import InputError, check_at_least, check_between, check_choice
 

@@ -1,4 +1,4 @@
-"""The command ``python -m persim collect``: record an offline dataset of one trajectory per agent."""
+"""The command ``persim collect``: record an offline dataset of one trajectory per agent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``python -m persim diagnose``: was the rank of a simulator too small or too large?"""
+"""The command ``persim diagnose``: was the rank of a simulator too small or too large?"""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def add(commands: Commands) -> None:
         "directions are negligible beside the model's own error. The R2 of a cross-validated regression\n"
         "says how well the agents' factors predict their covariates. See docs/diagnose.md.",
         epilog="examples:\n"
-        "  python -m persim predict --env mountaincar --save-model car.safetensors\n"
-        "  python -m persim diagnose --model car.safetensors --plot car.png\n"
-        "  python -m persim diagnose --model mine.safetensors --data mine-data.safetensors",
+        "  persim predict --env mountaincar --save-model car.safetensors\n"
+        "  persim diagnose --model car.safetensors --plot car.png\n"
+        "  persim diagnose --model mine.safetensors --data mine-data.safetensors",
     )
     p.add_argument("--model", type=Path, required=True, metavar="PATH",
                    help="the simulator, as written by predict --save-model and the sweeps")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command ``python -m persim train-policies``: train the policies that the package ships."""
+"""The command ``persim train-policies``: train the policies that the package ships."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``python -m persim render``: draw episodes and predictions."""
+"""The command ``persim render``: draw episodes and predictions."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def add(commands: Commands) -> None:
         "ENV-prediction.png, the true states (solid) under the states predicted from the actions alone\n"
         "(blue, translucent) at several horizons.",
         epilog="examples:\n"
-        "  python -m persim render --env cartpole --agents-to-test 1,5\n"
-        "  python -m persim render --env mountaincar --policy oracle",
+        "  persim render --env cartpole --agents-to-test 1,5\n"
+        "  persim render --env mountaincar --policy oracle",
     )
     add_options(p)
     p.add_argument("--policy", help=f"{', '.join((*PLANNERS, *OTHERS))} (the default planner of --env)")

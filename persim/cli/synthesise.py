@@ -1,4 +1,4 @@
-"""The command ``python -m persim synthesise``: generate trajectories in a trained simulator."""
+"""The command ``persim synthesise``: generate trajectories in a trained simulator."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def add(commands: Commands) -> None:
         "result is a dataset like that of collect, but marked as synthetic. Ensembles are kept in --store,\n"
         "so that nothing is trained twice.",
         epilog="examples:\n"
-        "  python -m persim synthesise --env cartpole --out synthetic.safetensors\n"
-        "  python -m persim synthesise --env mountaincar --planner random_shooting --out car.safetensors\n"
+        "  persim synthesise --env cartpole --out synthetic.safetensors\n"
+        "  persim synthesise --env mountaincar --planner random_shooting --out car.safetensors\n"
         "                                                               the paper's planner, horizon 50\n"
-        "  python -m persim synthesise --env cartpole --model model.safetensors --agents-to-test 2,5 \\\n"
+        "  persim synthesise --env cartpole --model model.safetensors --agents-to-test 2,5 \\\n"
         "      --per-agent 20 --out more.safetensors                    with a model of predict --save-model",
     )
     add_options(p)

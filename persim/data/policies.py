@@ -148,7 +148,7 @@ def load_behaviour_policies(env: str, count: int) -> list[BatchPolicy]:
         numbers = ",".join(map(str, missing))
         raise InputError(
             f"{env} has no behaviour policy {numbers}, but this regime follows it; train it with "
-            f"python -m persim train-policies --env {env} --policies {numbers}, or use --regime random"
+            f"persim train-policies --env {env} --policies {numbers}, or use --regime random"
         )
     return [_shipped(env, which) for which in range(1, count + 1)]
 
@@ -159,7 +159,7 @@ def _shipped(env: str, which: str | int) -> BatchPolicy:
         return NetworkPolicy.load(weights_path(env, which))[0]
     except InputError as error:
         why = str(error).split(";", 1)[0]
-        command = f"python -m persim train-policies --env {env} --policies {which}"
+        command = f"persim train-policies --env {env} --policies {which}"
         raise InputError(f"{why}; reinstall the package, or train the policy with {command}") from error
 
 

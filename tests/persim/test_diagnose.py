@@ -1,4 +1,4 @@
-"""``python -m persim diagnose``: its table and verdict, its picture, and one line for what a user can mend."""
+"""``persim diagnose``: its table and verdict, its picture, and one line for what a user can mend."""
 
 import numpy as np
 import pytest

@@ -10,8 +10,9 @@ from persim.evaluation.reward import average_rewards
 from persim.methods import measure
 from persim.storage.cells import CellStore, FinishedCell, row
 from sweeps import benchmark
+from sweeps import benchmark_options as command
 from sweeps.engine.bars import CellBar
-from sweeps.grid import command, estimate
+from sweeps.grid import estimate
 from sweeps.reporting import text_tables
 
 

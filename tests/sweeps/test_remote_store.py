@@ -19,10 +19,10 @@ from persim.storage import objects as remote
 from persim.storage import store
 from persim.storage.cells import CellStore, Request
 from sweeps import benchmark
+from sweeps import benchmark_options as command
 from sweeps.engine import lock as remote_lock
 from sweeps.engine.in_process import InProcess
 from sweeps.engine.scheduler import run_jobs
-from sweeps.grid import command
 from sweeps.options import only_driver
 from sweeps.reporting.draw import plot_methods
 from tests.sweeps.test_scheduler import Silent

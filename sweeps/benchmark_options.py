@@ -7,8 +7,6 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from persim.methods.tuned import read_rank, tuned_settings
-
 from baselines.registry import METHODS
 from persim import console
 from persim.data import REGIMES, check_regime
@@ -16,6 +14,7 @@ from persim.data.policies import load_test_policy
 from persim.envs import get
 from persim.errors import InputError, check_at_least, check_choice
 from persim.methods import PRESETS, Options
+from persim.methods.tuned import read_rank, tuned_settings
 from persim.planning.registry import PLANNERS
 from sweeps.engine.session import check_address
 from sweeps.grid.suites import SUITES, DataKey, Grid, chosen
@@ -80,11 +79,7 @@ def grid_of(args: argparse.Namespace) -> Grid:
     """
     suite = SUITES[check_choice("suite", args.suite, SUITES)]
     envs = chosen("environment", args.envs, [env for env, _ in suite.data])
-    for regime in args.regimes or ():
-        check_choice("regime", regime, REGIMES)
     regimes = chosen("regime", args.regimes, [regime for _, regime in suite.data])
-    for method in args.methods or ():
-        check_choice("method", method, METHODS)
     data = tuple((env, regime) for env, regime in suite.data if env in envs and regime in regimes)
     if not data:
         raise InputError(f"suite {suite.name} has none of these environments under these regimes; see --help")
