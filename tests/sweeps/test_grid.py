@@ -123,7 +123,7 @@ def test_the_paper_stands_beside_unseen_agents():
 def test_the_paper_stands_beside_fewer_agents():
     grid = grid_of("--suite", "scarcity", "--envs", "mountaincar", "--methods", "persim", "--agents", "25,30")
     rows = [row("reward", -1.0, agent) for agent in range(1, 6)]
-    text = bench_tables.tables(grid, [FinishedCell(cell, rows, {}, 0, "", {}, 0, 0) for cell in grid.cells()])
+    text = text_tables.tables(grid, [done_of(job, rows) for job in grid.jobs()])
     assert text.count("the paper's") == 1  # which has no N = 30
     assert "-56.8 ± 1.8" in text
 
