@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -59,6 +59,18 @@ def folder(text: str) -> Path:
     if not isinstance(path, Path):
         raise argparse.ArgumentTypeError(f"{text!r} is no folder, and this command cannot do without one")
     return path
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
+    """Lay out rows of cells under their heads, two spaces between columns.
+
+    The first ``left`` columns are aligned to the left, the others to the right.
+    """
+    columns = []
+    for place, cells in enumerate(zip(heads, *rows, strict=True)):
+        width = max(map(len, cells))
+        columns.append([cell.ljust(width) if place < left else cell.rjust(width) for cell in cells])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
