@@ -28,7 +28,7 @@ def add_data_options(p: console.Parser) -> None:
 def add_run_options(p: console.Parser) -> None:
     """Add the options for the hold-out, the seed, the store, MLflow and Ray."""
     p.add_argument("--holdout", type=float, default=0.2, help="share of transitions held out (0.2)")
-    p.add_argument("--seed", type=int, default=0, help="everything random follows from it (0)")
+    p.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
     p.add_argument(
         "--store", type=console.folder, default=Path("runs"), help="folder for data, models and results (runs)"
     )

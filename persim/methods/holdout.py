@@ -96,11 +96,7 @@ def stopped(job: Job, epoch: int) -> Job:
 
 
 def run_trial(
-    job: Job,
-    data: Trajectories,
-    cells: CellStore,
-    report: Callable[[Progress], None],
-    rungs: Collection[int] = (),
+    job: Job, data: Trajectories, cells: CellStore, report: Callable[[Progress], None], rungs: Collection[int] = ()
 ) -> FinishedCell:
     """Compute a cell and record it in the store; returns the record if there is one already.
 
