@@ -1,4 +1,4 @@
-"""What every sweep shares: options of data and running, the stored dataset, one driver at a time."""
+"""What the sweeps share: options and their checks, and one driver at a time."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from persim import console
-from persim.data import REGIMES, Trajectories, check_regime, collect_regime
+from persim.data import REGIMES, check_regime
 from persim.envs import EnvSpec, get, names
 from persim.errors import InputError, check_at_least, check_between
-from persim.storage.cells import CellStore
 from persim.storage.store import is_remote
 from sweeps.engine import lock as remote_lock
 from sweeps.engine.session import check_address
 
 
 def add_data_options(p: console.Parser) -> None:
-    """What is learned from."""
+    """Add the options that name the data."""
     p.add_argument("--env", required=True, help=f"{', '.join(names())}, or module:ATTRIBUTE of an EnvSpec of yours")
     p.add_argument("--regime", default="random", help=f"how the data were recorded: {', '.join(REGIMES)} (random)")
     p.add_argument("--agents", type=int, default=500, metavar="N", help="one trajectory each (500)")
 
 
 def add_run_options(p: console.Parser) -> None:
-    """The hold-out, the seed, and where it runs and is kept."""
+    """Add the options for the hold-out, the seed, the store, MLflow and Ray."""
     p.add_argument("--holdout", type=float, default=0.2, help="share of transitions held out (0.2)")
     p.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
     p.add_argument(
@@ -43,10 +42,10 @@ def add_run_options(p: console.Parser) -> None:
 
 
 def check_options(args: argparse.Namespace) -> EnvSpec:
-    """Checks the options above; returns the environment.
+    """Check the options above and return the environment.
 
     Raises:
-        InputError: one of them is unknown or out of range.
+        InputError: an option is unknown or out of range.
     """
     spec = get(args.env)
     check_regime(args.regime, spec)
@@ -62,7 +61,11 @@ def check_options(args: argparse.Namespace) -> EnvSpec:
 
 @contextmanager
 def only_driver(root: Path, sweep_id: str) -> Iterator[None]:
-    """Refuses a second driver of the same sweep on the same store."""
+    """Refuse a second driver of the same sweep on the same store.
+
+    Raises:
+        InputError: another driver holds the lock.
+    """
     path = root / "locks" / f"{sweep_id}.lock"
     if is_remote(path):
         with remote_lock.held(path):
@@ -77,21 +80,3 @@ def only_driver(root: Path, sweep_id: str) -> Iterator[None]:
                 f"another process is running this sweep in store {str(root)!r}; wait for it, or give another --store"
             ) from error
         yield
-
-
-def dataset(env: str, regime: str, agents: int, seed: int, cells: CellStore) -> Trajectories:
-    """The dataset of a sweep, from the store if it is there, else recorded and saved.
-
-    Raises:
-        InputError: the stored file is damaged or holds something else.
-    """
-    path = cells.dataset_path(env, regime, agents, seed)
-    spec = get(env)
-    if not path.exists():
-        data = collect_regime(spec, regime, agents, seed)
-        data.save(path)
-        return data
-    data = Trajectories.load(path)
-    if (data.env, data.regime, data.n_agents) != (spec.name, regime, agents):
-        raise InputError(f"{str(path)!r} holds other data than its name says; delete it, then run again")
-    return data

@@ -11,27 +11,26 @@ command, given again, goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from persim import console
-from persim.data import Trajectories
 from persim.data.policies import has_test_policy, load_test_policy
-from persim.envs import get
 from persim.errors import InputError, check_at_least
 from persim.learning.presets import EPOCHS, RANKS
+from persim.methods.job import Job
+from persim.methods.measure import dataset
+from persim.methods.tuned import RANK, rank_path
 from persim.storage import store
-from persim.storage.cells import CellStore, FinishedCell
+from persim.storage.cells import CellStore, FinishedCell, file_name, finite_or_none
 from sweeps.engine.session import ray_session
-from sweeps.options import add_data_options, add_run_options, check_options, dataset, only_driver
-from sweeps.tuning.rank_choice import RankSummary, choose, summarise, write_choice
-from sweeps.tuning.rank_trial import SUITE, SweepSettings
-
-if TYPE_CHECKING:  # MLflow takes seconds to import, --help none
-    from sweeps.tracking.rank_runs import SweepRuns
+from sweeps.options import add_data_options, add_run_options, check_options
+from sweeps.tuning.rank_choice import RankSummary, choose, curves, summarise
+from sweeps.tuning.rank_trial import SweepSettings
+from sweeps.tuning.sweep import Failure, check_files, close, driving, incomplete, open_mirror
 
 MANIFEST = "sweep"
 SOURCE = "sweeps/rank_cv.py"
@@ -69,13 +68,11 @@ def checked_settings(args: argparse.Namespace) -> SweepSettings:
         raise InputError(f"ranks {','.join(map(str, args.ranks))} name one twice; give each once")
     check_at_least("repeats", args.repeats, 1)
     check_at_least("epochs", args.epochs, 1)
-    return SweepSettings(
-        args.env, args.regime, args.agents, args.ranks, args.repeats, args.epochs, args.holdout, args.seed
-    )
+    return SweepSettings(**{field.name: getattr(args, field.name) for field in fields(SweepSettings)})
 
 
 def _manifest_path(root: Path, settings: SweepSettings) -> Path:
-    return root / "sweeps" / f"{settings.env.replace(':', '.')}-{settings.id}.json"
+    return root / "sweeps" / f"{file_name(settings.env)}-{settings.id}.json"
 
 
 def unfinished_settings(root: Path, env: str) -> SweepSettings:
@@ -84,7 +81,7 @@ def unfinished_settings(root: Path, env: str) -> SweepSettings:
     Raises:
         InputError: there is none.
     """
-    paths = sorted((root / "sweeps").glob(f"{env.replace(':', '.')}-*.json"), key=lambda path: path.stat().st_mtime)
+    paths = sorted((root / "sweeps").glob(f"{file_name(env)}-*.json"), key=lambda path: path.stat().st_mtime)
     for path in reversed(paths):
         record = store.read_record(path, MANIFEST)
         if not record["finished"]:
@@ -106,31 +103,11 @@ def _refuse_other_options(args: argparse.Namespace, given: Sequence[str], saved:
             )
 
 
-def _data(settings: SweepSettings, cells: CellStore) -> Trajectories:
-    return dataset(settings.env, settings.regime, settings.agents, settings.seed, cells)
-
-
-def check_files(settings: SweepSettings, cells: CellStore) -> None:
-    """Finds a damaged file of an earlier run before anything is written, not in a worker half-way.
-
-    Raises:
-        InputError: a dataset, record or checkpoint of this sweep is damaged.
-    """
-    if cells.dataset_path(settings.env, settings.regime, settings.agents, settings.seed).exists():
-        _data(settings, cells)
-    for cell in settings.cells():
-        path = cells.checkpoint_path(cell)
-        if cells.finished(cell) is None and path.exists():
-            store.read_arrays(path, "checkpoint")
-
-
 def table(summaries: Sequence[RankSummary], chosen: RankSummary) -> str:
     """The result as text for a terminal."""
-    agents = len(summaries[0].prediction_rmse)
-    head = f"{'rank':>5}  {'hold-out error ± s.e.':>23}  " + " ".join(
-        f"{'agent ' + str(i + 1):>8}" for i in range(agents)
-    )
-    lines = [f"{'':>30}    50-step prediction RMSE, one model", f"{head}  {'seconds':>7}"]
+    agents = "".join(f" {f'agent {place + 1}':>8}" for place in range(len(chosen.prediction_rmse)))
+    lines = [f"{'':>30}    50-step prediction RMSE, one model"]
+    lines.append(f"{'rank':>5}  {'hold-out error ± s.e.':>23} {agents}  {'seconds':>7}")
     for s in summaries:
         rmse = " ".join(f"{value:8.4f}" if value < 100 else f"{value:8.1e}" for value in s.prediction_rmse)
         mark = "  <- chosen" if s is chosen else ""
@@ -141,95 +118,71 @@ def table(summaries: Sequence[RankSummary], chosen: RankSummary) -> str:
 def _report(
     settings: SweepSettings, root: Path, trials: Sequence[FinishedCell]
 ) -> tuple[RankSummary, list[RankSummary], Path]:
-    """Prints the table, draws the plot, records the choice."""
+    """Print the table, draw the plot, record the choice with the evidence; a later sweep on the data replaces it.
+
+    Raises:
+        InputError: every rank diverged.
+    """
     from sweeps.reporting.draw import plot_ranks
 
     summaries = summarise(trials)
     chosen = choose(summaries)
-    title = f"{get(settings.env).title}, {settings.regime} data, {settings.agents} agents"
-    plot = root / "plots" / f"rank-{settings.env.replace(':', '.')}-{settings.regime}-{settings.agents}.png"
-    plot_ranks(plot, title, trials, summaries, chosen)
-    path = write_choice(root, asdict(settings), chosen, summaries)
-    print(f"\n{title}: {settings.repeats} trials a rank, {settings.epochs} epochs, hold-out {settings.holdout:.0%}\n")
-    print(table(summaries, chosen))
+    plot = root / "plots" / f"rank-{file_name(settings.env)}-{settings.regime}-{settings.agents}.png"
+    plot_ranks(plot, settings.title, trials, [s for s in summaries if math.isfinite(s.error)], chosen)
+    path = rank_path(root, settings.env, settings.regime, settings.agents)
+    evidence = [
+        {**asdict(s), "error": finite_or_none(s.error), "prediction_rmse": list(map(finite_or_none, s.prediction_rmse))}
+        for s in summaries
+    ]
+    store.write_record(path, RANK, {"rank": chosen.rank, "settings": settings.as_json(), "table": evidence})
+    trained = f"{settings.repeats} trials a rank, {settings.epochs} epochs, hold-out {settings.holdout:.0%}"
+    print(f"\n{settings.title}: {trained}\n\n{table(summaries, chosen)}")
     print(f"\nchosen rank {chosen.rank}: the smallest within one standard error of the best; written to {path}")
     print(f"plot: {plot}")
     return chosen, summaries, plot
 
 
-def _open_tracker(args: argparse.Namespace, settings: SweepSettings) -> SweepRuns:
-    """The MLflow writer, with the store made if all else is in order."""
-    from sweeps.tracking.rank_runs import SweepRuns
-    from sweeps.tracking.tracker import Tracker, default_uri
-
-    uri = args.tracking_uri or default_uri(args.store)
-    if uri.startswith("http"):  # a dead server is found before anything is written
-        tracker = Tracker(uri, SUITE, args.store, SOURCE)
-        store.prepare_folder(args.store)
-    else:
-        store.prepare_folder(args.store)
-        tracker = Tracker(uri, SUITE, args.store, SOURCE)
-    return SweepRuns(tracker, settings)
-
-
-def _run(args: argparse.Namespace, settings: SweepSettings, cells: CellStore, runs: SweepRuns) -> dict[str, str]:
-    """Computes the cells that are missing; returns the errors of those that failed."""
-    data = _data(settings, cells)
-    done = {cell.id: cells.finished(cell) for cell in settings.cells()}
-    for finished in done.values():
-        if finished is not None:
-            runs.send(finished)
-    todo = [cell for cell in settings.cells() if done[cell.id] is None]
-    if len(todo) < len(done):
-        print(f"{len(done) - len(todo)} of {len(done)} trials are finished already in {cells.root}", file=sys.stderr)
-    if not todo:
-        return {}
+def _run(args: argparse.Namespace, settings: SweepSettings, cells: CellStore, jobs: Sequence[Job]) -> list[Failure]:
+    """Compute the cells that are missing; returns the trials that failed."""
+    done = {job.cell.id for job in jobs} & cells.finished_ids()
+    if done:
+        print(f"{len(done)} of {len(jobs)} trials are finished already in {cells.root}", file=sys.stderr)
+    if len(done) == len(jobs):
+        return []
+    data = dataset(jobs[0], cells)
+    todo = [job.cell for job in jobs if job.cell.id not in done]
+    points = [{"rank": cell.settings["rank"], "repeat": cell.measure["split"] + 1} for cell in todo]
     with ray_session(args.address, args.cpus) as cpus:  # first: it sets what Ray reads when imported
-        from sweeps.engine.progress import SweepBar
-        from sweeps.tuning.rank_sweep import run_cells
+        from sweeps.tuning.tuner import each_of, run_trials
 
-        bar = SweepBar(f"{settings.env} rank CV", len(todo), settings.epochs)
-        try:
-            return run_cells(settings, todo, data, cells.root, cpus, bar, runs.send)
-        finally:
-            bar.close()
+        return run_trials(settings, each_of(points), len(points), data, cells.root, cpus)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the sweep; returns the exit status: 0, or 1 if a trial failed for good."""
+    """Run the sweep; returns the exit status: 0, or 1 if a trial failed for good."""
     given = list(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(given)
     settings = checked_settings(args)
     if args.resume:
         settings = unfinished_settings(args.store, args.env)
         _refuse_other_options(args, given, settings)
-    cells = CellStore(args.store)
-    check_files(settings, cells)
-    runs = _open_tracker(args, settings)
-    with only_driver(args.store, settings.id):
+    cells, jobs = CellStore(args.store), settings.jobs()
+    check_files(jobs, cells)
+    mirror, request = open_mirror(args, SOURCE), settings.request(jobs)
+    with driving(args.store, settings, mirror, lambda: request):
         manifest = _manifest_path(args.store, settings)
         if not manifest.exists():
-            store.write_record(manifest, MANIFEST, {"settings": asdict(settings), "finished": False})
-        try:
-            failed = _run(args, settings, cells, runs)
-        except BaseException:
-            runs.fail()
-            raise
-        found = [cells.finished(cell) for cell in settings.cells()]
-        trials = [trial for trial in found if trial is not None]
-        if failed or len(trials) < len(found):
-            runs.fail()
-            for name, error in failed.items():
-                print(f"failed: {name}: {error}", file=sys.stderr)
-            print(f"{len(trials)} of {len(found)} trials finished; the same command tries the rest", file=sys.stderr)
-            return 1
+            store.write_record(manifest, MANIFEST, {"settings": settings.as_json(), "finished": False})
+        cells.ask(request)
+        failures = _run(args, settings, cells, jobs)
+        trials = [done for job in jobs if (done := cells.finished(job.cell)) is not None]
+        if len(trials) < len(jobs):
+            return incomplete(mirror, request, failures, len(trials), len(jobs))
         chosen, summaries, plot = _report(settings, args.store, trials)
-        sent = runs.finish(chosen, summaries, plot)
-        if sent:
-            print(f"MLflow: {runs.how_to_look()}")
-        else:
-            print(f"MLflow at {runs.uri} lacks some runs; the same command sends them when it answers again")
-        store.write_record(manifest, MANIFEST, {"settings": asdict(settings), "finished": sent})
+        tags = {"persim.chosen_rank": str(chosen.rank)}
+        mirror.end(request, metrics=curves(summaries, chosen), tags=tags, files=[plot])
+        sent = close(mirror, request)
+        store.write_record(manifest, MANIFEST, {"settings": settings.as_json(), "finished": sent})
     return 0
 
 

@@ -1,6 +1,6 @@
 """PerSim on a hold-out: trained on a part of the transitions and measured on the rest (Appendix D.1).
 
-Rank cross-validation and tuning are made of these trials. The same trial is computed once, whoever asks.
+Rank cross-validation and tuning consist of these trials. A trial that both ask for is computed once.
 """
 
 from __future__ import annotations
@@ -16,29 +16,28 @@ from numpy.typing import NDArray
 
 from persim import seeding
 from persim.data import Trajectories
-from persim.data.collect import population
 from persim.envs import get
 from persim.learning.ensemble import best_members
 from persim.learning.gradients import TrainingRows
 from persim.learning.model import LowRankDynamics
 from persim.learning.training import DivergenceError, EpochReport, TrainResult, holdout_errors, split, train
-from persim.methods.job import HOLDOUT, REWARD, Job
+from persim.methods.job import HOLDOUT, PREDICTION, REWARD, Job
 from persim.methods.measure import Rows, checkpoint_path, prediction_rows, reward_rows
 from persim.methods.persim import PerSim, make_simulator
 from persim.storage.cells import CellStore, FinishedCell, code_version, row
 
-STREAM = "rank_cv"  # what the seeds of every hold-out trial are named after
+STREAM = "rank_cv"  # names the seeds of all hold-out trials
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a trial tells while it trains.
+    """What a trial reports after an epoch.
 
     Attributes:
         epoch: number of the last epoch, from 1.
         loss: its training loss.
-        holdout_loss: squared error on the hold-out, where it was evaluated.
-        rung_error: ``holdout_share`` at the epochs that were asked for; None at the others.
+        holdout_loss: the latest squared error on the hold-out; None before the first one.
+        rung_error: mean of ``holdout_shares`` at the epochs that were asked for; None at the others.
     """
 
     epoch: int
@@ -69,7 +68,11 @@ def holdout_shares(model: LowRankDynamics, data: Trajectories, holdout: NDArray[
         data: the trajectories.
         holdout: row numbers ``[H]``.
     """
-    mse, variance = _errors(model, data, holdout)
+    return _shares(*_errors(model, data, holdout))
+
+
+def _shares(mse: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shares ``[K]`` from what ``_errors`` returns; a dimension that never varies does not count."""
     varies = variance > 0
     return np.asarray((mse[:, varies] / variance[varies]).mean(axis=1))
 
@@ -77,10 +80,19 @@ def holdout_shares(model: LowRankDynamics, data: Trajectories, holdout: NDArray[
 def _errors(
     model: LowRankDynamics, data: Trajectories, holdout: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean squared errors ``[K, S]`` and variances ``[S]`` of the (scaled) state differences of these rows."""
+    """Mean squared errors ``[K, S]`` and variances ``[S]`` of the (scaled) state differences of rows ``[H]``."""
     targets = model.scaled_deltas(torch.from_numpy(data.delta[holdout].astype(np.float64)).mT)
     variance = targets.var(dim=1, correction=0).numpy()
     return holdout_errors(model, TrainingRows(model, data, holdout)), variance
+
+
+def stopped(job: Job, epoch: int) -> Job:
+    """The job of a trial that was given up after this epoch: an own cell, never taken for a finished trial.
+
+    It measures the hold-out alone, so how the trial would have planned does not matter.
+    """
+    measure = holdouts(job.cell.measure["share"], job.cell.measure["split"])
+    return Job.of(job.method, *job.data_key, {**measure, "stopped_at": epoch})
 
 
 def run_trial(
@@ -107,7 +119,7 @@ def run_trial(
         rows, name = _measure(job, data, model, holdout, result, cells)
         curves, seconds = _curves(result), {"train": result.seconds, "measure": time.time() - trained}
     except DivergenceError:
-        rows, seconds = [row(metric, np.inf) for metric in _metrics(job)], {"train": time.time() - started}
+        rows, seconds = _diverged(job), {"train": time.time() - started}
     times = int(started * 1e3), int(time.time() * 1e3)
     done = FinishedCell(job.cell, rows, curves, code_version(), seconds, *times, model=name)
     cells.finish(done)
@@ -115,10 +127,13 @@ def run_trial(
     return done
 
 
-def _metrics(job: Job) -> list[str]:
-    """The metrics of a trial that diverged."""
-    reward = job.cell.measure.get("then", {}).get("what") == REWARD
-    return ["holdout_mse", "holdout_error", "holdout_share", *(["reward"] if reward else [])]
+def _diverged(job: Job) -> Rows:
+    """The rows of a trial that diverged: none of its metrics is finite."""
+    metric = {PREDICTION: "prediction_rmse", REWARD: "reward"}.get(job.cell.measure.get("then", {}).get("what"))
+    agents = range(1, len(job.spec.test_agents) + 1) if metric else ()
+    return [row(name, np.inf) for name in ("holdout_mse", "holdout_error", "holdout_share")] + [
+        row(str(metric), np.inf, agent) for agent in agents
+    ]
 
 
 def _train(
@@ -156,10 +171,10 @@ def _measure(
 ) -> tuple[Rows, str]:
     """The rows of a trial, of the members of lowest hold-out error; and the file of the model, if it was kept."""
     assert isinstance(job.method, PerSim)
-    settings, spec, then = job.method.settings, job.spec, job.cell.measure.get("then")
-    shares = holdout_shares(model, data, holdout)
-    kept = best_members(shares.tolist(), settings.size.members)
+    settings, then = job.method.settings, job.cell.measure.get("then")
     mse, variance = _errors(model, data, holdout)
+    shares = _shares(mse, variance)
+    kept = best_members(shares.tolist(), settings.size.members)
     rows = [
         row("train_mse", result.losses[-1]),
         row("holdout_mse", float(mse[kept].mean())),
@@ -169,16 +184,16 @@ def _measure(
     if then is None:
         return rows, ""
     model, file = model.select(kept), f"models/{job.cell.id}.safetensors"
-    env, regime, n_agents, seed = job.data_key
-    model.save(cells.root / file, env=get(env).name, regime=regime, agents=n_agents, seed=seed)
-    fitted = make_simulator(model, spec, settings.planning)
-    if then["what"] == REWARD:
-        inner = Job.of(job.method, env, regime, n_agents, seed, then)
-        covariates = population(spec, n_agents, seed)
-        agents = [agent for agent in inner.pieces if agent is not None]
-        played = [reward_rows(fitted, inner, covariates, [agent])[0][0] for agent in agents]
-        return rows + [entry for own in played for entry in own], file
-    return rows + prediction_rows(fitted, spec, seed), file
+    env, regime, agents, seed = job.data_key
+    model.save(cells.root / file, env=get(env).name, regime=regime, agents=agents, seed=seed)
+    fitted = make_simulator(model, job.spec, settings.planning)
+    if then["what"] == PREDICTION:
+        return rows + prediction_rows(fitted, job.spec, seed), file
+    inner = Job.of(job.method, env, regime, agents, seed, then)
+    for agent in inner.pieces:
+        assert agent is not None
+        rows += reward_rows(fitted, inner, inner.covariates, [agent])[0][0]
+    return rows, file
 
 
 def _curves(result: TrainResult) -> dict[str, list[list[float]]]:

@@ -1,15 +1,24 @@
-"""What ``tune.py`` may vary: a space file in YAML, checked, and given values in it."""
+"""What ``tune.py`` may vary: a space file in YAML, checked, as distributions of Optuna."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import yaml
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+from optuna.trial import TrialState, create_trial
 
 from persim.envs import EnvSpec
 from persim.errors import InputError, check_at_least, check_between, check_choice
@@ -17,80 +26,11 @@ from persim.learning.presets import EPOCHS
 from persim.planning.registry import PLANNERS, default_planner, planner_settings
 from persim.storage.store import canonical_json
 
-Values = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """One value: nothing to tune."""
-
-    value: Any
-
-    def contains(self, value: Any) -> bool:
-        """Whether the value is this one."""
-        return bool(value == self.value)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of several values."""
-
-    values: tuple[Any, ...]
-
-    def contains(self, value: Any) -> bool:
-        """Whether the value is among them."""
-        return value in self.values
-
-
-@dataclass(frozen=True)
-class Range:
-    """Numbers from ``low`` to ``high``, both included.
-
-    Attributes:
-        low: the smallest.
-        high: the largest.
-        log: even in the logarithm.
-        step: distance between neighbours, from ``low`` on; None for every (whole) number.
-        whole: whole numbers only.
-
-    Raises:
-        InputError: low is not below high, a logarithm of 0, a step that does not lead from low to high.
-    """
-
-    low: float
-    high: float
-    log: bool
-    step: float | None
-    whole: bool
-
-    def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise InputError(f"low is {self.low} and high {self.high}; give a low below high")
-        if self.log and self.low <= 0:
-            raise InputError(f"low is {self.low}, which has no logarithm; give a positive low, or leave log out")
-        if self.step is None:
-            return
-        if self.log:
-            raise InputError("step and log cannot be had together; leave one of them out")
-        if not self.step > 0:
-            raise InputError(f"step is {self.step}; give a positive one")
-        steps = (self.high - self.low) / self.step
-        if not math.isclose(steps, round(steps), rel_tol=1e-9):
-            raise InputError(f"steps of {self.step} do not lead from {self.low} to {self.high}; change one of them")
-
-    def contains(self, value: Any) -> bool:
-        """Whether a value lies on it."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
-            return False
-        steps = (value - self.low) / (self.step or 1)
-        return (self.step is None and not self.whole) or math.isclose(steps, round(steps), abs_tol=1e-9)
-
-
-Domain = Fixed | Choice | Range
+Values = dict[str, Any]  # of the settings by name, as JSON has them
 
 
 def _number(name: str, given: object) -> float:
-    """A number; YAML reads ``1e-4``, without a point, as text."""
+    """Check a number; YAML reads ``1e-4``, without a point, as text."""
     if isinstance(given, str):
         try:
             given = float(given)
@@ -110,7 +50,7 @@ def _rate(name: str, given: object) -> float:
 
 
 def _widths(name: str, given: object) -> list[int]:
-    """Hidden layers; a number is the width of a single one."""
+    """Check the widths of hidden layers; a number is the width of a single one."""
     return [_count(name, width) for width in (given if isinstance(given, list) else [given])]
 
 
@@ -145,7 +85,8 @@ _CHECKS = TRAINING | PLANNING
 _RANGE_KEYS = ("low", "high", "log", "step", "int")
 
 
-def _range(name: str, given: Mapping[str, object]) -> Range:
+def _range(name: str, given: Mapping[str, object]) -> BaseDistribution:
+    """The numbers from ``low`` to ``high``, both included: all of them, or those at a distance of ``step``."""
     for key in given:
         check_choice(f"{name}: key", str(key), _RANGE_KEYS)
     check = _CHECKS[name]
@@ -157,39 +98,47 @@ def _range(name: str, given: Mapping[str, object]) -> Range:
     if _switch(f"{name}: int", given.get("int", whole)) != whole:
         raise InputError(f"{name} takes {'whole numbers' if whole else 'fractions'}; leave int out")
     low, high = (check(f"{name}: {key}", given[key]) for key in ("low", "high"))
-    step = None if "step" not in given else _number(f"{name}: step", given["step"])
-    if step is not None and whole:
-        step = _count(f"{name}: step", step)
-    try:
-        return Range(low, high, _switch(f"{name}: log", given.get("log", False)), step, whole)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
+    step = None if "step" not in given else check(f"{name}: step", given["step"])
+    log = _switch(f"{name}: log", given.get("log", False))
+    _check_range(name, low, high, step, log)
+    if whole:
+        return IntDistribution(low, high, log=log, step=step or 1)
+    return FloatDistribution(low, high, log=log, step=step)
 
 
-def _domain(name: str, given: object) -> Domain:
+def _check_range(name: str, low: float, high: float, step: float | None, log: bool) -> None:
+    if not low < high:
+        raise InputError(f"{name}: low is {low} and high {high}; give a low below high")
+    if log and step is not None:
+        raise InputError(f"{name} has both step and log, but a logarithmic range has no steps; leave one of them out")
+    steps = (high - low) / (step or 1)
+    if step is not None and not math.isclose(steps, round(steps), rel_tol=1e-9):
+        raise InputError(f"{name}: steps of {step} do not lead from {low} to {high}; change one of them")
+
+
+def _domain(name: str, given: object) -> BaseDistribution:
+    """A range, or choices as JSON: Optuna knows no lists. A fixed value is a single choice."""
     check_choice("space key", name, _CHECKS)
     if isinstance(given, Mapping):
         return _range(name, given)
-    if not isinstance(given, list):
-        return Fixed(_CHECKS[name](name, given))
-    values = tuple(_CHECKS[name](name, value) for value in given)
-    if not values:
+    values = given if isinstance(given, list) else [given]
+    choices = [canonical_json(_CHECKS[name](name, value)) for value in values]
+    if not choices:
         raise InputError(f"{name} is an empty list; give at least one value")
-    labels = {canonical_json(value) for value in values}
-    if len(labels) < len(values):
+    if len(set(choices)) < len(choices):
         raise InputError(f"{name} names a value twice; give each once")
-    return Fixed(values[0]) if len(values) == 1 else Choice(values)
+    return CategoricalDistribution(choices)
 
 
 @dataclass(frozen=True)
 class Space:
     """The domain of each setting that the file names; the others are the environment's own."""
 
-    domains: Mapping[str, Domain] = field(default_factory=dict)
+    domains: Mapping[str, BaseDistribution] = field(default_factory=dict)
 
     @classmethod
     def of(cls, given: Mapping[str, object]) -> Space:
-        """From what the file says.
+        """Check what the file says.
 
         Raises:
             InputError: an unknown key, or a value out of range.
@@ -198,10 +147,10 @@ class Space:
 
     @classmethod
     def read(cls, path: Path) -> Space:
-        """From a YAML file.
+        """Read a YAML file.
 
         Raises:
-            InputError: it cannot be read, is no mapping, or has an unusable entry.
+            InputError: it cannot be read, is not a mapping, or has an unusable entry.
         """
         try:
             return cls.of(_read_yaml(path))
@@ -209,40 +158,50 @@ class Space:
             raise InputError(f"space {str(path)!r}: {error}") from error
 
     @property
-    def tuned(self) -> dict[str, Choice | Range]:
+    def tuned(self) -> dict[str, BaseDistribution]:
         """Settings with more than one value."""
-        return {name: domain for name, domain in self.domains.items() if not isinstance(domain, Fixed)}
+        return {name: domain for name, domain in self.domains.items() if not domain.single()}
 
-    def largest(self, name: str) -> Any:
-        """The largest value of a numeric setting."""
-        domain = self.domains[name]
-        if isinstance(domain, Range):
-            return domain.high
-        return max(domain.values) if isinstance(domain, Choice) else domain.value
+    @property
+    def fixed(self) -> Values:
+        """Settings with one value."""
+        return {name: json.loads(domain.choices[0]) for name, domain in self.domains.items() if domain.single()}
 
-    def without(self, names: Mapping[str, object]) -> Space:
-        """The same space, less these settings."""
-        return Space({name: domain for name, domain in self.domains.items() if name not in names})
+    def ends(self, *names: str) -> Iterator[Values]:
+        """Every combination of the extreme values of these settings; what the space lacks is left out."""
+        known = {name: self.domains[name] for name in names if name in self.domains}
+        ends = [
+            map(json.loads, domain.choices)
+            if isinstance(domain, CategoricalDistribution)
+            else (domain.low, domain.high)
+            for domain in known.values()
+        ]
+        return (dict(zip(known, values, strict=True)) for values in product(*ends))
 
     def decode(self, point: Mapping[str, Any]) -> Values:
-        """Values of all settings from what Optuna suggests for the tuned ones."""
-        values = {name: domain.value for name, domain in self.domains.items() if isinstance(domain, Fixed)}
-        for name, domain in self.tuned.items():
-            values[name] = json.loads(point[name]) if isinstance(domain, Choice) else point[name]
-        return values
-
-    def encode(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What ``decode`` takes; None if the values lie outside the space."""
-        if any(name not in values or not domain.contains(values[name]) for name, domain in self.domains.items()):
-            return None
-        return {
-            name: canonical_json(values[name]) if isinstance(domain, Choice) else values[name]
+        """Values of all settings, given what Optuna suggests for the tuned ones."""
+        tuned = {
+            name: json.loads(point[name]) if isinstance(domain, CategoricalDistribution) else point[name]
             for name, domain in self.tuned.items()
         }
+        return self.fixed | tuned
 
-    def as_json(self) -> dict[str, Any]:
-        """For records and hashes."""
-        return {name: json.loads(canonical_json(asdict(domain))) for name, domain in self.domains.items()}
+    def encode(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The argument of ``decode`` that gives these values; None if they lie outside the space."""
+        point = {
+            name: canonical_json(values.get(name)) if isinstance(domain, CategoricalDistribution) else values.get(name)
+            for name, domain in self.domains.items()
+        }
+        try:
+            create_trial(state=TrialState.WAITING, params=point, distributions=dict(self.domains))
+        except ValueError:
+            return None
+        return {name: point[name] for name in self.tuned}
+
+    def as_json(self) -> dict[str, str]:
+        """Every domain as text, for records, hashes and MLflow."""
+        attributes = {name: json.loads(distribution_to_json(domain)) for name, domain in self.domains.items()}
+        return {name: canonical_json(found["attributes"]) for name, found in attributes.items()}
 
 
 def _read_yaml(path: Path) -> Mapping[str, object]:
@@ -251,20 +210,20 @@ def _read_yaml(path: Path) -> Mapping[str, object]:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         given = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({getattr(error, 'strerror', 'no text')}); give a YAML file") from error
+        raise InputError(f"cannot be read ({getattr(error, 'strerror', 'not text')}); give a YAML file") from error
     except yaml.YAMLError as error:
-        raise InputError(f"is no YAML ({' '.join(str(error).split())})") from error
+        raise InputError(f"is not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(given, Mapping) or not given:
-        raise InputError("has no settings; see --print-space for one that has")
+        raise InputError("names no settings; --print-space prints a space that does")
     keys = [str(key.value) for key, _ in root.value]
     for key in keys:
         if keys.count(key) > 1:
-            raise InputError(f"{key} is there twice; give it once")
+            raise InputError(f"{key} is given twice; give it once")
     return given
 
 
 def default_space(spec: EnvSpec, *, planning: bool) -> dict[str, Any]:
-    """The space that is searched if none is given, as a file would say it."""
+    """The space that is searched if no file is given, as a file would name it."""
     space: dict[str, Any] = {
         "learning_rate": {"low": 3e-4, "high": 1e-2, "log": True},
         "batch_size": [64, 128, 256, 512],

@@ -13,9 +13,13 @@ import pytest
 from mlflow import MlflowClient
 
 from persim import console
+from persim.methods.tuned import read_rank
+from persim.storage import store
+from persim.storage.cells import CellStore, Request
 from sweeps import options as common
 from sweeps import rank_cv
-from sweeps.tuning.rank_choice import read_choice
+from sweeps.tuning.sweep import Failure, incomplete
+from sweeps.tuning.tuner import each_of
 
 SCRIPT = Path(rank_cv.__file__)
 SMALL = ["--env", "cartpole", "--agents", "20", "--ranks", "2,5", "--repeats", "2", "--epochs", "600"]
@@ -37,7 +41,7 @@ def sweep(folder, *more, arguments=SMALL):
 def results(folder):
     """Rows of all finished cells by id, without what may differ between runs (timings)."""
     found = {}
-    for path in (folder / "runs" / "cells" / "rank_cv").glob("*.json"):
+    for path in (folder / "runs" / "cells").glob("*.json"):
         record = json.loads(path.read_text())["record"]
         found[path.stem] = json.dumps([record["cell"], record["rows"], record["curves"]], sort_keys=True)
     return found
@@ -71,28 +75,36 @@ def test_the_command_ends_with_table_plot_choice_and_runs(undisturbed):
     folder, output = undisturbed
     assert re.search(r"^ +2 .*\n +5 .*", output, re.MULTILINE)
     assert output.count("<- chosen") == 1
-    chosen = read_choice(folder / "runs", "cartpole", "random", 20)
+    chosen = read_rank(folder / "runs", "cartpole", "random", 20)
     assert f"chosen rank {chosen}" in output
     assert (folder / "runs/plots/rank-cartpole-random-20.png").read_bytes().startswith(b"\x89PNG")
     cells = [json.loads(text)[0] for text in results(folder).values()]
-    assert sorted((cell["settings"]["rank"], cell["trial"]) for cell in cells) == [(2, 0), (2, 1), (5, 0), (5, 1)]
+    trials = sorted((cell["settings"]["rank"], cell["measure"]["split"]) for cell in cells)
+    assert trials == [(2, 0), (2, 1), (5, 0), (5, 1)]
+    (request,) = CellStore(folder / "runs").requests()
+    assert (request.suite, request.title, set(request.cells)) == (
+        "rank_cv",
+        "cartpole random N=20",
+        set(results(folder)),
+    )
     assert not list((folder / "runs" / "checkpoints").glob("*"))
     runs = mlflow_runs(folder)
     assert len(runs) == 5
     assert {run.info.status for run in runs} == {"FINISHED"}
     for run in runs:
         if run.data.tags["persim.kind"] == "trial":
-            assert {
+            wanted = {
                 "rank",
-                "repeat",
+                "split",
+                "share",
                 "epochs",
-                "holdout",
                 "seed",
                 "commit",
                 "batch_size",
                 "learning_rate",
                 "halve_every",
-            } <= set(run.data.params)
+            }
+            assert wanted <= {name.rpartition(".")[2] for name in run.data.params}
             assert {"holdout_error", "prediction_rmse/agent_5", "curve/train_mse"} <= set(run.data.metrics)
 
 
@@ -199,14 +211,14 @@ def test_bad_input_is_one_line_status_2_and_nothing_left(arguments, expected, tm
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("kind", ["datasets", "cells/rank_cv", "checkpoints"])
+@pytest.mark.parametrize("kind", ["datasets", "cells", "checkpoints"])
 def test_damaged_files_in_the_store_are_named(kind, undisturbed, tmp_path, monkeypatch, capsys):
     import shutil
 
     shutil.copytree(undisturbed[0] / "runs", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
     if kind == "checkpoints":
-        record = next((tmp_path / "runs/cells/rank_cv").glob("*.json"))
+        record = next((tmp_path / "runs/cells").glob("*.json"))
         record.unlink()
         victim = tmp_path / "runs/checkpoints" / f"{record.stem}.safetensors"
         victim.write_bytes(b"not a checkpoint")
@@ -229,14 +241,32 @@ def test_a_second_driver_of_the_same_sweep_is_refused(tmp_path, monkeypatch, cap
     assert "another process is running this sweep" in capsys.readouterr().err
 
 
+def test_a_sweep_that_lacks_trials_says_which_and_fails(capsys):
+    calls = []
+
+    class Recorder:
+        def __getattr__(self, name):
+            return lambda *given, **named: calls.append((name, named.get("status"))) or 0
+
+    job = rank_cv.checked_settings(rank_cv.parser().parse_args(SMALL)).job(5, 1)
+    request = Request("rank_cv", "", (job.cell.id,))
+    failure = Failure("rank 5, repeat 2", job.cell, "OSError: no space left")
+    assert incomplete(Recorder(), request, [failure], 3, 4) == 1
+    assert calls[:3] == [("fail", None), ("end", "FAILED"), ("close", None)]
+    errors = capsys.readouterr().err
+    assert "failed: rank 5, repeat 2: OSError: no space left\n3 of 4 trials finished" in errors
+
+
+def test_every_point_is_run_once_in_its_order():
+    points = [{"rank": rank, "repeat": repeat} for repeat in (2, 1) for rank in (5, 2)]
+    search = each_of(points).search
+    assert [search.suggest(str(number)) for number in range(4)] == points
+
+
 def test_resume_refuses_options_that_say_otherwise(tmp_path, monkeypatch, capsys):
-    from dataclasses import asdict
-
-    from persim.storage import store
-
     monkeypatch.chdir(tmp_path)
     settings = rank_cv.checked_settings(rank_cv.parser().parse_args(SMALL))
     manifest = rank_cv._manifest_path(tmp_path / "runs", settings)
-    store.write_record(manifest, rank_cv.MANIFEST, {"settings": asdict(settings), "finished": False})
+    store.write_record(manifest, rank_cv.MANIFEST, {"settings": settings.as_json(), "finished": False})
     assert console.run(rank_cv.main, ["--env", "cartpole", "--resume", "--epochs", "7"]) == 2
     assert "--epochs 7 differs from the unfinished sweep's 600" in capsys.readouterr().err

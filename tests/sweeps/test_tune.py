@@ -13,14 +13,16 @@ import torch
 from mlflow import MlflowClient
 
 from persim import console
-from persim.errors import InputError
+from persim.envs import get
 from persim.learning.model import LowRankDynamics
 from persim.learning.presets import preset
-from persim.storage.cells import CellStore, row
+from persim.methods import Options, PerSimSettings
+from persim.methods.holdout import holdout_shares, run_trial, stopped
+from persim.methods.tuned import tuned_settings
+from persim.storage.cells import CellStore, FinishedCell, row
 from sweeps import tune
 from sweeps.tuning.search import Asha, SeededTPE, search
-from sweeps.tuning.study import Entry, Journal, read_best, training_of
-from sweeps.tuning.trial import finish, holdout_shares, run_trial
+from sweeps.tuning.study import Entry, Journal
 from tests.sweeps.test_tune_space import SMALL, SPACE, study
 
 SCRIPT = Path(tune.__file__)
@@ -59,9 +61,9 @@ def test_rungs_are_powers_of_three_of_the_grace(tmp_path, monkeypatch):
 def test_a_diverging_trial_is_finished_with_an_infinite_error(cartpole_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = study(["--env", "cartpole", "--agents", "12", "--epochs", "3"], "")
-    reports = []
-    values = {"learning_rate": 0.001, "epochs": 3}
-    healthy = run_trial(settings, values, cartpole_data, tmp_path, reports.append)
+    reports, cells = [], CellStore(tmp_path)
+    job = settings.job({"learning_rate": 0.001, "epochs": 3})
+    healthy = run_trial(job, cartpole_data, cells, reports.append, settings.rungs(3))
     assert np.isfinite(settings.value(healthy))
     assert [(report.epoch, report.rung_error is not None) for report in reports] == [(1, True), (2, False), (3, False)]
 
@@ -70,10 +72,10 @@ def test_a_diverging_trial_is_finished_with_an_infinite_error(cartpole_data, tmp
 
         raise DivergenceError("non-finite")
 
-    monkeypatch.setattr("sweeps.tuning.trial.train", explode)
-    lost = run_trial(settings, values | {"learning_rate": 0.9}, cartpole_data, tmp_path, reports.append)
-    assert settings.value(lost) == np.inf
-    assert run_trial(settings, values, cartpole_data, tmp_path, reports.append) == healthy
+    monkeypatch.setattr("persim.methods.holdout.train", explode)
+    other = settings.job({"learning_rate": 0.9, "epochs": 3})
+    assert settings.value(run_trial(other, cartpole_data, cells, reports.append)) == np.inf
+    assert run_trial(job, cartpole_data, cells, reports.append) == healthy
 
 
 REWARD = [*SMALL, "--objective", "reward", "--members", "1", "--episodes", "1"]
@@ -84,11 +86,12 @@ def test_a_reward_trial_plans_for_every_test_agent(cartpole_data, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     settings = study([*REWARD, "--agents", "12"], QUICK)
     values = settings.space.decode({"rank": "5"})
-    done = run_trial(settings, values, cartpole_data, tmp_path, lambda _: None)
+    done = run_trial(settings.job(values), cartpole_data, CellStore(tmp_path), lambda _: None)
     rewards = [done.value("reward", agent) for agent in range(1, 6)]
     assert settings.value(done) == pytest.approx(np.mean(rewards))
     assert all(1 <= reward <= 200 for reward in rewards)
-    assert done.cell.settings["planner_settings"] == {"plans": 10, "horizon": 5}
+    assert done.cell.settings["planning"]["settings"] == {"plans": 10, "horizon": 5}
+    assert done.cell.settings["size"] == {"members": 1, "candidates": 3}
 
 
 def test_optuna_is_told_what_an_earlier_run_has_found(tmp_path, monkeypatch):
@@ -99,7 +102,8 @@ def test_optuna_is_told_what_an_earlier_run_has_found(tmp_path, monkeypatch):
         journal = Journal(settings, cells)
         values = [settings.space.decode({"rank": label}) for label in ("3", "5")]
         journal.entries = [Entry(values[0], [(1, 0.5)], stopped_at=1), Entry(values[1])]
-        finish(cells, settings.cell(values[0], 1), [row("holdout_error", 0.5)], {}, {}, 0.0)
+        cell = stopped(settings.job(values[0]), 1).cell
+        cells.finish(FinishedCell(cell, [row("holdout_share", 0.5)], {}, "abc", {}, 0, 0))
         searching = search(settings, journal, values[0])
         assert [trial.state.name for trial in searching._ot_study.trials] == [state, "WAITING"]
         assert searching.suggest("next") == {"rank": "5"}
@@ -153,12 +157,9 @@ def test_the_journal_is_read_as_it_was_written(tmp_path, monkeypatch):
     journal.entries = [Entry({"rank": 3, "state_widths": [64]}, [(1, 0.5)], 1), Entry({"rank": 5})]
     journal.write()
     assert Journal(settings, cells).entries == journal.entries
+    (request,) = cells.requests()
+    assert request.cells == tuple(journal.job(entry).cell.id for entry in journal.entries)
     assert journal.finished() == []
-
-
-def test_best_settings_are_asked_for_with_the_command(tmp_path):
-    with pytest.raises(InputError, match=r"python sweeps/tune\.py --env cartpole"):
-        read_best(tmp_path, "cartpole", "random", 20, "holdout")
 
 
 def start(folder, trials):
@@ -178,7 +179,7 @@ def results(folder):
     """What every trial gave, in order, without timings."""
     path = next((folder / "runs" / "studies").glob("*.json"))
     trials = json.loads(path.read_text())["record"]["trials"]
-    cells = [json.loads(p.read_text())["record"] for p in sorted((folder / "runs" / "cells" / "tune").glob("*.json"))]
+    cells = [json.loads(p.read_text())["record"] for p in sorted((folder / "runs" / "cells").glob("*.json"))]
     return trials, [(cell["cell"], cell["rows"], cell["curves"]) for cell in cells]
 
 
@@ -197,11 +198,11 @@ def test_the_command_tunes_and_the_same_command_does_what_is_missing(tmp_path, m
     stopped = sum(trial["stopped_at"] is not None for trial in trials)
     assert len(table) == 6 - stopped
     assert sum("rung_error" in curves for *_, curves in cells) == stopped
-    best = read_best(whole / "runs", "cartpole", "random", 20, "holdout")
     winner = trials[int(table[0][0]) - 1]["values"]
-    nets, training = training_of(best)
-    assert (nets.rank, nets.normalised) == (winner["rank"], winner["normalised"])
-    assert (training.learning_rate, training.epochs) == (winner["learning_rate"], 27)
+    found = tuned_settings("tuned", whole / "runs", "cartpole", "random", 20)
+    best = PerSimSettings.chosen(get("cartpole"), Options(tuned=found))
+    assert (best.rank, best.nets.normalised) == (winner["rank"], winner["normalised"])
+    assert (best.train.learning_rate, best.train.epochs) == (winner["learning_rate"], 27)
     assert not list((whole / "runs" / "checkpoints").glob("*"))
     client = MlflowClient(tracking_uri=f"sqlite:///{whole}/runs/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("tune").experiment_id])

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from persim import console
 from persim.envs import get
 from sweeps import tune
-from sweeps.tuning.space import Choice, Fixed, Range, Space, as_yaml, default_space
+from sweeps.tuning.space import Space, as_yaml, default_space
 
 SCRIPT = Path(tune.__file__)
 SMALL = ["--env", "cartpole", "--agents", "20", "--epochs", "27", "--space", "space.yaml", "--cpus", "1"]
@@ -27,27 +28,33 @@ def study(arguments=SMALL, space=SPACE):
 
 
 DOMAINS = [
-    ("learning_rate: 0.01", Fixed(0.01)),
-    ("learning_rate: 1e-4", Fixed(1e-4)),  # YAML reads this as text
-    ("learning_rate: {low: 1e-4, high: 1e-2, log: true}", Range(1e-4, 1e-2, True, None, False)),
-    ("batch_size: [32, 64]", Choice((32, 64))),
-    ("rank: [5]", Fixed(5)),
-    ("rank: {low: 2, high: 30}", Range(2, 30, False, None, True)),
-    ("rank: {low: 2, high: 30, int: true, log: true}", Range(2, 30, True, None, True)),
-    ("epochs: {low: 100, high: 400, step: 50}", Range(100, 400, False, 50, True)),
-    ("state_widths: 64", Fixed([64])),
-    ("state_widths: [64, 256]", Choice(([64], [256]))),
-    ("state_widths: [[256, 256], [64]]", Choice(([256, 256], [64]))),
-    ("action_widths: [[], [64]]", Choice(([], [64]))),
-    ("normalised: [true, false]", Choice((True, False))),
-    ("planner: [cem, persistent_shooting]", Choice(("cem", "persistent_shooting"))),
+    ("learning_rate: 0.01", [0.01]),
+    ("learning_rate: 1e-4", [1e-4]),  # YAML reads this as text
+    ("learning_rate: {low: 1e-4, high: 1e-2, log: true}", FloatDistribution(1e-4, 1e-2, log=True)),
+    ("learning_rate: {low: 0.1, high: 0.3, step: 0.1}", FloatDistribution(0.1, 0.3, step=0.1)),
+    ("batch_size: [32, 64]", [32, 64]),
+    ("rank: [5]", [5]),
+    ("rank: {low: 2, high: 30}", IntDistribution(2, 30)),
+    ("rank: {low: 2, high: 30, int: true, log: true}", IntDistribution(2, 30, log=True)),
+    ("epochs: {low: 100, high: 400, step: 50}", IntDistribution(100, 400, step=50)),
+    ("state_widths: 64", [[64]]),
+    ("state_widths: [64, 256]", [[64], [256]]),
+    ("state_widths: [[256, 256], [64]]", [[256, 256], [64]]),
+    ("action_widths: [[], [64]]", [[], [64]]),
+    ("normalised: [true, false]", [True, False]),
+    ("planner: [cem, persistent_shooting]", ["cem", "persistent_shooting"]),
 ]
 
 
 @pytest.mark.parametrize(("text", "expected"), DOMAINS, ids=[text for text, _ in DOMAINS])
 def test_a_space_file_says_what_it_means(text, expected, tmp_path):
-    (domain,) = read(text, tmp_path).domains.values()
-    assert domain == expected
+    space = read(text, tmp_path)
+    ((name, domain),) = space.domains.items()
+    if isinstance(domain, CategoricalDistribution):
+        assert [values[name] for values in space.ends(name)] == expected
+    else:
+        assert domain == expected
+    assert name in (space.fixed if isinstance(expected, list) and len(expected) == 1 else space.tuned)
 
 
 BAD_SPACES = [
@@ -63,21 +70,21 @@ BAD_SPACES = [
     ("rank: {low: 0, high: 3}", "rank: low is 0"),
     ("rank: {low: 1.5, high: 3}", "whole number"),
     ("rank: {low: 1, high: 10, step: 4}", "steps of 4 do not lead from 1 to 10"),
-    ("rank: {low: 1, high: 9, step: 4, log: true}", "step and log cannot be had together"),
+    ("rank: {low: 1, high: 9, step: 4, log: true}", "rank has both step and log"),
     ("rank: {low: 1, high: 9, log: 3}", "has to be true or false"),
     ("rank: []", "empty list"),
     ("rank: [3, 3]", "names a value twice"),
     ("rank: true", "has to be a number"),
-    ("rank: 3\nrank: [3, 5]", "rank is there twice"),
+    ("rank: 3\nrank: [3, 5]", "rank is given twice"),
     ("normalised: [maybe]", "has to be true or false"),
     ("state_widths: [[0]]", "state_widths is 0"),
     ("state_widths: {low: 1, high: 8}", "cannot have a range"),
     ("planner: [cmm]", "planner 'cmm' is unknown (did you mean 'cem'?)"),
     ("rank: 3", "one value of everything"),
     ("epochs: [10, 20]", "--epochs 27 and the epochs of space"),
-    ("- rank", "has no settings"),
-    ("", "has no settings"),
-    ("rank: [3", "is no YAML"),
+    ("- rank", "names no settings"),
+    ("", "names no settings"),
+    ("rank: [3", "is not valid YAML"),
 ]
 
 

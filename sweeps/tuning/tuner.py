@@ -1,0 +1,158 @@
+"""Running the trials of a sweep with Ray Tune, whoever suggests them and whatever stops them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from ray import tune
+from ray.tune import Callback
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from persim.data import Trajectories
+from persim.methods import PerSim
+from persim.methods.holdout import Progress, run_trial
+from persim.storage.cells import CellStore
+from sweeps.tuning.bar import SweepBar
+from sweeps.tuning.sweep import Failure, Sweep
+
+REPORT_SECONDS = 1.0
+MAX_FAILURES = 3
+Rungs = Sequence[tuple[int, float]]  # epochs with the hold-out error after each
+
+
+class Search(OptunaSearch):  # type: ignore[misc]  # Ray is untyped
+    """Tells Optuna results at the end only: stopping early is the scheduler's."""
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides which trials run.
+
+    Attributes:
+        search: suggests configurations.
+        scheduler: stops trials early; None stops none.
+        callbacks: told about every trial.
+        known: by cell id the rungs that a trial reached before an interruption.
+    """
+
+    search: Search
+    scheduler: TrialScheduler | None = None
+    callbacks: Sequence[Callback] = ()
+    known: Mapping[str, Rungs] = field(default_factory=dict)
+
+
+def each_of(points: Sequence[Mapping[str, Any]]) -> Plan:
+    """Run each of these configurations once, in their order.
+
+    Optuna's samplers would repeat some and skip others, and its GridSampler covers whole grids only.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = {name: CategoricalDistribution(sorted({point[name] for point in points})) for name in points[0]}
+    return Plan(Search(space, metric="value", mode="min", points_to_evaluate=[dict(point) for point in points], seed=0))
+
+
+def _trainable(
+    config: dict[str, Any],
+    data: Trajectories | None = None,
+    sweep: Sweep | None = None,
+    known: Mapping[str, Rungs] | None = None,
+    root: str = "",
+) -> None:
+    """One trial on a worker; reports at every rung, and about once a second."""
+    assert data is not None
+    assert sweep is not None
+    job, last = sweep.trial(config), time.monotonic()
+    assert isinstance(job.method, PerSim)
+    rank, epochs = job.method.settings.rank, job.method.settings.train.epochs
+    before = (known or {}).get(job.cell.id, ())
+
+    def at_rung(epoch: int, error: float) -> dict[str, Any]:
+        value = sweep.value_at_rung(error)
+        return {"rank": rank, "epoch": epoch, "rung_error": error} | ({} if value is None else {"value": value})
+
+    def report(now: Progress) -> None:
+        nonlocal last
+        losses = {"loss": now.loss, "holdout_loss": now.holdout_loss}
+        if now.rung_error is not None:
+            tune.report(at_rung(now.epoch, now.rung_error) | losses)
+        elif time.monotonic() - last >= REPORT_SECONDS:
+            last = time.monotonic()
+            tune.report({"rank": rank, "epoch": now.epoch} | losses)
+
+    for epoch, error in before:  # the scheduler is new and has not seen them
+        tune.report(at_rung(epoch, error))
+    ahead = set(sweep.rungs(epochs)) - {epoch for epoch, _ in before}
+    done = run_trial(job, data, CellStore(Path(root)), report, ahead)
+    final: dict[str, Any] = {"rank": rank, "epoch": epochs}
+    if math.isfinite(value := sweep.value(done)):
+        final |= {"value": value, "loss": done.value("train_mse"), "holdout_loss": done.value("holdout_mse")}
+    tune.report(final)
+
+
+def run_trials(sweep: Sweep, plan: Plan, count: int, data: Trajectories, root: Path, cpus: int) -> list[Failure]:
+    """Run trials, each on one CPU, and return those that failed for good.
+
+    A trial that dies is tried again and goes on from its checkpoint.
+
+    Args:
+        sweep: makes the trials.
+        plan: decides which.
+        count: how many.
+        data: shared by all trials through Ray's object store.
+        root: the store.
+        cpus: of the cluster.
+    """
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # not every report has a value
+    root, folder = root.resolve(), root.resolve() / "tune"
+    shutil.rmtree(folder / sweep.id, ignore_errors=True)  # of a run that was killed
+    bar = SweepBar(f"{sweep.env} {sweep.doing}", count, sweep.largest_epochs)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainable = tune.with_parameters(_trainable, data=data, sweep=sweep, known=plan.known, root=str(root))
+            tuner = tune.Tuner(
+                tune.with_resources(trainable, {"cpu": 1}),
+                tune_config=tune.TuneConfig(
+                    num_samples=count,
+                    max_concurrent_trials=max(1, cpus),
+                    search_alg=plan.search,
+                    scheduler=plan.scheduler,
+                    reuse_actors=True,
+                ),
+                run_config=tune.RunConfig(
+                    name=sweep.id,
+                    storage_path=str(folder),
+                    failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                    callbacks=[bar, *plan.callbacks],
+                    verbose=0,
+                ),
+            )
+            results = tuner.fit()
+    finally:
+        bar.close()
+    # Tune's own files repeat what the cells record; the next run starts from the cells.
+    shutil.rmtree(folder / sweep.id, ignore_errors=True)
+    return [_failure(sweep, result) for result in results if result.error is not None]
+
+
+def _failure(sweep: Sweep, result: Any) -> Failure:
+    """Name a failed trial by its configuration; the last line of a traceback says what went wrong."""
+    name = ", ".join(f"{key} {value}" for key, value in result.config.items())
+    lines = [line.strip() for line in str(result.error).splitlines() if line.strip()]
+    return Failure(name, sweep.trial(result.config).cell, lines[-1] if lines else type(result.error).__name__)
