@@ -63,13 +63,7 @@ class Library:
     cells: tuple[FinishedCell, ...]
 
     def measured(
-        self,
-        metric: str,
-        env: str,
-        regime: str,
-        method: str,
-        n_agents: int,
-        unseen: Sequence[Sequence[float]] = (),
+        self, metric: str, env: str, regime: str, method: str, n_agents: int, unseen: Sequence[Sequence[float]] = ()
     ) -> Measured | None:
         """Find the best configuration that measured this; None if nothing did.
 
