@@ -38,12 +38,12 @@ def parser() -> console.Parser:
     p.add_argument("--out", type=Path, default=Path("results"), help="folder of the rows (results)")
     p.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw them too, as PNG files in this folder")
     p.add_argument("--agents", type=int, default=500, metavar="N", help="number of agents of the models (500)")
-    p.add_argument("--seed", type=int, default=0, help="of the trial; the first of a benchmark has its --seed (0)")
+    p.add_argument("--seed", type=int, default=0, help="of the training; a benchmark's first trial has its --seed (0)")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes rows and pictures; returns the exit status."""
+    """Write rows and pictures; returns the exit status."""
     args = parser().parse_args(argv)
     check_at_least("agents", args.agents, 1)
     check_at_least("seed", args.seed, 0)
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ours = [model for model in models if model.cell.method == "persim"]
     if not ours:
         raise InputError(
-            f"{_named(roots)} no finished PerSim of N={args.agents} and seed {args.seed}; "
+            f"{_named(roots)} no trained PerSim of N={args.agents} and seed {args.seed}; "
             "run sweeps/benchmark.py --suite prediction first, or give another --store"
         )
     wanted = [(args.out, "folder --out")] + ([(args.pictures, "folder --pictures")] if args.pictures else [])
@@ -79,7 +79,7 @@ def _named(roots: Sequence[Path]) -> str:
 
 
 def _report_missing(models: Sequence[StoredModel]) -> None:
-    """Names the methods that are to stand beside PerSim and are not in the store."""
+    """Name the methods that are to stand beside PerSim and are not in the store."""
     there = {(model.cell.env, model.cell.regime, model.cell.method) for model in models}
     for env, regime in dict.fromkeys((model.cell.env, model.cell.regime) for model in models):
         lacking = [METHODS[method].title for method in COMPARED if (env, regime, method) not in there]

@@ -4,9 +4,9 @@
     python sweeps/report.py                      write it anew from the rows in --out alone
     python sweeps/report.py --suite scarcity     only what belongs to one suite
 
---out keeps everything: rows-SUITE.parquet (one row per cell, metric and agent; what is there stays), report.md,
-report.html (needs no other file) and figures/. The same rows give the same bytes. An optional notes.json there
-gives reasons and remarks (docs/report.md).
+--out keeps everything: rows-KIND.parquet (one row per cell, metric and agent, of each kind of measurement; what is
+there stays), report.md, report.html (needs no other file) and figures/. The same rows give the same bytes. An
+optional notes.json there gives reasons and remarks (docs/report.md).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from persim.errors import InputError, check_choice
 from sweeps.reporting import rows as row_files
 from sweeps.reporting.files import write_all
 from sweeps.reporting.goal import check_notes
-from sweeps.reporting.page import Figure, Section, html, markdown
+from sweeps.reporting.page import Section, html, markdown
 from sweeps.reporting.results import Results, read_notes
-from sweeps.reporting.rows import SUITES, Cells
+from sweeps.reporting.rows import KINDS, SUITES, Cells
 from sweeps.reporting.sections import sections
 from sweeps.reporting.select import Library
 
@@ -39,7 +39,7 @@ def parser() -> console.Parser:
         epilog="in the report † marks another budget than the paper's, – what is not measured;\n"
         "exit status 2: bad input, nothing was written",
     )
-    p.add_argument("--suite", help=f"only its sections: {', '.join(SUITES)} (all)")
+    p.add_argument("--suite", help=f"show only its sections: {', '.join(SUITES)} (all)")
     p.add_argument("--out", type=console.folder, default=Path("results"), help="folder of rows and report (results)")
     p.add_argument(
         "--store",
@@ -53,7 +53,7 @@ def parser() -> console.Parser:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Finds what cannot work before anything is read.
+    """Find what cannot work before anything is read.
 
     Raises:
         InputError: one line that says what and what to do.
@@ -67,15 +67,15 @@ def check(args: argparse.Namespace) -> None:
 
 
 def gather(out: Path, stores: Sequence[Path], suite: str | None) -> Cells:
-    """The cells of the folder and of these stores.
+    """Read the cells of the folder and of these stores.
 
     Raises:
-        InputError: there is none (of the suite), one is damaged, or the same cell is there with different values.
+        InputError: no cell is there (that the suite asked for), one is damaged, or a cell is there with two values.
     """
     cells = row_files.read_all(out)
     for root in stores:
         cells = row_files.merge(cells, row_files.collect(root), f"(in store {str(root)!r} and in what was read before)")
-    if not any(suite in (None, done.cell.suite) for done in cells.values()):
+    if not any(suite is None or suite in done.labels for done in cells.values()):
         what = f"no rows of suite {suite}" if suite else "no rows"
         raise InputError(
             f"{str(out)!r} has {what}; run sweeps/benchmark.py, then give its folder with --store, or another --out"
@@ -85,21 +85,17 @@ def gather(out: Path, stores: Sequence[Path], suite: str | None) -> Cells:
 
 def files(cells: Cells, made: Sequence[Section], title: str, *, rows: bool) -> dict[str, bytes]:
     """Everything that is written, by path below the folder; ``rows``: also the rows."""
-    found = {figure.path: figure.svg for figure in _figures(made)}
+    found = {figure.path: figure.svg for section in made for figure in section.figures}
     found |= {"report.md": markdown(title, made), "report.html": html(title, made)}
-    if rows:
-        for suite in sorted({done.cell.suite for done in cells.values()}):
-            own = [done for done in cells.values() if done.cell.suite == suite]
-            found[row_files.rows_path(Path(), suite).name] = row_files.encode(own)
+    for kind in KINDS if rows else ():
+        own = [done for done in cells.values() if done.cell.what == kind]
+        if own:
+            found[row_files.rows_path(Path(), kind).name] = row_files.encode(own)
     return found
 
 
-def _figures(made: Sequence[Section]) -> list[Figure]:
-    return [figure for section in made for figure in section.figures]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the report; returns the exit status."""
+    """Write the report; returns the exit status."""
     args = parser().parse_args(argv)
     check(args)
     cells = gather(args.out, args.store, args.suite)
@@ -115,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _summary(out: Path, cells: Cells, written: Mapping[str, bytes]) -> str:
-    suites = {suite: sum(done.cell.suite == suite for done in cells.values()) for suite in SUITES}
+    suites = {suite: sum(suite in done.labels for done in cells.values()) for suite in SUITES}
     there = ", ".join(f"{suite} {count}" for suite, count in suites.items() if count)
     size = len(written["report.html"]) / 1e6
     return f"{len(cells)} cells ({there})\nwritten: {out / 'report.html'} ({size:.1f} MB), {out / 'report.md'}"

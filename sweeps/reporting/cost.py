@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import mean, median
 
 from baselines.registry import METHODS
+from persim.methods.job import HOLDOUT, REWARD
 from persim.storage.cells import FinishedCell
 from sweeps.reporting.page import Entry, Section, Table, text
 from sweeps.reporting.results import ENV_TITLES, Results
@@ -18,7 +19,8 @@ _MEANING = (
     "several cells share is counted once in the sums. PerSim-BCQ-5 and PerSim-CQL-5 start from PerSim's model, whose "
     "training is not counted again. Budget smoke is left out."
 )
-Group = tuple[str, str, int, str, str]
+_SWEEP = "rank sweep"
+Group = tuple[str, str, int, str]
 
 
 def cost(results: Results) -> list[Section]:
@@ -32,18 +34,17 @@ def cost(results: Results) -> list[Section]:
 
 
 def _groups(cells: Iterable[FinishedCell]) -> dict[Group, list[FinishedCell]]:
-    """Cells of one environment, method, N and budget; in the order of environments and methods."""
+    """Group cells by environment, method, N and budget; in the order of environments and methods, sweeps last."""
     order = {name: place for place, name in enumerate((*ENV_TITLES, *METHODS))}
     found: dict[Group, list[FinishedCell]] = {}
     for done in cells:
-        cell = done.cell
-        kind = "rank sweep" if cell.suite == "rank_cv" else "grid"
-        if budget_of(done) != "smoke":
-            found.setdefault((cell.env, cell.method, cell.agents, budget_of(done), kind), []).append(done)
+        cell, budget = done.cell, _SWEEP if done.cell.what == HOLDOUT else budget_of(done)
+        if budget != "smoke":
+            found.setdefault((cell.env, cell.method, cell.agents, budget), []).append(done)
 
     def place(group: Group) -> tuple[object, ...]:
-        env, method, *rest = group
-        return (order.get(env, len(order)), env, order.get(method, len(order)), method, *rest)
+        env, method, count, budget = group
+        return order.get(env, len(order)), env, budget == _SWEEP, order.get(method, len(order)), method, count, budget
 
     return {group: found[group] for group in sorted(found, key=place)}
 
@@ -57,7 +58,7 @@ def models(cells: Iterable[FinishedCell]) -> list[float]:
     for done in cells:
         cell, seconds = done.cell, done.seconds.get("train", 0.0)
         if seconds > 0:
-            found[cell.env, cell.regime, cell.agents, cell.method, cell.trial, done.seed, seconds] = seconds
+            found[cell.env, cell.regime, cell.agents, cell.method, cell.seed, seconds] = seconds
     return sorted(found.values())
 
 
@@ -85,28 +86,23 @@ def _table(env: str, groups: dict[Group, list[FinishedCell]], price: float | Non
 
 
 def _row(group: Group, cells: Sequence[FinishedCell], price: float | None) -> tuple[Entry, ...]:
-    _, method, count, budget, kind = group
+    _, method, count, budget = group
     title = METHODS[method].title if method in METHODS else method
     trained = models(cells)
     decisions = [1e3 * done.seconds["decision"] for done in cells if "decision" in done.seconds]
     hours = core_hours(cells)
     shown = (
         str(count),
-        kind if kind != "grid" else budget or "–",
+        budget or "–",
         str(len(cells)),
         _span(median(trained)) if trained else "–",
         f"{mean(decisions):.3g} ms" if decisions else "–",
-        _measuring(done for done in cells if not _has_rewards(done)),
-        _measuring(done for done in cells if _has_rewards(done)),
+        _measuring(done for done in cells if done.cell.what != REWARD),
+        _measuring(done for done in cells if done.cell.what == REWARD),
         _hours(hours),
     )
     money = () if price is None else (text(_dollars(hours * price)),)
     return (Entry((title,)), *map(text, shown), *money)
-
-
-def _has_rewards(done: FinishedCell) -> bool:
-    """Whether episodes were played, which takes longest."""
-    return any(row["metric"] == "reward" for row in done.rows)
 
 
 def _measuring(cells: Iterable[FinishedCell]) -> str:

@@ -124,8 +124,8 @@ def overview(results: Results) -> list[Section]:
     commits = sorted({done.commit for done in cells})
     lines = [results.notes[ABOUT]] if ABOUT in results.notes else []
     lines += [
-        f"{len(cells)} finished cells (a cell is one trial of one method on one kind of data), computed with code "
-        f"of {len(commits)} commit{'s' if len(commits) > 1 else ''}: {', '.join(commits)}.",
+        f"{len(cells)} finished cells (a cell is one measurement of one method on one kind of data, with one seed), "
+        f"computed with code of {len(commits)} commit{'s' if len(commits) > 1 else ''}: {', '.join(commits)}.",
         "Every cell of a table has ours (mean ± sample standard deviation over trials), the paper's, and the "
         f"difference. {MARKS['better']} better than or equal to the paper's, at its printed precision; "
         f"{MARKS['within']} within one standard deviation (the paper's; for prediction errors ours over trials, as the "

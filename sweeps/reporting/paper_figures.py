@@ -54,7 +54,7 @@ def _table(results: Results) -> Table:
 
 def _entry(results: Results, env: str, regime: str, covariate: str) -> Entry:
     metric = f"factor_r2_{covariate}"
-    measured = results.library.measured(metric, env, regime, "persim", PAPER_AGENTS, suites=("prediction",))
+    measured = results.library.measured(metric, env, regime, "persim", PAPER_AGENTS)
     if measured is None:
         return Entry(("–",), "missing")
     values = np.array([done.value(metric) for done in measured.cells])

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from persim.methods.job import HOLDOUT
 from persim.storage import store
-from persim.storage.cells import FinishedCell
+from persim.storage.cells import FinishedCell, file_name
 from sweeps.reporting.compare import number
 from sweeps.reporting.draw import drawn, rank_figure
 from sweeps.reporting.page import Entry, Figure, Section, Table, text
@@ -31,14 +32,14 @@ def ranks(results: Results) -> list[Section]:
 
 
 def _sweeps(cells: Sequence[FinishedCell]) -> dict[str, list[FinishedCell]]:
-    """Trials that differ in rank and repeat only, by a name of their own."""
+    """Group the trials that differ in rank and split only, each group by a name of its own."""
     groups: dict[str, list[FinishedCell]] = {}
     for done in cells:
         cell = done.cell
-        if cell.suite == SUITE:
-            settings = {name: value for name, value in cell.settings.items() if name != "rank"}
-            name = f"{cell.env.replace(':', '.')}-{cell.regime}-{cell.agents}-{store.settings_hash(settings)[:6]}"
-            groups.setdefault(name, []).append(done)
+        if SUITE in done.labels and cell.what == HOLDOUT:
+            shared = [{**cell.settings, "rank": None}, {**cell.measure, "split": None}, cell.seed]
+            name = store.settings_hash({"sweep": shared})[:6]
+            groups.setdefault(f"{file_name(cell.env)}-{cell.regime}-{cell.agents}-{name}", []).append(done)
     return groups
 
 
@@ -52,9 +53,8 @@ def _section(name: str, trials: Sequence[FinishedCell]) -> Section:
         return Section(title, f"rank-{name}", ("Every rank diverged.",), level=3)
     chosen = choose(finite)
     svg = drawn(f"rank-{name}", lambda: rank_figure(title, trials, finite, chosen))
-    caption = (
-        f"{title}: hold-out error of every rank with its standard error, {cell.settings.get('epochs', '?')} epochs."
-    )
+    epochs = cell.settings["train"]["epochs"]
+    caption = f"{title}: hold-out error of every rank with its standard error, {epochs} epochs."
     rows = tuple(
         (
             Entry((f"rank {s.rank}" + (" (chosen)" if s is chosen else ""),)),

@@ -1,6 +1,6 @@
 """Published rows: finished cells as Parquet files, one row per cell, metric and agent.
 
-A file holds the cells of one suite, sorted, so that the same cells always give the same bytes.
+A file holds the cells of one kind of measurement, sorted, so that the same cells always give the same bytes.
 """
 
 from __future__ import annotations
@@ -16,26 +16,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from persim.errors import InputError, check_choice
+from persim.methods import PRESETS
+from persim.methods.job import HOLDOUT, PREDICTION, REWARD
 from persim.storage import store
-from persim.storage.cells import KIND, Cell, FinishedCell
+from persim.storage.cells import Cell, CellStore, FinishedCell, read_finished
 
-VERSION = 1
+VERSION = 2
+KINDS = (PREDICTION, REWARD, HOLDOUT)
 SUITES = ("prediction", "reward", "augmentation", "unseen", "scarcity", "rank_cv")
 Cells = dict[str, FinishedCell]
 
 SCHEMA = pa.schema(
     [
         ("version", pa.int32()),
-        ("cell", pa.string()),
-        ("suite", pa.string()),
+        ("cell", pa.string()),  # the hash of the next seven
         ("env", pa.string()),
         ("regime", pa.string()),
         ("n_agents", pa.int32()),
         ("method", pa.string()),
-        ("trial", pa.int32()),
-        ("settings", pa.string()),  # canonical JSON
-        ("budget", pa.string()),  # name of the preset; null if the suite has none
         ("seed", pa.int64()),
+        ("settings", pa.string()),  # canonical JSON
+        ("measure", pa.string()),  # canonical JSON
+        ("labels", pa.string()),  # canonical JSON: the preset by suite
         ("commit", pa.string()),
         ("metric", pa.string()),
         ("agent", pa.int32()),  # the paper's number; null if the metric is of no one agent
@@ -47,15 +49,16 @@ SCHEMA = pa.schema(
     ]
 )
 _TIMINGS = ("train", "measure", "decision")
+_OF_ROW = ("metric", "agent", "value")
 
 
-def rows_path(out: Path, suite: str) -> Path:
-    """Where the rows of a suite are kept."""
-    return out / f"rows-{suite}.parquet"
+def rows_path(out: Path, kind: str) -> Path:
+    """Where the rows of a kind of measurement are kept."""
+    return out / f"rows-{kind}.parquet"
 
 
 def encode(cells: Iterable[FinishedCell]) -> bytes:
-    """The Parquet file of these cells; their order does not matter, curves are left out."""
+    """Write cells as a Parquet file; their order does not matter, and curves are left out."""
     rows = [entry for done in sorted(cells, key=_order) for entry in _rows(done)]
     file = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file, compression="zstd", write_page_checksum=True)
@@ -64,7 +67,7 @@ def encode(cells: Iterable[FinishedCell]) -> bytes:
 
 def _order(done: FinishedCell) -> tuple[object, ...]:
     cell = done.cell
-    return cell.env, cell.regime, cell.agents, cell.method, cell.trial, cell.id
+    return cell.env, cell.regime, cell.agents, cell.method, cell.seed, cell.id
 
 
 def _rows(done: FinishedCell) -> list[dict[str, Any]]:
@@ -72,15 +75,14 @@ def _rows(done: FinishedCell) -> list[dict[str, Any]]:
     shared = {
         "version": VERSION,
         "cell": cell.id,
-        "suite": cell.suite,
         "env": cell.env,
         "regime": cell.regime,
         "n_agents": cell.agents,
         "method": cell.method,
-        "trial": cell.trial,
+        "seed": cell.seed,
         "settings": store.canonical_json(cell.settings),
-        "budget": cell.settings.get("budget", {}).get("name"),
-        "seed": done.seed,
+        "measure": store.canonical_json(cell.measure),
+        "labels": store.canonical_json(done.labels),
         "commit": done.commit,
         **{f"{name}_seconds": done.seconds.get(name) for name in _TIMINGS},
         "ended": done.ended,
@@ -89,20 +91,16 @@ def _rows(done: FinishedCell) -> list[dict[str, Any]]:
 
 
 def read_all(out: Path) -> Cells:
-    """The cells of every ``rows-*.parquet`` in a folder, by id; none if there is no such file.
+    """Read the cells of every ``rows-*.parquet`` in a folder, by id; none if there is no such file.
 
     Raises:
-        InputError: a file is damaged, of another version or of an unknown suite, or holds a row twice.
+        InputError: a file is damaged, of another version or of an unknown kind, or holds a row twice.
     """
-    found: Cells = {}
-    for path in sorted(out.glob("rows-*.parquet")):
-        suite = check_choice(f"suite of {str(path)!r}:", path.stem.removeprefix("rows-"), SUITES)
-        found |= {done.cell.id: done for done in read(path, suite)}
-    return found
+    return {done.cell.id: done for path in sorted(out.glob("rows-*.parquet")) for done in read(path)}
 
 
-def read(path: Path, suite: str) -> list[FinishedCell]:
-    """The cells of one file.
+def read(path: Path) -> list[FinishedCell]:
+    """Read the cells of one file.
 
     Raises:
         InputError: as of ``read_all``.
@@ -110,7 +108,8 @@ def read(path: Path, suite: str) -> list[FinishedCell]:
     grouped: dict[str, list[dict[str, Any]]] = {}
     for entry in _entries(path):
         grouped.setdefault(entry["cell"], []).append(entry)
-    return [_cell(path, suite, name, rows) for name, rows in grouped.items()]
+    kind = check_choice(f"{str(path)!r}: the kind of rows", path.stem.removeprefix("rows-"), KINDS)
+    return [_cell(path, kind, name, rows) for name, rows in grouped.items()]
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
@@ -121,6 +120,11 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     except Exception as error:  # Arrow has no one error for what is damaged
         raise _damaged(path, "it is truncated, changed or no Parquet file") from error
     versions = {entry.get("version") for entry in entries} if "version" in columns else {None}
+    if 1 in versions:
+        raise InputError(
+            f"{str(path)!r} is of version 0.1, whose cells were named differently; convert it as CHANGELOG.md says, "
+            "or delete it and collect again with --store"
+        )
     if versions - {VERSION}:
         came = ", ".join(sorted(map(str, versions - {VERSION})))
         raise InputError(
@@ -136,33 +140,34 @@ def _damaged(path: Path, why: str) -> InputError:
     return InputError(f"{str(path)!r} is damaged: {why}; restore it, or delete it and collect again with --store")
 
 
-def _cell(path: Path, suite: str, name: str, rows: Sequence[dict[str, Any]]) -> FinishedCell:
+def _cell(path: Path, kind: str, name: str, rows: Sequence[dict[str, Any]]) -> FinishedCell:
     first = rows[0]
     try:
-        settings = json.loads(first["settings"])
-        where = {name: first[name] for name in ("suite", "env", "regime", "method", "trial")}
-        cell = Cell(**where, agents=first["n_agents"], settings=settings)
-    except (ValueError, TypeError) as error:
-        raise _damaged(path, f"the settings of cell {name} cannot be read") from error
-    if cell.id != name or cell.suite != suite:
+        settings, measure, labels = (json.loads(first[column]) for column in ("settings", "measure", "labels"))
+        where = {column: first[column] for column in ("env", "regime", "method", "seed")}
+        cell = Cell(**where, agents=first["n_agents"], settings=settings, measure=measure)
+        fits = cell.id == name and cell.what == kind and all(isinstance(preset, str) for preset in labels.values())
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _damaged(path, f"settings, measure or labels of cell {name} cannot be read") from error
+    if not fits or any(row[column] != first[column] for row in rows for column in first if column not in _OF_ROW):
         raise _damaged(path, f"cell {name} does not hold what its id says")
     return FinishedCell(
         cell=cell,
         rows=_once(f"in {str(path)!r}", name, rows),
         curves={},
-        seed=first["seed"],
         commit=first["commit"],
         seconds={name: first[f"{name}_seconds"] for name in _TIMINGS if first[f"{name}_seconds"] is not None},
         started=first["ended"],
         ended=first["ended"],
+        labels=labels,
     )
 
 
 def _once(where: str, name: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Metric, agent and value of each row of one file.
+    """Select metric, agent and value of each row of one file.
 
     Raises:
-        InputError: one is there twice, with the same value or another.
+        InputError: a row is there twice, with the same value or another.
     """
     found = _measured(where, name, rows)
     if len(found) < len(rows):
@@ -174,72 +179,68 @@ def _once(where: str, name: str, rows: Sequence[Mapping[str, Any]]) -> list[dict
 
 
 def _measured(where: str, name: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Metric, agent and value of each row, once.
+    """Select metric, agent and value of each row, once.
 
     Raises:
-        InputError: one is there twice with different values.
+        InputError: a row is there twice with different values.
     """
     found: dict[tuple[str, int | None], dict[str, Any]] = {}
     for row in rows:
-        entry = {field: row[field] for field in ("metric", "agent", "value")}
+        entry = {field: row[field] for field in _OF_ROW}
         known = found.setdefault((entry["metric"], entry["agent"]), entry)
         if known["value"] != entry["value"]:
-            raise _disagreement(name, where, known, entry)
+            agent = "" if entry["agent"] is None else f" of agent {entry['agent']}"
+            raise InputError(
+                f"cell {name} is there twice {where} and its {entry['metric']}{agent} differs: "
+                f"{known['value']} and {entry['value']}; find out which is right and remove the other"
+            )
     return list(found.values())
 
 
-def _disagreement(name: str, where: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> InputError:
-    agent = "" if one["agent"] is None else f" of agent {one['agent']}"
-    return InputError(
-        f"cell {name} is there twice {where} and its {one['metric']}{agent} differs: "
-        f"{one['value']} and {other['value']}; find out which is right and remove the other"
-    )
-
-
 def collect(root: Path) -> Cells:
-    """The finished cells of a store, of all suites that are reported.
+    """Read the finished cells of a store that any of ``SUITES`` asked for.
 
     Raises:
-        InputError: it has none, or one is damaged.
+        InputError: there is none, or one is damaged.
     """
     store.reach(root)
-    found: Cells = {}
-    for suite in SUITES:
-        for path in sorted((root / "cells" / suite).glob("*.json"), key=str):
-            done = _recorded(path)
-            found[done.cell.id] = replace(done, rows=_once(f"in {str(path)!r}", done.cell.id, done.rows))
+    cells, found = CellStore(root), {}
+    labels = cells.labels()
+    for name in sorted(cells.finished_ids() & labels.keys()):
+        own = {suite: preset for suite, preset in labels[name].items() if suite in SUITES}
+        if own:
+            path = cells.record_path(name)
+            done = read_finished(path)
+            found[name] = replace(done, rows=_once(f"in {str(path)!r}", name, done.rows), labels=own)
     if not found:
         raise InputError(
-            f"store {str(root)!r} has no finished cells of {', '.join(SUITES)}; "
+            cells.of_old_version()
+            or f"store {str(root)!r} has no finished cells of {', '.join(SUITES)}; "
             "give the --store of sweeps/benchmark.py or sweeps/rank_cv.py"
         )
     return found
 
 
-def _recorded(path: Path) -> FinishedCell:
-    record = store.read_record(path, KIND)
-    try:
-        return FinishedCell(**{**record, "cell": Cell(**record["cell"])})
-    except TypeError as error:
-        raise InputError(
-            f"{str(path)!r} holds a cell of another version ({error}); remove it from the store"
-        ) from error
-
-
 def merge(ours: Cells, more: Cells, where: str) -> Cells:
-    """Both; of a cell that is in both, the one that ended later (its timings, as the values are the same).
+    """Join two collections; of a cell that is in both, keep the copy that ended later, with the labels of both.
 
     Raises:
         InputError: the values of such a cell differ.
     """
     merged = dict(ours)
     for name, done in more.items():
-        known = merged.get(name)
-        if known is not None:
-            _check_same(name, where, known.rows, done.rows)
-        if known is None or known.ended < done.ended:
-            merged[name] = done
+        known = merged.setdefault(name, done)
+        _check_same(name, where, known.rows, done.rows)
+        later = max(known, done, key=lambda one: one.ended)  # only its timings are its own
+        both = [*known.labels.items(), *done.labels.items()]
+        labels = {suite: fullest(preset for other, preset in both if other == suite) for suite, _ in both}
+        merged[name] = replace(later, labels=labels)
     return merged
+
+
+def fullest(presets: Iterable[str]) -> str:
+    """Choose the fullest of these presets; a name that is none comes last."""
+    return min(presets, key=lambda name: (*PRESETS, name).index(name))
 
 
 def _check_same(name: str, where: str, known: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> None:

@@ -1,24 +1,24 @@
-"""Which finished cells stand behind a number: of several budgets the best, and what is less than the paper's."""
+"""Which finished cells stand behind a number: of several budgets the best, and what differs from the paper's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.registry import METHODS, PRESETS, make_method
+from baselines.registry import METHODS, make_method
 from persim.envs import get
+from persim.methods.job import PREDICTION, REWARD
 from persim.storage import store
-from persim.storage.cells import FinishedCell
-from sweeps.grid.suites import ENVS, TRUE_ENV_REGIME
+from persim.storage.cells import FinishedCell, plain
+from sweeps.grid.suites import ENVS, belongs, paper_episodes
+from sweeps.reporting.rows import fullest
 
 _SHOWN = ("paper", "laptop", "quick")  # best first; the smoke budget's numbers mean nothing
-_EPISODES = ("episodes", "policy_episodes")
-_PER_CELL = ("seed", "measures")  # of the settings, what does not tell configurations apart
 _WORST = {"prediction_rmse": np.inf, "prediction_r2": -np.inf, "reward": -np.inf}
 
 
@@ -45,11 +45,11 @@ class Measured:
 
     @property
     def trials(self) -> int:
-        """How many repetitions."""
+        """How many repetitions there are."""
         return len(self.cells)
 
     def values(self, metric: str, agent: int) -> NDArray[np.float64]:
-        """The metric of an agent in every trial that measured it; what was not finite counts as the worst."""
+        """The metric of an agent ``[trials that measured it]``; what was not finite counts as the worst."""
         found = [
             row["value"] for done in self.cells for row in done.rows if (row["metric"], row["agent"]) == (metric, agent)
         ]
@@ -63,41 +63,39 @@ class Library:
     cells: tuple[FinishedCell, ...]
 
     def measured(
-        self, metric: str, env: str, regime: str, method: str, n_agents: int, *, suites: Sequence[str]
+        self, metric: str, env: str, regime: str, method: str, n_agents: int, unseen: Sequence[Sequence[float]] = ()
     ) -> Measured | None:
-        """The best configuration that measured this, or None.
+        """Find the best configuration that measured this; None if nothing did.
+
+        It does not matter which suite asked for the cells.
 
         Args:
             metric: name of the metric.
             env: environment.
-            regime: of the data; a method that looks at no data has its own and the same cells everywhere.
-            method: name in ``baselines.registry``.
-            n_agents: N; likewise.
-            suites: those to look in; the earlier one gives a trial that several have.
+            regime: of the data; a method that looks at no data has the same cells under every regime.
+            method: key in ``baselines.registry``.
+            n_agents: N; a method that looks at no data has the same cells for every N.
+            unseen: covariates ``[M, C]`` of the test agents if they are not in the data.
         """
-        free = method in METHODS and not METHODS[method].learns
-        found = [
+        what, wanted = REWARD if metric == "reward" else PREDICTION, plain(unseen) or None
+        return pick(
             done
             for done in self.cells
-            if done.cell.suite in suites
-            and (done.cell.env, done.cell.method) == (env, method)
-            and (
-                done.cell.regime == TRUE_ENV_REGIME
-                if free
-                else (done.cell.regime, done.cell.agents) == (regime, n_agents)
-            )
-            and any(row["metric"] == metric for row in done.rows)
-        ]
-        return pick(sorted(found, key=lambda done: suites.index(done.cell.suite)), metric)
+            if (done.cell.what, done.cell.measure.get("unseen")) == (what, wanted)
+            and "agents" not in done.cell.measure
+            and belongs(done.cell, env, regime, n_agents, method)
+            and done.has(metric)
+        )
 
 
-def pick(cells: Iterable[FinishedCell], metric: str) -> Measured | None:
-    """The configuration with the best budget; of equals that with most trials, then the one measured last."""
+def pick(cells: Iterable[FinishedCell]) -> Measured | None:
+    """Choose the configuration with the best budget; of equals that with most trials, then the one measured last."""
     groups: dict[str, list[FinishedCell]] = {}
     for done in cells:
         if budget_of(done) in _SHOWN:
-            groups.setdefault(_configuration(done), []).append(done)
-    measured = [_measured(groups[name], metric) for name in sorted(groups)]
+            configuration = store.canonical_json([done.cell.settings, done.cell.measure])
+            groups.setdefault(configuration, []).append(done)
+    measured = [_measured(groups[name]) for name in sorted(groups)]
     if not measured:
         return None
     best = min(measured, key=_preference)
@@ -112,21 +110,9 @@ def describe(measured: Measured) -> str:
     return f"{trials}, {measured.budget}{changes}"
 
 
-def budget_of(done: FinishedCell) -> str:
-    """The name of the preset that a cell was measured with."""
-    return str(done.cell.settings.get("budget", {}).get("name", ""))
-
-
-def _configuration(done: FinishedCell) -> str:
-    return store.canonical_json({name: value for name, value in done.cell.settings.items() if name not in _PER_CELL})
-
-
-def _measured(group: Sequence[FinishedCell], metric: str) -> Measured:
-    by_seed: dict[int, FinishedCell] = {}
-    for done in group:  # of the suite that comes first
-        by_seed.setdefault(done.seed, done)
-    cells = tuple(by_seed[seed] for seed in sorted(by_seed))
-    return Measured(cells, budget_of(cells[0]), changes(cells[0], metric))
+def _measured(group: Sequence[FinishedCell]) -> Measured:
+    cells = tuple(sorted(group, key=lambda done: done.cell.seed))
+    return Measured(cells, fullest(map(budget_of, cells)), changes(cells[0]))
 
 
 def _preference(measured: Measured) -> tuple[int, bool, int, int]:
@@ -134,47 +120,48 @@ def _preference(measured: Measured) -> tuple[int, bool, int, int]:
     return _SHOWN.index(measured.budget), bool(measured.changes), -measured.trials, -ended
 
 
-def changes(done: FinishedCell, metric: str) -> tuple[str, ...]:
-    """What the metric depends on and was given in another amount or form than the preset ``paper`` has it.
+def budget_of(done: FinishedCell) -> str:
+    """Name the budget of a cell: ``paper`` if it differs in nothing from it, whatever preset was asked for."""
+    asked = fullest(done.labels.values()) if done.labels else ""
+    known = asked in _SHOWN and _paper(done.cell.method, done.cell.env, done.cell.what)
+    return "paper" if known and not changes(done) else asked
+
+
+def changes(done: FinishedCell) -> tuple[str, ...]:
+    """Name what a cell depends on and has in another amount or form than under the preset ``paper``.
 
     Only settings that the method has now and had then are compared: rows of before an option existed stay valid.
     """
-    method, budget = done.cell.method, done.cell.settings.get("budget", {})
-    paper = asdict(PRESETS["paper"])
-    wanted, came = _flat(_paper_method(method, done.cell.env)), _flat(done.cell.settings.get("method", {}))
-    if not wanted:  # a method of a later version: its budget is all that can be compared
-        wanted, came = _flat(paper | {"name": budget.get("name")}), _flat(budget)
-    if metric != "reward":
-        came = {name: value for name, value in came.items() if not name.startswith("planning.")}
-    else:
-        episodes = _EPISODES[method in METHODS and not METHODS[method].plans]
-        wanted, came = wanted | {episodes: paper[episodes]}, {episodes: budget.get(episodes, paper[episodes])} | came
+    cell = done.cell
+    wanted, came = _paper(cell.method, cell.env, cell.what), _flat(cell.settings)
+    if cell.what == REWARD:
+        came = {"episodes": cell.measure["episodes"]} | came
     differ = (name for name in came if name in wanted and came[name] != wanted[name])
     return tuple(dict.fromkeys(f"{_label(name)} {_text(came[name])} ({_text(wanted[name])})" for name in differ))
 
 
 @cache
-def _paper_method(method: str, env: str) -> dict[str, Any]:
-    """What a method says of itself under the preset ``paper``; empty if it cannot be made here."""
+def _paper(method: str, env: str, what: str) -> dict[str, Any]:
+    """What a measurement depends on under the preset ``paper``; empty if the method cannot be made here."""
     if env not in ENVS or method not in METHODS:
         return {}
-    return dict(make_method(method, get(env), PRESETS["paper"]).about())
+    made = make_method(method, get(env))
+    if what != REWARD:
+        return _flat(plain(made.predicts_with()))
+    return {"episodes": paper_episodes(plans=made.plans)} | _flat(plain(made.about()))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name, in the form that JSON gives them."""
+    """Name nested settings by dotted names, in alphabetical order."""
     found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = list(value) if isinstance(value, tuple) else value
+    for name, value in sorted(settings.items()):
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return found
 
 
 def _label(name: str) -> str:
     """The last part of a dotted name: ``planning.settings.plans`` is ``plans``."""
-    return name.rpartition(".")[2].removeprefix("policy_").replace("_", " ")
+    return name.rpartition(".")[2].replace("_", " ")
 
 
 def _text(value: object) -> str:

@@ -1,46 +1,60 @@
 """Finished cells made by hand, for the tests of the report."""
 
-import json
+from collections import defaultdict
 from dataclasses import replace
 
-from baselines.registry import PRESETS
-from persim.storage.cells import CellStore, FinishedCell, row
-from persim.storage.store import canonical_json
+from baselines.registry import make_method
+from persim.envs import get
+from persim.learning.ensemble import EnsembleSettings
+from persim.methods import Options, PerSim
+from persim.methods.holdout import holdouts
+from persim.methods.job import Job, predictions
+from persim.storage.cells import CellStore, FinishedCell, Request, row
 from sweeps.grid.suites import SUITES, Grid
-from sweeps.tuning.rank_trial import SweepSettings
+
+METRICS = {"prediction": "prediction_rmse", "reward": "reward"}
 
 
-def cells(suite, env, regime, method, values, *, budget=PRESETS["paper"], agents=500, seed=0, **more):
+def cells(suite, env, regime, method, values, *, preset="paper", agents=500, seed=0, what=None, **more):
     """One cell per trial: ``values`` is a list of (value of agent 1, ... of agent 5), or of one number for all."""
-    grid = Grid(SUITES[suite], ((env, regime),), (method,), (agents,), len(values), budget, seed)
-    return [done(cell, value, **more) for cell, value in zip(grid.cells(), values, strict=True)]
+    options = {name: more.pop(name) for name in ("rank", "planner") if name in more}
+    grid = Grid(SUITES[suite], ((env, regime),), (method,), (agents,), len(values), Options(preset, **options), seed,
+                more.pop("episodes", None))  # fmt: skip
+    what = what or SUITES[suite].measures[-1]
+    own = [job.cell for job in grid.jobs() if job.cell.what == what]
+    return [done(cell, value, labels={suite: preset}, **more) for cell, value in zip(own, values, strict=True)]
 
 
-def done(cell, values, ended=1000, metric=None, **seconds):
-    metric = metric or ("prediction_rmse" if "prediction" in cell.settings["measures"] else "reward")
+def done(cell, values, ended=1000, labels=None, **seconds):
+    metric = METRICS[cell.what]
     values = values if isinstance(values, (tuple, list)) else [values] * 5
-    cell = replace(cell, settings=json.loads(canonical_json(cell.settings)))  # lists for tuples, as a store gives them
     rows = [row(metric, value, agent + 1) for agent, value in enumerate(values)]
     if metric == "prediction_rmse":
         rows += [row("prediction_r2", 0.9, agent + 1) for agent in range(len(values))]
     timings = {"train": 10.0, "measure": 2.0} | seconds
-    return FinishedCell(cell, rows, {}, cell.settings["seed"], "abc", timings, ended, ended)
+    return FinishedCell(cell, rows, {}, "abc", timings, ended, ended, labels=labels or {})
 
 
 def rank_trials(errors, env="cartpole"):
     """``errors``: hold-out errors of the repeats by rank."""
-    settings = SweepSettings(env, "random", 500, tuple(errors), 3, 300, 0.2, 0)
-    found = []
+    found, spec = [], get(env)
     for rank, repeats in errors.items():
-        for repeat, error in enumerate(repeats):
+        settings = make_method("persim", spec, Options(rank=rank)).settings
+        method = PerSim(replace(settings, size=EnsembleSettings(1, 1)))
+        for number, error in enumerate(repeats):
+            cell = Job.of(method, env, "random", 500, 0, holdouts(0.2, number, predictions(spec))).cell
             rows = [row("holdout_error", error), *(row("prediction_rmse", 0.1, agent + 1) for agent in range(5))]
-            found.append(FinishedCell(settings.cell(rank, repeat), rows, {}, 0, "abc", {"train": 5.0}, 7, 7))
+            found.append(FinishedCell(cell, rows, {}, "abc", {"train": 5.0}, 7, 7, labels={"rank_cv": ""}))
     return found
 
 
 def fill(root, *groups):
-    """A store of these cells."""
-    for group in groups:
-        for finished in group:
-            CellStore(root).finish(finished)
+    """A store of these cells, and of what asked for them."""
+    store, asked = CellStore(root), defaultdict(list)
+    for finished in (finished for group in groups for finished in group):
+        store.finish(finished)
+        for label in finished.labels.items():
+            asked[label].append(finished.cell.id)
+    for (suite, preset), ids in asked.items():
+        store.ask(Request(suite, preset, tuple(ids)))
     return root

@@ -6,19 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from sweeps.engine.runner import finished_cell
-from sweeps.engine.work import dataset, perform
 
-from baselines.registry import PRESETS
 from persim import console
 from persim.data.collect import population
 from persim.envs import get
 from persim.errors import InputError
 from persim.evaluation.prediction import HORIZON
+from persim.methods import Options, measure
 from persim.storage.cells import CellStore
 from sweeps import figures
 from sweeps.grid.suites import SUITES, Grid
-from sweeps.grid.tasks import model_output, plan
 from sweeps.reporting import paper_figures
 from sweeps.reporting.compare import number
 from sweeps.reporting.draw_paper import curves_figure, frames_figure, latent_figure
@@ -30,16 +27,14 @@ from sweeps.reporting.select import Library
 N, SEED = 6, 3
 
 
-def compute(root, data, methods, budget="smoke", trials=1):
+def jobs(data, methods, preset="smoke", trials=1):
+    return Grid(SUITES["prediction"], data, methods, (N,), trials, Options(preset), SEED).jobs()
+
+
+def compute(root, *arguments, **more):
     """What the benchmark does, without Ray."""
-    grid = Grid(SUITES["prediction"], data, methods, (N,), trials, PRESETS[budget], SEED)
-    cells = CellStore(root)
-    for cell in grid.cells():
-        planned = plan([cell], cells)
-        for task in planned.tasks.values():
-            perform(task, root, dataset(task, cells) if task.kind == "part" else None, "cpu")
-        cells.finish(finished_cell(cell, len(planned.of_cell[cell.id]), root))
-    return grid.cells()
+    for job in jobs(*arguments, **more):
+        measure.compute(job, CellStore(root))
 
 
 @pytest.fixture(scope="module")
@@ -127,27 +122,36 @@ def test_another_trial_is_another_model(root):
     assert second[0].path not in [model.path for model in first]
 
 
-def test_of_several_budgets_the_fullest_counts_and_lost_models_do_not(root, tmp_path):
-    quick = replace(PRESETS["smoke"], name="laptop", epochs=3)
-    cells = [
-        Grid(SUITES["prediction"], (("cartpole", "random"),), ("persim",), (N,), 1, budget, SEED).cells()[0]
-        for budget in (PRESETS["smoke"], quick)
-    ]
-    store = CellStore(tmp_path)
-    for cell in cells:
-        done = CellStore(root).finished(cells[0])
-        store.finish(replace(done, cell=cell))
-        path = tmp_path / model_output(cell)
-        path.parent.mkdir(exist_ok=True)
+def test_of_several_budgets_the_fullest_counts_and_of_several_stores_the_first(tmp_path):
+    data = (("cartpole", "random"),)
+    files = {preset: jobs(data, ("persim",), preset)[0].model_file for preset in ("paper", "laptop", "quick", "smoke")}
+    assert files["paper"] == files["laptop"]  # one model, found under the name of the fuller budget
+    one, other = tmp_path / "one", tmp_path / "other"
+
+    def left(root, preset):
+        path = root / files[preset]
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"weights")
-    (found,) = stored_models([tmp_path], ("persim",), N, SEED)
-    assert found.cell.id == cells[1].id
-    found.path.unlink()
-    (found,) = stored_models([tmp_path], ("persim",), N, SEED)
-    assert found.cell.id == cells[0].id
-    unknown = {**cells[0].settings, "budget": {**cells[0].settings["budget"], "cadm": {"future": 1}}}
-    store.finish(replace(done, cell=replace(cells[0], settings=unknown)))  # as a later version may write it
-    assert len(stored_models([tmp_path], ("persim",), N, SEED)) == 1
+        return path
+
+    left(one, "smoke")
+    for preset, shown in (("quick", "quick"), ("laptop", "paper")):
+        path = left(other, preset)
+        (found,) = stored_models([one, other], ("persim",), N, SEED)
+        assert (found.path, found.budget) == (path, shown)
+        left(one, preset)
+        assert stored_models([one, other], ("persim",), N, SEED)[0].path == one / files[preset]
+    for path in one.glob("models/*"):
+        path.unlink()
+    assert stored_models([one], ("persim",), N, SEED) == []
+
+
+def test_a_model_is_found_though_no_cell_is_finished(root, tmp_path):
+    (model,) = stored_models([root], ("persim",), N, SEED + 1)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / model.path.name).write_bytes(model.path.read_bytes())
+    (found,) = stored_models([tmp_path], ("persim",), N, SEED + 1)
+    np.testing.assert_array_equal(found.fitted().agent_factors(), model.fitted().agent_factors())
 
 
 def panels(figure):
@@ -207,7 +211,7 @@ def test_pictures_are_pictures(made):
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        (["--store", "absent"], "has no finished PerSim of N=500 and seed 0; run sweeps/benchmark.py"),
+        (["--store", "absent"], "has no trained PerSim of N=500 and seed 0; run sweeps/benchmark.py"),
         (["--agents", "0"], "agents is 0"),
         (["--seed", "-1"], "seed is -1"),
         (["--out", "/proc/x"], "folder --out '/proc/x' cannot be written"),
@@ -246,8 +250,7 @@ def test_a_report_without_them_has_the_table_alone(tmp_path):
 def test_r2_stands_in_the_report(root, made):
     cell = stored_models([root], ("persim",), N, SEED)[0].cell
     done = CellStore(root).finished(cell)
-    paper = {**cell.settings, "budget": {**cell.settings["budget"], "name": "quick"}}
-    shown = replace(done, cell=replace(cell, agents=500, settings=paper))
+    shown = replace(done, cell=replace(cell, agents=500), labels={"prediction": "quick"})
     table = paper_figures.factors(Results(Library((shown,)), made))[0].tables[0]
     (line,) = [line for line in table.rows if line[0].lines == ("MountainCar", "gravity")]
     assert line[2].lines[0] == number(done.value("factor_r2_gravity"), 4)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from baselines.registry import PRESETS
 from persim import console
 from persim.storage import store
+from persim.storage.cells import CellStore
 from sweeps import report
 from sweeps.reporting import sections as report_sections
 from sweeps.reporting.page import Entry, Section, Table, html, markdown
@@ -34,7 +34,7 @@ def groups():
     return [
         cells("prediction", "cartpole", "random", "persim", [0.01, 0.02], train=7.0),
         cells("reward", "cartpole", "random", "persim", [190.0, 200.0], train=7.0, decision=0.01),
-        cells("reward", "cartpole", "random", "bcq-p", [60.0, 70.0], budget=PRESETS["laptop"]),
+        cells("reward", "cartpole", "random", "bcq-p", [60.0, 70.0], preset="laptop"),
         cells("reward", "cartpole", "random", "true-env", [200.0, 200.0]),
         cells("scarcity", "mountaincar", "random", "persim", [-60.0, -61.0], agents=25),
         rank_trials({3: [0.5, 0.6, 0.7], 5: [0.1, 0.11, 0.12]}),
@@ -73,8 +73,8 @@ def refused(capsys, *arguments):
 
 def test_what_is_written(made):
     assert {name for name in contents(made)} == {
-        "report.md", "report.html", "rows-prediction.parquet", "rows-reward.parquet", "rows-scarcity.parquet",
-        "rows-rank_cv.parquet", "figures/iqm.svg", "figures/profiles.svg", "figures/scarcity-mountaincar.svg",
+        "report.md", "report.html", "rows-prediction.parquet", "rows-reward.parquet", "rows-holdout.parquet",
+        "figures/iqm.svg", "figures/profiles.svg", "figures/scarcity-mountaincar.svg",
         *(str(path.relative_to(made)) for path in made.glob("figures/rank-cartpole-random-500-*.svg")),
     }  # fmt: skip
     text = (made / "report.md").read_text()
@@ -138,7 +138,7 @@ def test_bad_input_is_one_line_and_changes_nothing(out, tmp_path, capsys):
     other = cells("reward", "cartpole", "random", "persim", [(190.0, 190.0, 190.0, 190.0, 1.0), 200.0])
     fill(tmp_path / "runs", other)
     assert "is there twice" in refused(capsys, "--out", out, "--store", tmp_path / "runs")
-    record = next((tmp_path / "runs" / "cells" / "reward").glob("*.json"))
+    record = CellStore(tmp_path / "runs").record_path(other[0].cell.id)
     record.write_text(record.read_text().replace("190.0", "191.0"))
     assert "is damaged" in refused(capsys, "--out", out, "--store", tmp_path / "runs")
     assert contents(out) == before

@@ -4,12 +4,14 @@ import io
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from persim.errors import InputError
+from persim.storage.cells import CellStore, Request
 from sweeps.reporting import rows as report_rows
 from tests.sweeps.report_helpers import cells, fill, rank_trials
 
@@ -35,7 +37,7 @@ def write(path, changed):
 def test_a_cell_is_read_as_it_was_written(tmp_path, three):
     path = report_rows.rows_path(tmp_path, "reward")
     path.write_bytes(report_rows.encode(three))
-    assert by_id(report_rows.read(path, "reward")) == by_id(three)
+    assert by_id(report_rows.read(path)) == by_id(three)
     assert report_rows.read_all(tmp_path) == by_id(three)
 
 
@@ -43,9 +45,11 @@ def test_one_row_per_cell_metric_and_agent(three):
     rows = table(three).to_pylist()
     assert len(rows) == 3 * 5
     first = rows[0]
-    assert (first["version"], first["budget"], first["agent"], first["value"]) == (1, "paper", 1, -50.0)
+    assert (first["version"], first["seed"], first["agent"], first["value"]) == (2, 0, 1, -50.0)
     assert (first["train_seconds"], first["measure_seconds"], first["decision_seconds"]) == (10.0, 2.0, 0.02)
-    assert json.loads(first["settings"])["budget"]["epochs"] == 300
+    assert json.loads(first["settings"])["train"]["epochs"] == 300
+    assert json.loads(first["measure"]) == {"what": "reward", "episodes": 20}
+    assert json.loads(first["labels"]) == {"reward": "paper"}
 
 
 def test_the_bytes_do_not_depend_on_the_order(three):
@@ -58,18 +62,30 @@ def test_a_value_that_is_not_finite_is_null(tmp_path):
     assert table([done])["value"].to_pylist()[-1] is None
     path = report_rows.rows_path(tmp_path, "prediction")
     path.write_bytes(report_rows.encode([done]))
-    assert report_rows.read(path, "prediction")[0].value("prediction_rmse", 1) == math.inf
+    assert report_rows.read(path)[0].value("prediction_rmse", 1) == math.inf
 
 
 def test_rows_without_an_agent(tmp_path):
-    path = report_rows.rows_path(tmp_path, "rank_cv")
+    path = report_rows.rows_path(tmp_path, "holdout")
     path.write_bytes(report_rows.encode(rank_trials({3: [0.5]})))
-    assert report_rows.read(path, "rank_cv")[0].value("holdout_error") == 0.5
+    assert report_rows.read(path)[0].value("holdout_error") == 0.5
 
 
-def test_a_store_is_collected(tmp_path, three):
-    fill(tmp_path, three, rank_trials({3: [0.5], 5: [0.1]}))
-    assert len(report_rows.collect(tmp_path)) == 5
+def test_a_store_is_collected_as_far_as_reported_suites_asked(tmp_path, three):
+    ranks = rank_trials({3: [0.5], 5: [0.1]})
+    smoke = cells("smoke", "cartpole", "random", "persim", [1.0], agents=6, preset="smoke")
+    nobody = [replace(done, labels={}) for done in cells("reward", "cartpole", "random", "persim", [1.0])]
+    fill(tmp_path, three, ranks, smoke, nobody)
+    assert report_rows.collect(tmp_path) == by_id([*three, *ranks])
+    CellStore(tmp_path).ask(Request("scarcity", "paper", (three[0].cell.id, "to be done")))
+    assert report_rows.collect(tmp_path)[three[0].cell.id].labels == {"reward": "paper", "scarcity": "paper"}
+
+
+def test_a_store_of_version_0_1_says_what_to_do(tmp_path):
+    (tmp_path / "cells" / "reward").mkdir(parents=True)
+    (tmp_path / "cells" / "reward" / "0123456789ab.json").write_text("{}")
+    with pytest.raises(InputError, match=r"has 1 cells of version 0\.1.*CHANGELOG\.md"):
+        report_rows.collect(tmp_path)
 
 
 def test_a_store_without_cells_is_refused(tmp_path):
@@ -81,6 +97,13 @@ def test_of_a_cell_in_two_places_the_later_is_kept(three):
     later = [replace(done, ended=2000, seconds={"train": 1.0}) for done in three]
     assert report_rows.merge(by_id(three), by_id(later), "here") == by_id(later)
     assert report_rows.merge(by_id(later), by_id(three), "here") == by_id(later)
+
+
+def test_a_cell_in_two_places_has_the_labels_of_both(three):
+    other = [replace(done, labels={"reward": "laptop", "scarcity": "quick"}) for done in three]
+    for one, two in ((three, other), (other, three)):
+        merged = report_rows.merge(by_id(one), by_id(two), "here")
+        assert [done.labels for done in merged.values()] == [{"reward": "paper", "scarcity": "quick"}] * 3
 
 
 def test_cells_that_disagree_are_refused(three):
@@ -97,22 +120,38 @@ def test_duplicate_rows(tmp_path, three):
     path = report_rows.rows_path(tmp_path, "reward")
     same = pa.concat_tables([table(three), table(three).slice(0, 2)])
     with pytest.raises(InputError, match=r"the same row twice in .*7 rows, 5 of them different"):
-        report_rows.read(write(path, same), "reward")
-    other = table(three).set_column(14, "value", pa.array([0.0] * 15))
+        report_rows.read(write(path, same))
+    place = report_rows.SCHEMA.get_field_index("value")
+    other = table(three).set_column(place, "value", pa.array([0.0] * 15))
     with pytest.raises(InputError, match=r"is there twice in .*-50\.0 and 0\.0"):
-        report_rows.read(write(path, pa.concat_tables([table(three), other])), "reward")
+        report_rows.read(write(path, pa.concat_tables([table(three), other])))
 
 
 def test_rows_of_another_version_are_refused(tmp_path, three):
     path = report_rows.rows_path(tmp_path, "reward")
-    changed = table(three).set_column(0, "version", pa.array([2] * 15, pa.int32()))
-    with pytest.raises(InputError, match="rows of version 2, this program reads 1"):
-        report_rows.read(write(path, changed), "reward")
+    changed = table(three).set_column(0, "version", pa.array([3] * 15, pa.int32()))
+    with pytest.raises(InputError, match="rows of version 3, this program reads 2"):
+        report_rows.read(write(path, changed))
     with pytest.raises(InputError, match="rows of version None"):
-        report_rows.read(write(path, table(three).drop_columns(["version"])), "reward")
+        report_rows.read(write(path, table(three).drop_columns(["version"])))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "text", "column", "settings", "suite", "env"])
+def test_rows_of_version_0_1_are_refused_with_the_way_out_whatever_their_file(tmp_path):
+    old = pa.table({"version": pa.array([1], pa.int32()), "suite": ["augmentation"]})
+    write(tmp_path / "rows-augmentation.parquet", old)
+    with pytest.raises(InputError, match=r"is of version 0\.1.*convert it as CHANGELOG\.md says") as caught:
+        report_rows.read_all(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_of_one_cell_that_contradict_each_other_are_refused(tmp_path, three):
+    seeds = pa.array([0, 1, *table(three)["seed"].to_pylist()[2:]])
+    changed = table(three).set_column(report_rows.SCHEMA.get_field_index("seed"), "seed", seeds)
+    with pytest.raises(InputError, match="does not hold what its id says"):
+        report_rows.read(write(report_rows.rows_path(tmp_path, "reward"), changed))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "column", "settings", "measure", "labels", "env"])
 def test_a_damaged_file_is_refused(tmp_path, three, damage):
     path = report_rows.rows_path(tmp_path, "reward")
     good = report_rows.encode(three)
@@ -124,7 +163,7 @@ def test_a_damaged_file_is_refused(tmp_path, three, damage):
         write(path, table(three).drop_columns(["value"]))
     else:
         place = report_rows.SCHEMA.get_field_index(damage)
-        write(path, table(three).set_column(place, damage, pa.array(["{" if damage == "settings" else "x"] * 15)))
+        write(path, table(three).set_column(place, damage, pa.array(["x" if damage == "env" else "[]"] * 15)))
     with pytest.raises(InputError, match="is damaged") as caught:
         report_rows.read_all(tmp_path)
     assert "\n" not in str(caught.value)
@@ -144,7 +183,16 @@ def test_a_flipped_byte_is_never_read_as_other_rows(tmp_path, three):
         assert by_id(three) == found, place
 
 
-def test_a_file_of_an_unknown_suite_is_refused(tmp_path, three):
+def test_a_file_of_an_unknown_kind_is_refused(tmp_path, three):
     (tmp_path / "rows-rewards.parquet").write_bytes(report_rows.encode(three))
     with pytest.raises(InputError, match="did you mean 'reward'"):
         report_rows.read_all(tmp_path)
+    (tmp_path / "rows-rewards.parquet").rename(tmp_path / "rows-holdout.parquet")
+    with pytest.raises(InputError, match="is damaged"):
+        report_rows.read_all(tmp_path)
+
+
+def test_the_published_rows_can_be_read():
+    published = report_rows.read_all(Path(__file__).parents[2] / "results")
+    assert {done.cell.what for done in published.values()} == set(report_rows.KINDS)
+    assert all(done.labels.keys() & set(report_rows.SUITES) for done in published.values())

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from baselines.registry import PRESETS
 from persim.errors import InputError
 from persim.evaluation.paper import PaperError, PaperReward
 from sweeps.reporting import goal as report_goal
@@ -17,16 +16,24 @@ from sweeps.reporting.compare import compare, number, signed
 from sweeps.reporting.cost import core_hours, cost
 from sweeps.reporting.ranks import ranks
 from sweeps.reporting.results import Results
+from sweeps.reporting.rows import merge
 from sweeps.reporting.scarcity import points, scarcity
 from sweeps.reporting.scores import scaled, scores
-from sweeps.reporting.select import Library, changes
+from sweeps.reporting.select import Library, budget_of, changes
 from tests.sweeps.report_helpers import cells, done, rank_trials
-
-LAPTOP, QUICK, SMOKE = PRESETS["laptop"], PRESETS["quick"], PRESETS["smoke"]
 
 
 def results(*groups, **more):
-    return Results(Library(tuple(finished for group in groups for finished in group)), Path(), **more)
+    merged = {}
+    for finished in (finished for group in groups for finished in group):
+        merged = merge(merged, {finished.cell.id: finished}, "here")
+    return Results(Library(tuple(merged.values())), Path(), **more)
+
+
+def changed(finished, settings=None, measure=None):
+    cell = finished.cell
+    cell = replace(cell, settings=cell.settings | (settings or {}), measure=cell.measure | (measure or {}))
+    return replace(finished, cell=cell)
 
 
 def block(found, table, regime="random", env="mountaincar"):
@@ -110,7 +117,7 @@ def test_every_number_of_the_paper_has_a_cell():
 
 
 def test_a_reduced_budget_is_marked():
-    found = results(cells("reward", "mountaincar", "random", "bcq-p", [-400.0], budget=LAPTOP))
+    found = results(cells("reward", "mountaincar", "random", "bcq-p", [-400.0], preset="laptop"))
     name, first, *_ = row(found, "9", "BCQ-P")
     assert name.lines[1] == "1 trial, laptop †"
     assert first.lines[0] == "−400.0 †"
@@ -121,54 +128,89 @@ def test_a_reduced_budget_is_marked():
 
 
 @pytest.mark.parametrize(
-    ("method", "budget", "expected"),
+    ("method", "more", "expected"),
     [
-        ("persim", PRESETS["paper"], ()),
-        ("persim", LAPTOP, ()),
-        ("persim", replace(PRESETS["paper"], episodes=5), ("episodes 5 (20)",)),
-        ("persim", replace(PRESETS["paper"], planning={"plans": 50}), ("plans 50 (1000)",)),
-        ("bcq-p", replace(PRESETS["paper"], episodes=5), ()),  # acts by a policy
-        ("bcq-p", replace(PRESETS["paper"], policy_episodes=5), ("episodes 5 (100)",)),
+        ("persim", {}, ()),
+        ("persim", {"preset": "laptop"}, ()),
+        ("persim", {"episodes": 5}, ("episodes 5 (20)",)),
+        ("persim", {"rank": 7}, ("rank 7 (3)",)),
+        ("bcq-p", {"episodes": 5}, ()),  # acts by a policy
+        ("bcq-p", {"preset": "laptop"}, ("updates 55000 (550000)",)),
     ],
 )
-def test_changes_are_those_that_the_method_depends_on(method, budget, expected):
-    (finished,) = cells("reward", "mountaincar", "random", method, [-50.0], budget=budget)
-    assert changes(finished, "reward") == expected
+def test_changes_are_those_that_the_method_depends_on(method, more, expected):
+    (finished,) = cells("reward", "mountaincar", "random", method, [-50.0], **more)
+    assert changes(finished) == expected
+
+
+def test_episodes_of_a_policy_and_options_of_a_planner_are_compared():
+    (finished,) = cells("reward", "mountaincar", "random", "bcq-p", [-50.0])
+    assert changes(changed(finished, measure={"episodes": 5})) == ("episodes 5 (100)",)
+    (finished,) = cells("reward", "mountaincar", "random", "persim", [-50.0])
+    planning = finished.cell.settings["planning"]
+    planning = {**planning, "settings": {**planning["settings"], "plans": 50}}
+    assert changes(changed(finished, {"planning": planning})) == ("plans 50 (1000)",)
 
 
 def test_another_planner_is_marked_and_does_not_change_a_prediction():
-    budget = replace(PRESETS["paper"], planner="random_shooting")
-    (finished,) = cells("reward", "mountaincar", "random", "persim", [-50.0], budget=budget)
-    assert "planner random_shooting (persistent_shooting)" in changes(finished, "reward")
-    (finished,) = cells("prediction", "mountaincar", "random", "persim", [0.1], budget=budget)
-    assert changes(finished, "prediction_rmse") == ()
+    (finished,) = cells("reward", "mountaincar", "random", "persim", [-50.0], planner="random_shooting")
+    assert "planner random_shooting (persistent_shooting)" in changes(finished)
+    (finished,) = cells("prediction", "mountaincar", "random", "persim", [0.1], planner="random_shooting")
+    assert changes(finished) == ()
 
 
 def test_rows_of_before_an_option_existed_stay_valid():
-    (finished,) = cells("reward", "mountaincar", "random", "persim", [-50.0])
-    settings = {**finished.cell.settings, "budget": {"name": "paper", "episodes": 20}}
-    old = replace(finished, cell=replace(finished.cell, settings=settings))
-    assert changes(old, "reward") == ()
+    (finished,) = cells("reward", "mountaincar", "random", "cadm", [-50.0])
+    acting = {name: value for name, value in finished.cell.settings["acting"].items() if name != "progress"}
+    old = changed(finished, {"acting": acting})
+    assert changes(old) == ()
+    assert budget_of(old) == "paper"
+
+
+def test_the_budget_has_the_name_of_what_was_done_and_not_of_what_was_asked_for():
+    laptop = cells("reward", "mountaincar", "random", "persim", [-50.0, -60.0], preset="laptop")
+    paper = cells("reward", "mountaincar", "random", "persim", [-70.0], seed=2)
+    assert row(results(laptop, paper), "9", "PerSim")[0].lines[1] == "3 trials, paper"
+    assert row(results(laptop), "9", "PerSim")[1].lines[0] == "−55.00 ± 7.07"
+    fewer = cells("reward", "mountaincar", "random", "persim", [-50.0], preset="laptop", episodes=5)
+    assert row(results(fewer), "9", "PerSim")[0].lines[1] == "1 trial, laptop †"
+
+
+def test_of_two_presets_that_asked_for_the_same_the_fullest_names_it():
+    both = [cells("reward", "mountaincar", "random", "bcq-p", [-9.0], preset=preset) for preset in ("quick", "laptop")]
+    assert both[0][0].cell == both[1][0].cell
+    assert row(results(*both), "9", "BCQ-P")[0].lines[1] == "1 trial, laptop †"
+    assert row(results(*both[::-1]), "9", "BCQ-P")[0].lines[1] == "1 trial, laptop †"
+
+
+def test_only_the_measurement_of_a_table_stands_in_it():
+    (whole,) = cells("reward", "mountaincar", "random", "bcq-p", [-9.0])
+    found = results(
+        [changed(whole, measure={"agents": [0, 1]})],
+        cells("unseen", "mountaincar", "random", "bcq-p", [-8.0]),
+        rank_trials({3: [0.5]}, env="mountaincar"),
+    )
+    assert row(found, "9", "BCQ-P")[1].style == "missing"
+    assert row(found, "6", "PerSim")[1].style == "missing"
+    assert row(found, "13", "BCQ-P")[1].lines[0] == "−8.00"
 
 
 def test_the_best_budget_is_shown_and_smoke_never():
-    paper = cells("reward", "mountaincar", "random", "bcq-p", [-100.0])
+    paper = cells("reward", "mountaincar", "random", "cadm", [-100.0])
     others = [
-        cells("reward", "mountaincar", "random", "bcq-p", [v, v], budget=b)
-        for v, b in ((-200.0, LAPTOP), (-300.0, QUICK))
+        cells("reward", "mountaincar", "random", "cadm", [v, v], preset=b)
+        for v, b in ((-200.0, "laptop"), (-300.0, "quick"))
     ]
-    assert row(results(paper, *others), "9", "BCQ-P")[1].lines[0] == "−100.0"
+    assert row(results(paper, *others), "9", "Vanilla CaDM")[1].lines[0] == "−100.0"
     shown = results(*others)
-    assert row(shown, "9", "BCQ-P")[0].lines[1] == "2 trials, laptop †"
-    assert "Also measured, not shown. BCQ-P: 2 trials, quick" in report_tables.table(block(shown, "9")).notes[1]
-    smoke = cells("reward", "mountaincar", "random", "bcq-p", [-9.0], budget=SMOKE)
-    assert row(results(smoke), "9", "BCQ-P")[1].style == "missing"
+    assert row(shown, "9", "Vanilla CaDM")[0].lines[1] == "2 trials, laptop †"
+    assert "Also measured, not shown. Vanilla CaDM: 2 trials, quick" in report_tables.table(block(shown, "9")).notes[1]
+    smoke = cells("reward", "mountaincar", "random", "cadm", [-9.0], preset="smoke")
+    assert row(results(smoke), "9", "Vanilla CaDM")[1].style == "missing"
 
 
 def test_unchanged_options_come_before_more_trials():
-    changed = cells(
-        "reward", "mountaincar", "random", "persim", [-1.0] * 3, budget=replace(PRESETS["paper"], episodes=5)
-    )
+    changed = cells("reward", "mountaincar", "random", "persim", [-1.0] * 3, episodes=5)
     plain = cells("reward", "mountaincar", "random", "persim", [-2.0])
     assert row(results(changed, plain), "9", "PerSim")[1].lines[0] == "−2.00"
 
@@ -179,7 +221,7 @@ def test_the_true_environment_stands_under_every_regime():
         assert row(found, "9", "True env+MPC", regime)[1].lines == ("−53.95", "paper −53.95 ± 4.1", "+0.00 ▲")
 
 
-def test_a_trial_that_two_suites_measured_counts_once():
+def test_a_trial_that_two_suites_asked_for_counts_once():
     both = [cells(suite, "mountaincar", "random", "bcq-p", [-100.0]) for suite in ("reward", "augmentation")]
     found = results(*both)
     assert row(found, "3", "BCQ-P")[0].lines[1] == "1 trial, paper"
@@ -200,7 +242,7 @@ def test_scarcity_is_compared_at_its_n():
 
 def test_unseen_agents_are_told_apart_by_p():
     all_of_them, a_quarter = (
-        cells("unseen", "mountaincar", "random", method, [value], metric="reward")
+        cells("unseen", "mountaincar", "random", method, [value])
         for method, value in (("persim-p100", -50.0), ("persim-p25", -90.0))
     )
     found = results([*all_of_them, *a_quarter])
@@ -242,7 +284,7 @@ def test_scores_are_0_for_random_actions_and_1_for_the_papers_best():
 
 def test_aggregates_compare_on_common_tasks():
     ours = [cells("reward", "cartpole", regime, "persim", [199.9] * 2) for regime in ("random", "pure")]
-    theirs = cells("reward", "cartpole", "random", "cql-p", [22.39] * 2, budget=LAPTOP)
+    theirs = cells("reward", "cartpole", "random", "cql-p", [22.39] * 2, preset="laptop")
     found = results(*ours, theirs, cells("reward", "cartpole", "random", "true-env", [199.9]))
     (section,) = aggregates(found)
     rows = {entries[0].lines[0]: [e.lines[0] for e in entries[1:]] for entries in section.tables[0].rows}
@@ -301,7 +343,7 @@ def test_ranks_that_diverged_are_not_chosen():
 
 def test_a_run_that_is_not_finite_counts_as_the_worst():
     (like,) = cells("reward", "cartpole", "random", "persim", [100.0])
-    found = results([done(like.cell, math.nan)])
+    found = results([done(like.cell, math.nan, labels=like.labels)])
     assert row(found, "10", "PerSim", env="cartpole")[1].lines[0] == "diverged"
     assert row(found, "10", "PerSim", env="cartpole")[1].style == "worse"
     aggregates(found)
