@@ -10,26 +10,15 @@ import numpy as np
 
 from persim import console, seeding
 from persim.cli.planning import add_planner_options, check_once, chosen_planner, oracle_policy
-from persim.cli.training import (
-    Commands,
-    GivenModel,
-    StageBar,
-    add_options,
-    announce,
-    chosen_persim,
-    covariate_text,
-    read_model,
-    resolve_device,
-)
-from persim.cli.unseen import Unseen, add_unseen_options
+from persim.cli.training import Commands, add_options, chosen_persim, covariate_text, measured, resolve_device
+from persim.cli.unseen import add_unseen_options, asked_method
 from persim.data import check_regime
-from persim.envs import EnvSpec, get
+from persim.envs import get
 from persim.errors import check_at_least, check_choice
 from persim.evaluation import oracle, paper
 from persim.evaluation.reward import EPISODES, average_rewards
-from persim.methods import Method, PerSim, PlanningSettings, TrueEnv, UnseenAgents
+from persim.methods import PlanningSettings, TrueEnv
 from persim.methods.job import Job, rewards
-from persim.methods.measure import compute
 from persim.planning.registry import PLANNERS, default_planner
 from persim.planning.scoring import PRECISIONS, check_agents
 from persim.storage import store
@@ -89,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     asked, cells = _asked(args, device), CellStore(args.store)
     store.prepare_folder(args.store)
     cells.ask(Request("evaluate", "", tuple(job.cell.id for job in asked.jobs)))
-    results = [_evaluated(job, cells, device) for job in asked.jobs]
+    results = [measured(job, cells, device) for job in asked.jobs]
     print(_table(args, asked, results, cells))
     return 0
 
@@ -106,44 +95,17 @@ def _asked(args: argparse.Namespace, device: str) -> _Asked:
     precision = check_choice("precision", args.precision, PRECISIONS)
     planning = PlanningSettings(planner, chosen_planner(args, spec, planner), precision)
     ours = chosen_persim(args, spec, planning)
-    method, n_agents, unseen = _method(args, spec, ours, device)
-    n_test = len(spec.test_agents) if unseen is None else len(unseen.covariates)
+    method, n_agents, unseen = asked_method(args, spec, ours, device)
+    if args.scorer == "true_env":
+        method = TrueEnv(ours.settings.planning)
+    n_test = len(unseen) or len(spec.test_agents)
     numbers = args.agents_to_test or tuple(range(1, n_test + 1))
     check_once("--agents-to-test", numbers)
     agents = tuple(number - 1 for number in numbers)
-    check_agents(np.array(agents), n_agents if unseen is None else n_test)
-    chosen = None if agents == tuple(range(n_test)) else agents
-    measure = rewards(args.episodes, agents=chosen, unseen=() if unseen is None else unseen.covariates)
+    check_agents(np.array(agents), len(unseen) or n_agents)
+    measure = rewards(args.episodes, agents=None if agents == tuple(range(n_test)) else agents, unseen=unseen)
     jobs = tuple(Job.of(method, args.env, args.regime, n_agents, seed, measure) for seed in args.seeds)
-    return _Asked(jobs, ours.settings.planning, agents, unseen is not None)
-
-
-def _method(args: argparse.Namespace, spec: EnvSpec, ours: PerSim, device: str) -> tuple[Method, int, Unseen | None]:
-    """The method, the number of its agents, and the agents that are not in the data."""
-    if args.model is not None:
-        model, about = read_model(args.model, spec, args.regime, device)
-        unseen = Unseen.of(args, spec, int(about["agents"]))
-        model = model if unseen is None else unseen.model(model, spec, about)
-        method: Method = GivenModel(model, about, ours.settings)
-        n_agents = int(about["agents"])
-    else:
-        unseen, n_agents = Unseen.of(args, spec, args.agents), args.agents
-        method = ours if unseen is None else UnseenAgents(ours, unseen.p)
-    return (TrueEnv(ours.settings.planning) if args.scorer == "true_env" else method), n_agents, unseen
-
-
-def _evaluated(job: Job, cells: CellStore, device: str) -> FinishedCell:
-    """One finished cell, from the store if it is there."""
-    seed, path = job.cell.seed, cells.record_path(job.cell.id)
-    if path.exists():
-        print(f"seed {seed}: already measured, taken from {path}")
-    else:
-        announce(job, cells, seed)
-    bar = StageBar()
-    done = compute(job, cells, device, bar)
-    bar.close()
-    print(f"seed {seed}: {1e3 * done.seconds['decision']:.1f} ms a decision; rows are in {path}")
-    return done
+    return _Asked(jobs, ours.settings.planning, agents, len(unseen) > 0)
 
 
 def _table(args: argparse.Namespace, asked: _Asked, results: Sequence[FinishedCell], cells: CellStore) -> str:

@@ -6,27 +6,15 @@ import argparse
 from pathlib import Path
 
 from persim import console
-from persim.cli.training import (
-    Commands,
-    GivenModel,
-    StageBar,
-    add_options,
-    announce,
-    chosen_persim,
-    covariate_text,
-    ensemble,
-    read_model,
-    resolve_device,
-)
-from persim.cli.unseen import Unseen, add_unseen_options
+from persim.cli.training import Commands, add_options, chosen_persim, covariate_text, ensemble, measured, resolve_device
+from persim.cli.unseen import add_unseen_options, asked_method
 from persim.data import check_regime
 from persim.data.policies import load_test_policy
 from persim.envs import EnvSpec, get
 from persim.errors import InputError, check_at_least
 from persim.evaluation import paper
-from persim.methods import Method, PlanningSettings, UnseenAgents
+from persim.methods import PlanningSettings
 from persim.methods.job import Job, predictions
-from persim.methods.measure import compute
 from persim.storage import store
 from persim.storage.cells import CellStore, FinishedCell, Request
 
@@ -58,34 +46,21 @@ def run(args: argparse.Namespace) -> int:
     check_at_least("seed", args.seed, 0)
     device = resolve_device(args.device)
     ours = chosen_persim(args, spec, PlanningSettings.of(spec))
-    method: Method = ours
-    agents = args.agents
-    if args.model is not None:
-        model, about = read_model(args.model, spec, args.regime, device)
-        agents = int(about["agents"])
-    unseen = Unseen.of(args, spec, agents)
+    method, n_agents, unseen = asked_method(args, spec, ours, device)
     if args.save_model is not None:
         if args.save_model.is_dir():
             raise InputError(f"--save-model {str(args.save_model)!r} is a folder; give the name of a file in it")
         store.prepare_folder(args.save_model.resolve().parent, "folder of --save-model")
-    if args.model is not None:
-        model = model if unseen is None else unseen.model(model, spec, about)
-        method = GivenModel(model, about, ours.settings)
-    elif unseen is not None:
-        method = UnseenAgents(ours, unseen.p)
     store.prepare_folder(args.store)
-    rows = () if unseen is None else unseen.covariates
-    job = Job.of(method, args.env, args.regime, agents, args.seed, predictions(spec, rows))
-    cells, bar = CellStore(args.store), StageBar()
+    job = Job.of(method, args.env, args.regime, n_agents, args.seed, predictions(spec, unseen))
+    cells = CellStore(args.store)
     cells.ask(Request("predict", "", (job.cell.id,)))
-    announce(job, cells, args.seed)
-    done = compute(job, cells, device, bar)
-    bar.close()
+    done = measured(job, cells, device)
     if args.save_model is not None:
         model, about = ensemble(args, spec, ours, args.seed, device)
         model.save(args.save_model, **about)
         print(f"saved to {args.save_model}")
-    print(_table(job.spec, args.regime, done, unseen is not None))
+    print(_table(job.spec, args.regime, done, len(unseen) > 0))
     return 0
 
 

@@ -22,10 +22,10 @@ from persim.learning.presets import EPOCHS, MEMBERS, VARIANTS, preset
 from persim.learning.training import TrainSettings
 from persim.methods import Options, PerSim, PerSimSettings, PlanningSettings, Weights
 from persim.methods.job import Job, predictions
-from persim.methods.measure import trained
+from persim.methods.measure import compute, trained
 from persim.methods.tuned import read_rank, tuned_settings
 from persim.storage import store
-from persim.storage.cells import CellStore
+from persim.storage.cells import CellStore, FinishedCell
 
 Commands: TypeAlias = "argparse._SubParsersAction[console.Parser]"
 
@@ -194,7 +194,20 @@ def ensemble(
 
 
 def announce(job: Job, cells: CellStore, seed: int) -> None:
-    """Say whether the weights of a job are there, or are to be trained, and where they are kept."""
+    """Say whether the weights of a job are there or are to be trained, and where they are kept."""
     if job.method.parts:
         path = cells.root / (job.base or job).model_file
         print(f"seed {seed}: ensemble {'taken from' if path.exists() else 'is trained and kept in'} {path}")
+
+
+def measured(job: Job, cells: CellStore, device: str) -> FinishedCell:
+    """Measure a cell with progress bars, or take it from the store; says where its rows are."""
+    seed, path = job.cell.seed, cells.record_path(job.cell.id)
+    there = path.exists()
+    announce(job, cells, seed)
+    bar = StageBar()
+    done = compute(job, cells, device, bar)
+    bar.close()
+    took = f"{1e3 * done.seconds['decision']:.1f} ms a decision; " if "decision" in done.seconds else ""
+    print(f"seed {seed}: {took}{'already measured, taken from' if there else 'rows are in'} {path}")
+    return done

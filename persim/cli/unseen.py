@@ -1,67 +1,57 @@
-"""What the commands share about agents that were never observed: their options, and the model of them."""
+"""What the commands share about agents that were never observed: their options, and the method that acts for them."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
-from typing import Any
+
+import numpy as np
 
 from persim import console
+from persim.cli.training import GivenModel, read_model
 from persim.data.collect import population
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError
-from persim.learning.model import LowRankDynamics
 from persim.learning.unseen import fit_map, known_agents, unseen_model
+from persim.methods import Method, PerSim, UnseenAgents
 
 
 def add_unseen_options(p: console.Parser) -> None:
-    """Whom to place by their covariates, and from how many."""
+    """Add the options that say which agents to place by their covariates, and from how many."""
     p.add_argument("--covariates", nargs="+", metavar="ROW", help="test agents that were never observed instead, each\n"
                    "by its covariates, such as 0.002, or 2,0.5 if there are two")  # fmt: skip
     p.add_argument("--p", type=float, help="share of the training agents that --covariates learns from (1)")
 
 
-@dataclass(frozen=True)
-class Unseen:
-    """Agents that were never observed.
+def asked_method(args: argparse.Namespace, spec: EnvSpec, ours: PerSim, device: str) -> tuple[Method, int, Array]:
+    """The method that the options ask for.
 
-    Attributes:
-        covariates: ``[M, C]``, a row for each.
-        p: share of the training agents whose covariates are used.
+    Args:
+        args: the options.
+        spec: the environment.
+        ours: PerSim with the settings of the command line.
+        device: where a model is read to.
+
+    Returns:
+        The method, N, and the covariates ``[M, C]`` of agents that are not in the data; M is 0 if none are asked for.
+
+    Raises:
+        InputError: a model cannot be read, or covariates or ``--p`` do not fit.
     """
-
-    covariates: tuple[tuple[float, ...], ...]
-    p: float
-
-    @classmethod
-    def of(cls, args: argparse.Namespace, spec: EnvSpec, n_agents: int) -> Unseen | None:
-        """From the options; None if no such agents are asked for. ``n_agents`` are those of the training.
-
-        Raises:
-            InputError: a row is not numbers or does not fit, ``p`` is out of range, or stands alone.
-        """
-        if args.covariates is None:
-            if args.p is not None:
-                raise InputError("--p is of use with --covariates only; give those, too, or leave it out")
-            return None
-        rows = spec.covariate_rows([_row(text, spec) for text in args.covariates])
-        p = 1.0 if args.p is None else args.p
-        known_agents(n_agents, p, 0)
-        return cls(tuple(map(tuple, rows.tolist())), p)
-
-    def spec(self, spec: EnvSpec) -> EnvSpec:
-        """The environment, with these as its test agents."""
-        return replace(spec, test_agents=self.covariates)
-
-    def table(self, spec: EnvSpec) -> Array:
-        """Covariates ``[M, C]``."""
-        return spec.covariate_rows(self.covariates)
-
-    def model(self, model: LowRankDynamics, spec: EnvSpec, about: dict[str, Any]) -> LowRankDynamics:
-        """The ensemble for these agents; ``about`` says on which agents it was trained."""
-        known = population(spec, int(about["agents"]), int(about["seed"]))
-        factor_map, _ = fit_map(model, spec, (range(len(known)), known), self.p, int(about["seed"]))
-        return unseen_model(model, factor_map, self.table(spec))
+    model, about = (None, {}) if args.model is None else read_model(args.model, spec, args.regime, device)
+    n_agents = args.agents if model is None else int(about["agents"])
+    unseen, p = np.empty((0, len(spec.covariates))), 1.0 if args.p is None else args.p
+    if args.covariates is not None:
+        unseen = spec.covariate_rows([_row(text, spec) for text in args.covariates])
+        known_agents(n_agents, p, 0)  # refuses a share that leaves too few
+    elif args.p is not None:
+        raise InputError("--p is of use with --covariates only; give those, too, or leave it out")
+    if model is None:
+        return UnseenAgents(ours, p) if len(unseen) else ours, n_agents, unseen
+    if len(unseen):
+        seed = int(about["seed"])
+        factor_map, _ = fit_map(model, spec, (range(n_agents), population(spec, n_agents, seed)), p, seed)
+        model = unseen_model(model, factor_map, unseen)
+    return GivenModel(model, about, ours.settings), n_agents, unseen
 
 
 def _row(text: str, spec: EnvSpec) -> list[float]:

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from persim.data.collect import population
 from persim.data.policies import test_policy_id
 from persim.envs import EnvSpec, get
@@ -19,15 +22,13 @@ PREDICTION, REWARD, HOLDOUT = "prediction", "reward", "holdout"
 TRUE_ENV_REGIME = "true-env"  # the regime of a method that looks at no data
 
 
-def predictions(spec: EnvSpec, unseen: Sequence[Sequence[float]] = ()) -> dict[str, Any]:
+def predictions(spec: EnvSpec, unseen: ArrayLike = ()) -> dict[str, Any]:
     """The prediction test (Section 5.2) as a cell states it: protocol, test policy, covariates of unseen agents."""
     test = {"what": PREDICTION, "episodes": EPISODES, "warm_up": WARM_UP, "steps": HORIZON}
     return {**test, "policy": test_policy_id(spec.name), **_unseen(unseen)}
 
 
-def rewards(
-    episodes: int, *, agents: Sequence[int] | None = None, unseen: Sequence[Sequence[float]] = ()
-) -> dict[str, Any]:
+def rewards(episodes: int, *, agents: Sequence[int] | None = None, unseen: ArrayLike = ()) -> dict[str, Any]:
     """The average reward (Section 5.3) as a cell states it.
 
     Args:
@@ -39,8 +40,9 @@ def rewards(
     return {"what": REWARD, "episodes": episodes, **chosen, **_unseen(unseen)}
 
 
-def _unseen(unseen: Sequence[Sequence[float]]) -> dict[str, Any]:
-    return {"unseen": [list(map(float, row)) for row in unseen]} if len(unseen) else {}
+def _unseen(unseen: ArrayLike) -> dict[str, Any]:
+    rows = np.asarray(unseen, dtype=np.float64)
+    return {"unseen": rows.tolist()} if len(rows) else {}
 
 
 @dataclass(frozen=True)
