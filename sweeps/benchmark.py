@@ -22,16 +22,16 @@ from persim.errors import InputError
 from persim.methods.job import TRUE_ENV_REGIME, Job
 from persim.storage import store
 from persim.storage.cells import Cell, CellStore, FinishedCell, Request, file_name
-from sweeps.benchmark_options import check, grid_of, parser
 from sweeps.engine.bars import CellBar
 from sweeps.engine.in_process import InProcess
 from sweeps.engine.scheduler import Pool, run_jobs
-from sweeps.engine.session import ray_session
+from sweeps.engine.session import check_address, ray_session
 from sweeps.grid import estimate
+from sweeps.grid.command import check, grid_of, parser
 from sweeps.grid.suites import Grid
 from sweeps.grid.tasks import Task, missing, plan
 from sweeps.options import only_driver
-from sweeps.tracking.mirror import Mirror
+from sweeps.tracking.mirror import Mirror, tracking_folder
 
 LOCK = "benchmark"
 
@@ -162,8 +162,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the grid; returns the exit status: 0, or 1 if a cell failed for good."""
     args = parser(__doc__ or "").parse_args(argv)
     store.reach(args.store)
-    grid = grid_of(args)
+    grid = grid_of(args, tracking_folder(args.store))
     check(args, grid)
+    if args.address is not None:
+        check_address(args.address)
     cells = CellStore(args.store)
     if old := cells.of_old_version():
         print(old, file=sys.stderr)

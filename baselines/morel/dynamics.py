@@ -1,6 +1,6 @@
 """An ensemble of networks that predict the change of state and the reward, and its training.
 
-Axis letters beside those of DESIGN.md: T transitions of the data.
+Axis letters beside those of CONTRIBUTING.md: T transitions of the data.
 """
 
 from __future__ import annotations

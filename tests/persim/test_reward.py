@@ -85,7 +85,7 @@ def oracle(values):
 
 
 def test_the_oracle_reaches_the_known_optimum(values):
-    """FACTS of the paper's problem: -44.5, -49.8, -63.9, -95.8, -117.6 on a grid of 721 x 421."""
+    """Optima of the paper's problem: -44.5, -49.8, -63.9, -95.8, -117.6 on a grid of 721 x 421."""
     result = rewards(MOUNTAINCAR, oracle(values), episodes=100)
     means = [earned.mean for earned in result.agents]
     np.testing.assert_allclose(means, [-44.5, -49.8, -63.9, -95.8, -117.6], rtol=0.04)

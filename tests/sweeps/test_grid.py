@@ -10,14 +10,13 @@ from persim.evaluation.reward import average_rewards
 from persim.methods import measure
 from persim.storage.cells import CellStore, FinishedCell, row
 from sweeps import benchmark
-from sweeps import benchmark_options as command
 from sweeps.engine.bars import CellBar
-from sweeps.grid import estimate
+from sweeps.grid import command, estimate
 from sweeps.reporting import text_tables
 
 
 def grid_of(*arguments):
-    return command.grid_of(command.parser("").parse_args(arguments))
+    return command.grid_of(command.parser("").parse_args(arguments), Path("runs"))
 
 
 def jobs_of(*arguments):

@@ -8,10 +8,10 @@ import sys
 import time
 import urllib.request
 import uuid
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from sweeps.tracking.mirror import Mirror
 
 from persim import console
 from persim.errors import InputError
@@ -19,12 +19,13 @@ from persim.storage import objects as remote
 from persim.storage import store
 from persim.storage.cells import CellStore, Request
 from sweeps import benchmark
-from sweeps import benchmark_options as command
 from sweeps.engine import lock as remote_lock
 from sweeps.engine.in_process import InProcess
 from sweeps.engine.scheduler import run_jobs
+from sweeps.grid import command
 from sweeps.options import only_driver
 from sweeps.reporting.draw import plot_methods
+from sweeps.tracking.mirror import Mirror
 from tests.sweeps.test_scheduler import Silent
 
 SMOKE = ["--suite", "smoke", "--envs", "cartpole", "--trials", "1"]
@@ -36,7 +37,7 @@ def bucket():
 
 
 def grid_of(*arguments):
-    return command.grid_of(command.parser("").parse_args([*SMOKE, *arguments]))
+    return command.grid_of(command.parser("").parse_args([*SMOKE, *arguments]), Path("runs"))
 
 
 def compute(grid, root):

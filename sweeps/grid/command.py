@@ -16,9 +16,7 @@ from persim.errors import InputError, check_at_least, check_choice
 from persim.methods import PRESETS, Options
 from persim.methods.tuned import read_rank, tuned_settings
 from persim.planning.registry import PLANNERS
-from sweeps.engine.session import check_address
 from sweeps.grid.suites import SUITES, DataKey, Grid, chosen
-from sweeps.tracking.mirror import tracking_folder
 
 DEVICES = ("cpu", "cuda", "auto")
 STATES = {"default": None, "raw": False, "normalised": True}
@@ -71,8 +69,8 @@ def parser(about: str) -> console.Parser:
     return p
 
 
-def grid_of(args: argparse.Namespace) -> Grid:
-    """What the command line asks for.
+def grid_of(args: argparse.Namespace, choices: Path) -> Grid:
+    """What the command line asks for; ``choices`` is the store of rank_cv.py and tune.py.
 
     Raises:
         InputError: something is unknown or out of range.
@@ -95,27 +93,27 @@ def grid_of(args: argparse.Namespace) -> Grid:
         args.seed,
         args.episodes,
     )
-    return replace(grid, special={key: _special(args, grid, key) for key in grid.keys})
+    return replace(grid, special={key: _special(args, grid, key, choices) for key in grid.keys})
 
 
-def _special(args: argparse.Namespace, grid: Grid, key: DataKey) -> Options:
+def _special(args: argparse.Namespace, grid: Grid, key: DataKey, choices: Path) -> Options:
     """The options for some data: with their own rank or tuned settings, if the command asks for these.
 
     Raises:
         InputError: the rank is not one, was to be chosen and has not been, or nothing was tuned.
     """
-    options, folder = grid.options, tracking_folder(args.store)
+    options = grid.options
     if args.settings is not None:
         if not any(METHODS[method].ranked for method in grid.methods):
             able = ", ".join(name for name, entry in METHODS.items() if entry.ranked)
             raise InputError(
                 f"settings {args.settings!r} are PerSim's, but no method here has them; add one of: {able}"
             )
-        options = replace(options, tuned=tuned_settings(args.settings, folder, *key))
+        options = replace(options, tuned=tuned_settings(args.settings, choices, *key))
     if args.rank == "paper":
         return options
     if args.rank == "auto":
-        return replace(options, rank=read_rank(folder, *key))
+        return replace(options, rank=read_rank(choices, *key))
     if not args.rank.isascii() or not args.rank.isdigit():
         raise InputError(f"rank {args.rank!r} is not a rank; give a whole number, auto or paper")
     return replace(options, rank=int(args.rank))
@@ -132,8 +130,6 @@ def check(args: argparse.Namespace, grid: Grid) -> None:
         check_at_least("cpus", args.cpus, 1)
     if not 0 < args.gpu_share <= 1:
         raise InputError(f"gpu-share is {args.gpu_share}, but it has to be above 0 and at most 1")
-    if args.address is not None:
-        check_address(args.address)
     if str(args.store).startswith("memory://") and not args.dry_run:
         raise InputError(
             f"store {str(args.store)!r} lives in one process, but workers are others; give a folder or s3://"
