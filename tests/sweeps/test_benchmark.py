@@ -18,17 +18,20 @@ from baselines import registry
 from persim import console
 from persim.data import Trajectories, collect_regime
 from persim.envs import get
+from persim.methods import PRESETS
+from persim.methods.persim import BUDGETS
 from persim.storage import store
 from persim.storage.cells import CellStore
 from sweeps import benchmark
+from sweeps.grid import command
 from sweeps.grid.suites import SUITES
-from sweeps.tracking.tracker import default_uri
+from sweeps.tracking.mirror import default_uri
 from tests.sweeps.cluster import two_nodes
 from tests.sweeps.test_rank_cv import wait_for, workers_of
 
 SCRIPT = Path(benchmark.__file__)
 SMOKE = ["--suite", "smoke", "--envs", "cartpole", "--methods", "persim,true-env"]
-CELLS = 4  # PerSim and True env+MPC, two trials
+CELLS = 6  # prediction and reward of PerSim, reward of True env+MPC, two trials
 
 
 def start(folder, *more, arguments=SMOKE):
@@ -46,9 +49,9 @@ def finish(process, seconds=220):
 def rows(folder):
     """Finished cells by id, without timings and the place they ran from."""
     found = {}
-    for path in (folder / "runs" / "cells" / "smoke").glob("*.json"):
+    for path in (folder / "runs" / "cells").glob("*.json"):
         record = json.loads(path.read_text())["record"]
-        found[path.stem] = json.dumps([record[name] for name in ("cell", "rows", "curves", "seed")], sort_keys=True)
+        found[path.stem] = json.dumps([record[name] for name in ("cell", "rows", "curves")], sort_keys=True)
     return found
 
 
@@ -83,9 +86,12 @@ def test_every_cell_is_a_row_a_run_and_a_line(undisturbed):
     assert {run.info.status for run in runs(folder)} == {"FINISHED"}
     learnt = [run for run in found if run.data.params["method"] == "persim"]
     for run in learnt:
-        assert {"reward/agent_5", "prediction_rmse/agent_1", "reward/mean", "curve/train_mse"} <= set(run.data.metrics)
-        assert {"factor_r2_force", "factor_r2_pole_length"} <= set(run.data.metrics)  # Figures 1 and 5, as numbers
         assert run.inputs.dataset_inputs[0].dataset.name == "cartpole random N=6"
+        assert {"rank", "learning_rate", "batch_size", "epochs", "members"} <= set(run.data.params)
+        assert "curve/train_mse" in run.data.metrics
+    shown = {name for run in learnt for name in run.data.metrics}
+    assert {"reward/agent_5", "prediction_rmse/agent_1", "reward/mean"} <= shown
+    assert {"factor_r2_force", "factor_r2_pole_length"} <= shown  # Figures 1 and 5, as numbers
 
 
 @pytest.mark.ray
@@ -96,7 +102,7 @@ def test_one_model_serves_all_that_is_measured_and_other_commands_read_it(undist
     models = sorted((folder / "runs" / "models").glob("*.safetensors"))
     assert len(models) == 2
     model, about = LowRankDynamics.load(models[0])
-    assert model.settings.members == registry.PRESETS["smoke"].members
+    assert model.settings.members == BUDGETS["smoke"]["members"]
     assert {"env", "regime", "agents", "seed"} <= set(about)
 
 
@@ -104,12 +110,12 @@ def test_one_model_serves_all_that_is_measured_and_other_commands_read_it(undist
 def test_the_same_command_again_computes_nothing(undisturbed, monkeypatch, capsys):
     folder, output = undisturbed
     monkeypatch.chdir(folder)
-    before = {path: path.stat().st_mtime_ns for path in (folder / "runs" / "cells" / "smoke").iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs" / "cells").iterdir()}
     assert console.run(benchmark.main, SMOKE) == 0
     again = capsys.readouterr()
     assert f"{CELLS} of {CELLS} cells are finished already" in again.err
     assert again.out.splitlines()[:8] == output.splitlines()[:8]
-    assert before == {path: path.stat().st_mtime_ns for path in (folder / "runs" / "cells" / "smoke").iterdir()}
+    assert before == {path: path.stat().st_mtime_ns for path in (folder / "runs" / "cells").iterdir()}
     assert len(children(folder)) == CELLS
     assert console.run(benchmark.main, [*SMOKE, "--dry-run"]) == 0
     assert capsys.readouterr().out.count("  done  ") == CELLS
@@ -162,7 +168,7 @@ def test_killed_workers_change_nothing(undisturbed, tmp_path):
     killed = []
 
     def kill_one():
-        for pid in workers_of(process.pid, "ray::Worker.run")[:1]:
+        for pid in workers_of(process.pid, "ray::cell_task")[:1]:
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
         return len(killed) >= 2
@@ -196,13 +202,13 @@ def test_a_cell_that_fails_is_reported_and_stops_no_other(undisturbed, tmp_path)
     victim.write_bytes(victim.read_bytes()[:-40])
     code, output, errors = finish(start(tmp_path))
     assert code == 1
-    assert "1 cell failed; the same command tries again" in errors
+    assert "2 cells failed; the same command tries again" in errors  # prediction and reward of one trial
     assert "PerSim (1, 1 failed)" in output
     assert victim.name in errors
     assert "is damaged" in errors
-    assert [run.info.status for run in children(tmp_path)].count("FAILED") == 1
+    assert [run.info.status for run in children(tmp_path)].count("FAILED") == 2
     good = rows(tmp_path)
-    assert len(good) == CELLS - 1
+    assert len(good) == CELLS - 2
     assert good.items() <= rows(undisturbed[0]).items()
     victim.unlink()
     code, _, errors = finish(start(tmp_path))
@@ -239,18 +245,23 @@ def test_a_diverged_critic_is_named_with_its_step_and_stops_no_other(tmp_path):
     replace(data, reward=np.full(len(data), 3e38, np.float32)).save(first)
     code, output, errors = finish(start(tmp_path, "--methods", "cql-p,true-env", arguments=AUGMENTATION))
     assert code == 1
-    assert re.search(r"failed: cartpole, random, N=6, CQL-P, trial 1 .*: DivergenceError: .* at step 1; lower", errors)
+    assert re.search(
+        r"failed: cartpole, random, N=6, CQL-P, reward, seed 0 .*: DivergenceError: .* at step 1; lower", errors
+    )
     assert "CQL-P (0, 1 failed)" in output
     assert "True env+MPC (1)" in output
 
 
 def recorded(folder):
     """The dataset of the cells of ``AUGMENTATION``, where they will look for it."""
-    grid = benchmark.grid_of(benchmark.parser().parse_args(AUGMENTATION))
-    cell = grid.cells()[0]
+    cell = jobs(AUGMENTATION)[0].cell
     path = CellStore(folder / "runs").dataset_path(cell.env, cell.regime, cell.agents, 0)
     collect_regime(get(cell.env), cell.regime, cell.agents, 0).save(path)
     return path
+
+
+def jobs(arguments):
+    return command.grid_of(command.parser("").parse_args(arguments), Path("runs")).jobs()
 
 
 BAD = [
@@ -265,7 +276,11 @@ BAD = [
     (["--suite", "smoke", "--episodes", "0"], "episodes is 0"),
     (["--suite", "smoke", "--states", "rwa"], "did you mean 'raw'"),
     (["--suite", "smoke", "--seed", "-1"], "seed is -1"),
-    (["--suite", "smoke", "--rank", "few"], "rank 'few' is no rank"),
+    (["--suite", "smoke", "--rank", "few"], "rank 'few' is not a rank"),
+    (["--suite", "smoke", "--rank", "²"], "rank '²' is not a rank"),
+    (["--suite", "smoke", "--settings", "tuned"], "run: python sweeps/tune.py --env cartpole"),
+    (["--suite", "smoke", "--settings", "absent.json"], "cannot be read"),
+    (["--suite", "smoke", "--methods", "bcq-p", "--settings", "tuned"], "are PerSim's, but no method has them"),
     (["--suite", "smoke", "--rank", "0"], "rank is 0"),
     (["--suite", "smoke", "--rank", "auto"], "run: python sweeps/rank_cv.py --env cartpole"),
     (["--suite", "smoke", "--planner", "cen"], "did you mean 'cem'"),
@@ -302,7 +317,7 @@ def test_bad_input_is_one_line_status_2_and_nothing_left(arguments, expected, tm
 def test_a_gpu_that_is_not_there_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert console.run(benchmark.main, [*SMOKE, "--device", "cuda"]) == 2
-    assert "the cluster has no GPU; give --device cpu or auto" in capsys.readouterr().err
+    assert "there is no GPU; give --device cpu or auto" in capsys.readouterr().err
 
 
 def test_a_ray_that_does_not_start_is_one_line(tmp_path, monkeypatch, capsys):
@@ -327,8 +342,7 @@ def test_a_second_driver_on_the_store_is_refused(tmp_path, monkeypatch, capsys):
 
 def test_a_store_of_another_version_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    grid = benchmark.grid_of(benchmark.parser().parse_args(SMOKE))
-    path = CellStore(tmp_path / "runs").record_path(grid.cells()[0])
+    path = CellStore(tmp_path / "runs").record_path(jobs(SMOKE)[0].cell.id)
     monkeypatch.setattr(store, "FORMAT_VERSION", 99)
     store.write_record(path, "cell", {})
     monkeypatch.undo()
@@ -340,4 +354,4 @@ def test_a_store_of_another_version_is_refused(tmp_path, monkeypatch, capsys):
 def test_suites_name_methods_that_are_known():
     for suite in SUITES.values():
         assert set(suite.methods) <= set(registry.METHODS)
-        assert suite.preset in registry.PRESETS
+        assert suite.preset in PRESETS
