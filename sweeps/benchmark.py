@@ -3,7 +3,7 @@
     python sweeps/benchmark.py --suite smoke
     python sweeps/benchmark.py --suite reward --envs cartpole --regimes random,pure --trials 5
 
-Datasets, models and measurements are made once, by Ray actors on whatever --address offers (this
+Datasets, models and measurements are made once, by tasks on the Ray that --address names (this
 machine by default), and kept in --store, a folder or s3://BUCKET/PREFIX; what has finished is never computed
 twice: the same command, given again, goes on where it stopped. Every finished cell is a run in MLflow.
 """

@@ -232,7 +232,7 @@ def test_policies_and_the_synthetic_trajectories_behind_them(tmp_path):
     assert models.count("cartpole-persim") == 1  # both start from the same simulator
     client = MlflowClient(tracking_uri=default_uri(tmp_path / "runs"))
     found = client.search_runs([client.get_experiment_by_name("augmentation").experiment_id])
-    cql = next(run for run in found if run.data.params.get("method") == "cql-a")
+    cql = next(run for run in found if run.data.params.get("seed") == "0" and run.data.params["method"] == "cql-a")
     assert {"curve/td_loss", "curve/conservative_loss", "reward/agent_5"} <= set(cql.data.metrics)
     assert [point.step for point in client.get_metric_history(cql.info.run_id, "curve/td_loss")] == list(range(1, 11))
 
@@ -280,7 +280,7 @@ BAD = [
     (["--suite", "smoke", "--rank", "²"], "rank '²' is not a rank"),
     (["--suite", "smoke", "--settings", "tuned"], "run: python sweeps/tune.py --env cartpole"),
     (["--suite", "smoke", "--settings", "absent.json"], "cannot be read"),
-    (["--suite", "smoke", "--methods", "bcq-p", "--settings", "tuned"], "are PerSim's, but no method has them"),
+    (["--suite", "smoke", "--methods", "bcq-p", "--settings", "tuned"], "are PerSim's, but no method here has them"),
     (["--suite", "smoke", "--rank", "0"], "rank is 0"),
     (["--suite", "smoke", "--rank", "auto"], "run: python sweeps/rank_cv.py --env cartpole"),
     (["--suite", "smoke", "--planner", "cen"], "did you mean 'cem'"),
