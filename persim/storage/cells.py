@@ -7,7 +7,7 @@ import math
 import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Cell:
     settings: dict[str, Any]
     measure: dict[str, Any]
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Twelve hexadecimal digits."""
         return store.settings_hash(asdict(self))
