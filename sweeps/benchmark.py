@@ -167,9 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.address is not None:
         check_address(args.address)
     cells = CellStore(args.store)
-    if old := cells.of_old_version():
-        print(old, file=sys.stderr)
     if args.dry_run:
+        cells.check_version()
         dry_run(grid, cells, "cuda" if args.device == "cuda" else "cpu", args.cpus or os.cpu_count() or 1)
         return 0
     _todo(grid, cells)  # damaged records are found before anything is written

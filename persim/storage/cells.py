@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from persim.errors import InputError
 from persim.storage import store
 
 KIND, REQUEST = "cell", "request"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,7 @@ class CellStore:
 
     def ask(self, request: Request) -> None:
         """Record what a command asks for, so that reports and MLflow know which cells belong together."""
+        self.check_version()
         path = self.root / "requests" / f"{request.id}.json"
         if not path.exists() or tuple(store.read_record(path, REQUEST)["cells"]) != request.cells:
             store.write_record(path, REQUEST, asdict(request))
@@ -202,15 +205,13 @@ class CellStore:
                 found.setdefault(cell_id, {})[request.suite] = request.preset
         return found
 
-    def of_old_version(self) -> str:
-        """One line about cells that version 0.1 left here, whose ids were made differently; empty if there are none."""
-        old = sum(1 for _ in (self.root / "cells").glob("*/*.json"))
-        if not old:
-            return ""
-        return (
-            f"store {str(self.root)!r} has {old} cells of version 0.1: its datasets are used, but its results and "
-            "models are not, as they were named differently; nothing is deleted (CHANGELOG.md says how to convert them)"
-        )
+    def check_version(self) -> None:
+        """Warn of cells that version 0.1 left here, whose ids were made differently."""
+        if old := sum(1 for _ in (self.root / "cells").glob("*/*.json")):
+            _log.warning(
+                "store %r has %d cells of version 0.1: its datasets are used, but its results and models are not, as they "
+                "were named differently; nothing is deleted (CHANGELOG.md says how to convert them)", str(self.root), old
+            )  # fmt: skip
 
 
 def read_finished(path: Path) -> FinishedCell:

@@ -208,10 +208,13 @@ def test_requests_label_cells_and_a_sweep_keeps_its_name(tmp_path):
     assert [request.cells for request in cells.requests() if request.suite == "tune"] == [("a", "c")]
 
 
-def test_a_store_of_version_0_1_is_named_and_left_alone(tmp_path):
+def test_a_store_of_version_0_1_is_named_and_left_alone(tmp_path, caplog):
     cells = CellStore(tmp_path)
-    assert cells.of_old_version() == ""
+    cells.ask(Request("reward", "paper", ("a",)))
+    assert caplog.messages == []
     (tmp_path / "cells" / "reward").mkdir(parents=True)
     (tmp_path / "cells" / "reward" / "0123456789ab.json").write_text("{}")
-    assert "has 1 cells of version 0.1" in cells.of_old_version()
+    cells.ask(Request("reward", "paper", ("a",)))
+    assert len(caplog.messages) == 1
+    assert "has 1 cells of version 0.1: its datasets are used" in caplog.messages[0]
     assert cells.finished_ids() == set()
