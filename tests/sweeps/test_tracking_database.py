@@ -118,7 +118,8 @@ def test_a_half_made_database_is_moved_aside_and_made_anew(half_made, tmp_path, 
     [
         ("", True),
         ("CREATE TABLE experiments (name)", True),
-        ("CREATE TABLE experiments (name); CREATE TABLE alembic_version (v); INSERT INTO alembic_version VALUES (1)", True),
+        ("CREATE TABLE experiments (name); CREATE TABLE alembic_version (v);"
+         "INSERT INTO alembic_version VALUES (1)", True),
         ("CREATE TABLE experiments (name); INSERT INTO experiments VALUES (1); CREATE TABLE alembic_version (v)", True),
         ("CREATE TABLE runs (name); CREATE TABLE _alembic_tmp_experiments (name)", True),
         ("CREATE TABLE experiments (name); INSERT INTO experiments VALUES (1);"
