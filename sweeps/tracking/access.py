@@ -7,14 +7,13 @@ import logging
 import os
 import re
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from persim.errors import InputError
-from persim.storage.store import is_remote
+from persim.storage.objects import reason
 
 _log = logging.getLogger(__name__)
 _SETTINGS = {
@@ -28,16 +27,13 @@ _SETTINGS = {
 
 def database_file(uri: str) -> Path | None:
     """The file of an SQLite database; None for any other URI."""
-    return Path(uri.partition(":///")[2].partition("?")[0]).absolute() if uri.startswith("sqlite:") else None
+    return Path(uri.partition(":///")[2].partition("?")[0]).absolute() if uri.startswith("sqlite") else None
 
 
-def lock_file(uri: str, root: Path) -> Path:
-    """What all who write to an MLflow lock: beside its database, in the store, or on this machine."""
-    if (file := database_file(uri)) is not None:
-        return file.with_name(f"{file.name}.lock")
-    if is_remote(root):
-        return Path(tempfile.gettempdir(), f"persim-mlflow-{os.getuid()}.lock")
-    return root / "locks" / "mlflow.lock"
+def lock_file(uri: str, folder: Path) -> Path:
+    """What all who write to an MLflow lock: a file beside its database, or in the folder that they share."""
+    file = database_file(uri)
+    return folder / "locks" / "mlflow.lock" if file is None else file.with_name(f"{file.name}.lock")
 
 
 @contextmanager
@@ -78,9 +74,8 @@ def connect(uri: str, artifacts: str) -> Any:
 def _prepare(file: Path, lock: Path, artifacts: str) -> None:
     """Make a database aside, where there is no whole one, and rename it: a kill leaves it whole or absent."""
     with alone(lock):
-        for left in file.parent.glob("*.part*"):
-            if left.name.startswith(f"{file.name}."):  # of a dead process, as a living one has the lock
-                left.unlink(missing_ok=True)
+        for left in file.parent.glob(f"{file.name}.[0-9]*.part*"):  # of dead processes, as a living one has the lock
+            left.unlink(missing_ok=True)
         if file.exists():
             if not _is_half_made(file):
                 return
@@ -97,12 +92,10 @@ def _is_half_made(file: Path) -> bool:
     """Whether MLflow was killed while it made this database: it has no experiment, so no run is lost."""
     with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True)) as database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        filled = [
-            name in tables and database.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone()
-            for name in ("alembic_version", "experiments")
-        ]
-    ours = not tables or tables & {"experiments", "runs"}
-    return bool(ours) and not all(filled)
+        needed = ("alembic_version", "experiments")
+        whole = all(t in tables and database.execute(f"SELECT 1 FROM {t} LIMIT 1").fetchone() for t in needed)
+    others = tables and tables.isdisjoint({"experiments", "runs"})  # a database of another program
+    return not whole and not others
 
 
 def is_refusal(error: Exception) -> bool:
@@ -111,14 +104,12 @@ def is_refusal(error: Exception) -> bool:
 
     if isinstance(error, MlflowException):
         return str(error.error_code) in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
-    return isinstance(error, InputError | FileNotFoundError)
+    return isinstance(error, ValueError | KeyError | TypeError)  # of a record that is damaged or of another version
 
 
 def brief(error: Exception) -> str:
-    """The first line of an error, not too long and without a password."""
-    lines = without_password(str(error)).strip().splitlines()
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= 140 else text[:137] + "..."
+    """Why something failed, in a line without a password."""
+    return without_password(reason(error))
 
 
 def without_password(text: str) -> str:

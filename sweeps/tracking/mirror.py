@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -19,12 +18,11 @@ from persim.methods.job import TRUE_ENV_REGIME
 from persim.storage import store
 from persim.storage.cells import REQUEST, Cell, CellStore, FinishedCell, Request, code_version, read_finished
 from sweeps.tracking import access, entries, views
-from sweeps.tracking.runs import Child, Runs
+from sweeps.tracking.runs import Runs
 
 SYNC_SECONDS = 2.0
 _LAST_TRIES = (0.0, 0.5, 2.0)  # pauses before the tries of the last sync
 _WITH_MODELS = ("prediction", "reward", "smoke")  # the suites whose simulators become MLflow models
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _log = logging.getLogger(__name__)
 
 
@@ -60,12 +58,11 @@ class Mirror:
         self.uri, self._server = access.without_password(self._uri), self._uri.startswith("http")
         client = access.connect(self._uri, artifacts)
         store.prepare_folder(root)
-        lock = access.lock_file(self._uri, root)
+        lock = access.lock_file(self._uri, folder)
         self._new_runs = partial(Runs, client, None if self._server else artifacts, lock, source)
         self._runs: dict[str, Runs] = {}  # by suite
         self._cells, self._requests, self._datasets = CellStore(root), dict[Path, Request](), dict[Path, Any]()
         self._asked: list[Callable[[], None]] = []  # failures and endings that are still to be sent
-        self._statuses: dict[str, str] = {}  # by group, how it ended
         self._lacking: dict[tuple[str, str], Request] = {}  # by group and cell id
         self._refused: set[object] = set()
         self._synced: object = None  # what there was to send when a sync last got through
@@ -87,36 +84,29 @@ class Mirror:
         """Show a cell that failed for good, until a success takes its place."""
         now = int(time.time() * 1e3)
         done = FinishedCell(cell, [], {}, code_version(), {}, now, now)
-        self._asked.append(lambda: self._runs_of(request).send(Child(request, done, error=error or "unknown error")))
+        self._asked.append(lambda: self._runs_of(request).send(request, done, error=error or "unknown error"))
 
     def end(
         self,
         request: Request,
-        metrics: views.Points = _NOTHING,
-        tags: Mapping[str, str] = _NOTHING,
+        metrics: Mapping[str, Iterable[tuple[int, float]]] = {},
+        tags: Mapping[str, str] = {},
         files: Iterable[Path] = (),
         status: str = "FINISHED",
     ) -> None:
-        """Sum a request up on its parent runs and end them, after the runs of its cells.
+        """Sum a request up on its parent runs and end them, when its cells are sent.
 
-        Args:
-            request: a sweep or a grid.
-            metrics: named ``(step, value)`` points.
-            tags: of the parent runs.
-            files: artifacts; they are read when they are sent.
-            status: ``FINISHED`` or ``FAILED``.
+        The metrics are ``(step, value)`` points by name, the files artifacts, which are read when they are sent; the
+        status is ``FINISHED`` or ``FAILED``.
         """
-        self._statuses[views.group_of(request)] = status
         self._asked.append(lambda: self._runs_of(request).end(request, metrics, tags, files, status))
 
     def close(self, deadline: float = 60.0) -> int:
         """Send what is left, and stop; parent runs that were begun and not ended become ``KILLED``.
 
-        Args:
-            deadline: the most seconds that this may take.
-
         Returns:
-            How many finished cells MLflow lacks; 1 if it lacks only something else, 0 if nothing.
+            After ``deadline`` seconds at the latest, how many finished cells MLflow lacks (1 if it has all of them
+            and lacks something else); 0 if it has everything.
         """
         self._deadline = time.monotonic() + deadline
         self._closing.set()
@@ -187,8 +177,9 @@ class Mirror:
         self._lacking = {}
         for request in self._requests.values():
             group, runs = views.group_of(request), self._runs.get(request.suite)
-            wanted = {(group, cell_id): request for cell_id in request.cells if cell_id in finished}
-            self._lacking |= {key: wanted[key] for key in wanted.keys() - (runs.finished if runs else {})}
+            known = runs.finished if runs else {}
+            keys = [(group, cell_id) for cell_id in request.cells if cell_id in finished]
+            self._lacking |= {key: request for key in keys if key not in known}
 
     def _read(self, path: Path) -> None:
         record = store.read_record(path, REQUEST)
@@ -206,7 +197,7 @@ class Mirror:
             done = read_finished(self._cells.record_path(cell_id))
             model = self._cells.root / done.model
             shown = request.suite in _WITH_MODELS and done.cell.method == "persim" and done.model and model.exists()
-            runs.send(Child(request, done, self._dataset(done.cell), model if shown else None))
+            runs.send(request, done, self._dataset(done.cell), model if shown else None)
 
     def _dataset(self, cell: Cell) -> Any:
         """The MLflow input of a cell that learnt from data; each file is read once."""
@@ -221,5 +212,4 @@ class Mirror:
             for key, group in list(runs.opened.items()):
                 own = [request for request in self._requests.values() if views.group_of(request) == group]
                 whole = all(not request.settings and finished.issuperset(request.cells) for request in own)
-                status = self._statuses.get(group, "FINISHED" if whole else "KILLED")
-                self._attempt((suite, key), partial(runs.close, key, status))
+                self._attempt((suite, key), partial(runs.close, key, "FINISHED" if whole else "KILLED"))

@@ -29,21 +29,17 @@ def logger_of(file: Path) -> Callable[[Any, str, str], None]:
         InputError: the file is missing or damaged.
     """
     shape = LowRankDynamics.load(file)[0].settings
-    states = [ColSpec(DataType.double, f"state_{i}") for i in range(shape.state_dim)]
-    actions = [ColSpec(DataType.double, f"action_{i}") for i in range(shape.action_dim)]
-    if shape.discrete:
-        actions = [ColSpec(DataType.long, "action")]
-    following = [ColSpec(DataType.double, f"next_state_{i}") for i in range(shape.state_dim)]
-    signature = ModelSignature(Schema([ColSpec(DataType.long, "agent"), *states, *actions]), Schema(following))
-    return partial(_log, file, signature)
+    actions = [ColSpec(DataType.long, "action")] if shape.discrete else _columns("action", shape.action_dim)
+    given = [ColSpec(DataType.long, "agent"), *_columns("state", shape.state_dim), *actions]
+    return partial(_log, file, ModelSignature(Schema(given), Schema(_columns("next_state", shape.state_dim))))
+
+
+def _columns(name: str, number: int) -> list[ColSpec]:
+    return [ColSpec(DataType.double, f"{name}_{i}") for i in range(number)]
 
 
 def _log(file: Path, signature: ModelSignature, client: Any, experiment_id: str, run_id: str) -> None:
-    """Make a model and tie it to a run.
-
-    The client is asked step by step: MLflow's one-call ``log_model`` writes to whatever tracking server
-    the process has set as its default.
-    """
+    """Make a model and tie it to a run, step by step: MLflow's one call for it writes to the process's default URI."""
     made = client.create_logged_model(experiment_id, NAME, source_run_id=run_id, model_type="LowRankDynamics")
     about = Model(run_id=run_id, model_id=made.model_id, model_uuid=made.model_id, artifact_path=made.artifact_location)
     warnings.filterwarnings("ignore", message=".*An input example was not provided")  # the signature says it all

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from persim.errors import InputError
 from persim.storage.cells import FinishedCell, Request
@@ -21,31 +21,12 @@ _KEY_TAG, _GROUP_TAG = "persim.sweep_id", "persim.group"  # of a parent, and of 
 _PAGE = 1000
 
 
-class Child(NamedTuple):
-    """The run of a cell.
-
-    Attributes:
-        request: what asked for the cell.
-        done: the cell.
-        dataset: what it was trained on, as an MLflow input.
-        model: file of the trained simulator, to become an MLflow model.
-        error: why the cell failed; empty if it did not.
-    """
-
-    request: Request
-    done: FinishedCell
-    dataset: Any = None
-    model: Path | None = None
-    error: str = ""
-
-
 @dataclass
 class _Parent:
-    """A parent run that MLflow has, and the names of its parameters."""
+    """A parent run that MLflow has."""
 
     run_id: str
     status: str
-    params: frozenset[str] = frozenset()
 
 
 class Runs:
@@ -89,7 +70,7 @@ class Runs:
     def _learn(self, run: Any) -> None:
         tags, data, status = run.data.tags, run.data, str(run.info.status)
         if _CELL_TAG not in tags:
-            self._parents[tags.get(_KEY_TAG)] = _Parent(str(run.info.run_id), status, frozenset(data.params))
+            self._parents[tags.get(_KEY_TAG)] = _Parent(str(run.info.run_id), status)
         elif status == "FINISHED" and _GROUP_TAG in tags:  # earlier versions had no groups, and other cells
             known = {"parent": tags[_KEY_TAG], **data.params, **data.metrics}
             self.finished[tags[_GROUP_TAG], tags[_CELL_TAG]] = known
@@ -100,56 +81,54 @@ class Runs:
                 self._learn(run)
         return self._parents.get(key)
 
-    def send(self, child: Child) -> None:
+    def send(
+        self, request: Request, done: FinishedCell, dataset: Any = None, model: Path | None = None, error: str = ""
+    ) -> None:
         """Make the run of a cell, unless MLflow has it; what an earlier attempt left half-sent is deleted first.
+
+        Args:
+            request: what asked for the cell.
+            done: the cell.
+            dataset: what it was trained on, as an MLflow input.
+            model: file of the trained simulator, to become an MLflow model.
+            error: why the cell failed; empty if it did not.
 
         Raises:
             InputError: the simulator is damaged.
         """
-        group, cell_id = views.group_of(child.request), child.done.cell.id
-        status = "FAILED" if child.error else "FINISHED"
-        with alone(self._lock), local_copy(child.model) if child.model else nullcontext() as file:
-            earlier = [*self._search(f"tags.`{_CELL_TAG}` = '{cell_id}' and tags.`{_GROUP_TAG}` = '{group}'")]
+        cell, group, status = done.cell, views.group_of(request), "FAILED" if error else "FINISHED"
+        with alone(self._lock), local_copy(model) if model else nullcontext() as file:
+            earlier = [*self._search(f"tags.`{_CELL_TAG}` = '{cell.id}' and tags.`{_GROUP_TAG}` = '{group}'")]
             for run in earlier:
                 if run.info.status in ("FINISHED", status):  # another process was quicker
                     return self._learn(run)
-            log_model = None
             if file is not None:
-                from sweeps.tracking.model import logger_of
+                from sweeps.tracking.model import logger_of  # loads all of MLflow
 
                 log_model = logger_of(file)  # finds a damaged file before a run is made for it
             for run in earlier:
-                self._discard(str(run.info.run_id))
-            self._make(child, group, status, log_model)
-        return None
-
-    def _make(self, child: Child, group: str, status: str, log_model: Callable[[Any, str, str], None] | None) -> None:
-        done, parent = child.done, views.parent_of(child.request, child.done.cell)
-        tags = {_CELL_TAG: done.cell.id, _GROUP_TAG: group, _KEY_TAG: parent.key, _KIND_TAG: "trial"}
-        tags |= {_PARENT_TAG: self._open(parent, group).run_id, "mlflow.source.git.commit": done.commit}
-        tags |= {"mlflow.note.content": child.error} if child.error else {}
-        run_id = self._create(views.run_name(child.request.suite, done.cell), tags, done.started)
-        labels = {"method_title": views.method_title(done.cell), "preset": child.request.preset}
-        params, metrics = entries.cell_params(done, labels), entries.cell_metrics(done)
-        self._log(run_id, params, metrics)
-        if child.dataset is not None:
-            self._client.log_inputs(run_id, [child.dataset])
-        if log_model is not None:
-            log_model(self._client, self.experiment_id, run_id)
-        self._client.set_terminated(run_id, status, end_time=done.ended)
-        if not child.error:
-            last = {metric.key: metric.value for metric in metrics}
-            self.finished[group, done.cell.id] = {"parent": parent.key, **params, **last}
+                of_run = f"source_run_id = '{run.info.run_id}'"
+                for half in self._client.search_logged_models([self.experiment_id], of_run):
+                    self._client.delete_logged_model(half.model_id)
+                self._client.delete_run(run.info.run_id)
+            parent = views.parent_of(request, cell)
+            tags = {_CELL_TAG: cell.id, _GROUP_TAG: group, _KEY_TAG: parent.key, _KIND_TAG: "trial"}
+            tags |= {_PARENT_TAG: self._open(parent, group), "mlflow.source.git.commit": done.commit}
+            tags |= {"mlflow.note.content": error} if error else {}
+            run_id = self._create(views.run_name(request.suite, cell), tags, done.started)
+            labels = {"method_title": views.method_title(cell), "preset": request.preset}
+            self._log(run_id, entries.cell_params(done, labels), entries.cell_metrics(done))
+            if dataset is not None:
+                self._client.log_inputs(run_id, [dataset])
+            if file is not None:
+                log_model(self._client, self.experiment_id, run_id)
+            self._client.set_terminated(run_id, status, end_time=done.ended)
+            return self._learn(self._client.get_run(run_id))
 
     def _create(self, name: str, tags: dict[str, str], started: int | None = None) -> str:
         tags = {**tags, "mlflow.source.name": self._source}
         run = self._client.create_run(self.experiment_id, start_time=started, tags=tags, run_name=name)
         return str(run.info.run_id)
-
-    def _discard(self, run_id: str) -> None:
-        for model in self._client.search_logged_models([self.experiment_id], f"source_run_id = '{run_id}'"):
-            self._client.delete_logged_model(model.model_id)
-        self._client.delete_run(run_id)
 
     def _log(self, run_id: str, params: Mapping[str, str], metrics: list[Any]) -> None:
         """Log parameters and metrics, in one request unless there are many."""
@@ -161,18 +140,18 @@ class Runs:
             self._client.log_batch(run_id, metrics=metrics[:room], params=left[:most])
             left, metrics = left[most:], metrics[room:]
 
-    def _open(self, parent: views.Parent, group: str) -> _Parent:
-        """Find or make a parent, and set it to running."""
-        known, params = self._parent(parent.key), entries.params(parent.params)
+    def _open(self, parent: views.Parent, group: str) -> str:
+        """The run id of a parent, which is found or made, and set to running."""
+        known = self._parent(parent.key)
         if known is None:
             tags = {_KEY_TAG: parent.key, _GROUP_TAG: group, _KIND_TAG: "sweep"}
             known = self._parents[parent.key] = _Parent(self._create(parent.title, tags), "RUNNING")
-        self._log(known.run_id, {name: params[name] for name in params.keys() - known.params}, [])
-        if known.status != "RUNNING":
-            self._client.update_run(known.run_id, status="RUNNING")
-        known.status, known.params = "RUNNING", known.params | params.keys()
-        self.opened[parent.key] = group
-        return known
+        if parent.key not in self.opened:
+            self._log(known.run_id, entries.params(parent.params), [])  # does no harm if they are there
+            if known.status != "RUNNING":
+                self._client.update_run(known.run_id, status="RUNNING")
+            known.status, self.opened[parent.key] = "RUNNING", group
+        return known.run_id
 
     def compare(self, *, correct: bool) -> None:
         """Show the comparison of methods on their parents; means that have changed are sent only to ``correct`` it."""
@@ -184,23 +163,26 @@ class Runs:
     def end(
         self, request: Request, points: views.Points, tags: Mapping[str, str], files: Iterable[Path], status: str
     ) -> None:
-        """Add a summary to the parents of a request, and end them; a sweep without a parent gets one."""
+        """End the parents of a request, and add a summary to them; a sweep without a parent gets one."""
         from mlflow.entities import RunTag
 
         group = views.group_of(request)
         keys = {key for key, own in self.opened.items() if own == group}
-        keys |= {run["parent"] for id in request.cells if (run := self.finished.get((group, id)))}
+        found = (self.finished[group, id]["parent"] for id in request.cells if (group, id) in self.finished)
+        keys |= {key for key in found if self._parent(key)}
         if request.settings and not self._parent(request.id):
             with alone(self._lock):
-                self._open(views.sweep(request), group)
+                self._open(views.parent_of(request), group)
         for key in {request.id} if request.settings else keys:
-            self._show(key, points)
-            if (parent := self._parent(key)) is not None:
-                self._client.log_batch(parent.run_id, tags=[RunTag(*pair) for pair in tags.items()])
-                for file in files:
-                    with local_copy(file) as copy:
-                        self._client.log_artifact(parent.run_id, str(copy))
             self.close(key, status)
+            self._show(key, points)
+            run_id = self._parents[key].run_id
+            self._client.log_batch(run_id, tags=[RunTag(*pair) for pair in tags.items()])
+            for file in files:
+                if not file.exists():
+                    raise InputError(f"file {str(file)!r} is missing; make it anew, then run again")
+                with local_copy(file) as copy:
+                    self._client.log_artifact(run_id, str(copy))
 
     def close(self, key: str, status: str) -> None:
         """End a parent."""
@@ -217,7 +199,7 @@ class Runs:
         now = int(time.time() * 1e3)
         for name, pairs in points.items():
             wanted, parent = {x: y for x, y in pairs if math.isfinite(y)}, self._parent(key)
-            if parent and _news(wanted, self._shown.get((key, name), {}), correct):
+            if parent is not None and _news(wanted, self._shown.get((key, name), {}), correct):
                 history = self._client.get_metric_history(parent.run_id, name)
                 shown = {old.step: old.value for old in sorted(history, key=lambda old: int(old.timestamp))}
                 news = _news(wanted, shown, correct)

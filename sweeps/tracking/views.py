@@ -29,15 +29,10 @@ def group_of(request: Request) -> str:
     return request.id if request.settings else f"{request.suite}-{request.preset}"
 
 
-def sweep(request: Request) -> Parent:
-    """The parent run of a sweep."""
-    return Parent(request.id, request.title, request.settings)
-
-
-def parent_of(request: Request, cell: Cell) -> Parent:
-    """The parent run of a cell: of its sweep, or of its method in an environment, under a suite and preset."""
-    if request.settings:
-        return sweep(request)
+def parent_of(request: Request, cell: Cell | None = None) -> Parent:
+    """The parent run of a sweep, or of a grid's cells of one method in one environment, suite and preset."""
+    if cell is None or request.settings:
+        return Parent(request.id, request.title, request.settings)
     # Only built-in environments are asked for their title: no record can make us import its code.
     env = envs.get(cell.env).title if cell.env in envs.names() else cell.env
     preset = "" if request.preset in ("", "paper") else f", {request.preset}"
@@ -60,26 +55,23 @@ def run_name(suite: str, cell: Cell) -> str:
     return f"{'' if cell.regime == TRUE_ENV_REGIME else f'{cell.regime}, N={cell.agents}, '}seed {cell.seed}"
 
 
-def comparison(runs: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
+def comparison(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """The means over agents and seeds, by key of the parent: ``reward/REGIME`` with N as the step.
 
-    A method that looks at no data has one mean, which is shown beside all others in its environment. A mean that
-    is not finite is left out.
-
-    Args:
-        runs: parameters and metrics of the cells of a group, with the key of the ``parent``.
+    A method that looks at no data has one mean, which is shown beside all others of its environment. The runs are
+    the parameters and metrics of the cells of a group, with their ``parent``; a value that MLflow lacks is NaN.
     """
-    compared = [(run, _COMPARED[run["what"]]) for run in runs if run.get("what") in _COMPARED]
-    places, values = defaultdict(set), defaultdict(list)
-    for run, _ in compared:
-        if run["regime"] != TRUE_ENV_REGIME:
-            places[run["env"]].add((run["regime"], int(run["agents"])))
-    for run, metric in compared:
-        own = {(run["regime"], int(run["agents"]))} if run["regime"] != TRUE_ENV_REGIME else places[run["env"]]
-        for regime, agents in own:
+    compared, places, values = [], defaultdict(set), defaultdict(list)
+    for run in runs:
+        if run.get("what") in _COMPARED:
+            compared.append(run)
+            if run["regime"] != TRUE_ENV_REGIME:
+                places[run["env"]].add((run["regime"], int(run["agents"])))
+    for run in compared:
+        own, metric = {(run["regime"], int(run["agents"]))}, _COMPARED[run["what"]]
+        for regime, agents in places[run["env"]] if run["regime"] == TRUE_ENV_REGIME else own:
             values[run["parent"], f"{metric}/{regime}", agents].append(run.get(f"{metric}/mean", math.nan))
     result: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     for (parent, metric, agents), found in values.items():
-        if math.isfinite(mean := sum(found) / len(found)):
-            result[parent][metric].append((agents, mean))
-    return {parent: dict(points) for parent, points in result.items()}
+        result[parent][metric].append((agents, sum(found) / len(found)))
+    return result

@@ -1,5 +1,18 @@
 """What the tests of the mirror share: requests and finished cells by hand, and the runs that MLflow then has."""
 
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
 from mlflow import MlflowClient
 
 from baselines.registry import make_method
@@ -8,10 +21,23 @@ from persim.methods import Options
 from persim.methods.holdout import holdouts
 from persim.methods.job import Job, predictions, rewards
 from persim.storage.cells import CellStore, FinishedCell, Request, row
-from sweeps.tracking.mirror import Mirror
+from sweeps.tracking.mirror import Mirror, default_uri
 
 SPEC = get("cartpole")
 SETTINGS = {"env": "cartpole", "ranks": "3,5"}
+
+
+def database(root):
+    """The URI of an empty database in a store: making one takes MLflow seconds, copying it none."""
+    shutil.copy(_empty_database(), root)
+    return default_uri(root)
+
+
+@cache
+def _empty_database():
+    path = Path(tempfile.mkdtemp(prefix="persim-mlflow-")) / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
 
 
 def mirror(uri, root, source="sweeps/rank_cv.py"):
@@ -68,3 +94,36 @@ def runs(uri, experiment="rank_cv"):
 
 def history(client, run, metric):
     return [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric)]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def mlflow_server(backend, folder, port):
+    """A real MLflow server on loopback; yields its process and URI."""
+    words = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += ["--backend-store-uri", backend, "--artifacts-destination", f"{folder}/artifacts"]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "server.log").open("a") as log:
+        process = subprocess.Popen(
+            [sys.executable, *words], stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+    try:
+        for _ in range(450):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "server.log").read_text()[-2000:]
+                time.sleep(0.2)
+        else:
+            raise AssertionError("MLflow server did not start: " + (folder / "server.log").read_text()[-2000:])
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

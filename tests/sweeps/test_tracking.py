@@ -1,6 +1,5 @@
 """MLflow mirrors the store: every finished cell once, nothing lost, never in the way of the sweep."""
 
-import shutil
 import time
 
 import mlflow
@@ -10,30 +9,16 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from persim.data import Trajectories
 from persim.errors import InputError
 from persim.learning.model import LowRankDynamics, ModelSettings
-from persim.storage.cells import CellStore, Request, row
-from sweeps.tracking import entries, views
 from sweeps.tracking import mirror as mirror_module
 from sweeps.tracking import runs as mlflow_runs
-from sweeps.tracking.mirror import default_uri
-from tests.sweeps.mlflow_helpers import SETTINGS, finished, grid, history, mirror, reward, runs, sweep, trial
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory):
-    """Making one takes MLflow seconds, copying it none."""
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
+from tests.sweeps.mlflow_helpers import SETTINGS, database, grid, history, mirror, reward, runs, sweep, trial
 
 
 @pytest.fixture
-def uri(empty_database, tmp_path):
-    """A database of the test's own."""
-    shutil.copy(empty_database, tmp_path)
-    return default_uri(tmp_path)
+def uri(tmp_path):
+    return database(tmp_path)
 
 
 def simulator(path, members=1, discrete=True):
@@ -83,54 +68,6 @@ def test_a_cell_becomes_one_run_with_everything(uri, tmp_path):
     assert [file.path for file in client.list_artifacts(parents[0].info.run_id)] == ["plot.png"]
 
 
-def test_settings_are_flat_and_within_the_limits(uri, tmp_path):
-    cell = reward().cell
-    settings = {"planner": {"horizon": 50, "mppi": {"gamma": 0.5}}, "odd name (%)": 1, "long": "x" * 9000}
-    settings |= {"train": {"rate": 1}, "simulator": {"rate": 2}, "seed": 7, "commit": {"agents": 3}}
-    settings |= {f"many_{i}": i for i in range(250)}
-    rows = [row("reward", 2.0, 1), row("reward", float("inf"), 2), row("r2", 0.5, 1), row("r2", 1.0, 2)]
-    cell = type(cell)(**{**vars(cell), "settings": settings})
-    grid(tmp_path, finished(cell, rows, 20))
-    assert mirror(uri, tmp_path).close() == 0
-    (run,) = runs(uri, "reward")[2]
-    params, metrics = run.data.params, run.data.metrics
-    assert (params["horizon"], params["gamma"], params["episodes"]) == ("50", "0.5", "20")
-    assert (params["train.rate"], params["simulator.rate"]) == ("1", "2")
-    assert (params["seed"], params["settings.seed"], params["commit.agents"]) == ("0", "7", "3")
-    assert (params["agents"], params["preset"], params["what"]) == ("25", "paper", "reward")
-    assert params["odd name ___"] == "1"
-    assert params["long"] == "x" * 500
-    assert params["many_249"] == "249"
-    assert metrics["r2/mean"] == 0.75
-    assert metrics["reward/agent_1"] == 2.0
-    assert not {"reward/agent_2", "reward/mean"} & set(metrics)  # a mean over the others would flatter
-
-
-def test_a_run_has_the_settings_of_its_own_method_alone():
-    done = {name: reward(name) for name in ("persim", "bcq-p", "true-env", "persim-bcq-5")}
-    params = {name: entries.cell_params(each, {}) for name, each in done.items()}
-    assert {"rank", "members", "epochs", "state_widths", "planner", "horizon"} <= params["persim"].keys()
-    assert {"tau", "threshold", "updates"} <= params["bcq-p"].keys()
-    assert not {"rank", "planner", "epochs"} & params["bcq-p"].keys()
-    assert not {"rank", "batch_size", "learning_rate"} & params["true-env"].keys()
-    assert {"settings.learning_rate", "simulator.train.learning_rate"} <= params["persim-bcq-5"].keys()
-
-
-def test_runs_are_named_by_what_tells_them_apart():
-    assert views.run_name("reward", reward(agents=25, seed=3).cell) == "random, N=25, seed 3"
-    assert views.run_name("reward", reward("true-env", seed=1).cell) == "seed 1"
-    cell = trial(rank=5).cell
-    assert views.run_name("tune", cell) == "rank 5, rate 1.0e-03"
-    cell.measure["stopped_at"] = 9
-    assert views.run_name("tune", cell) == "rank 5, rate 1.0e-03, stopped at 9"
-    parents = [views.parent_of(Request("reward", preset, ()), reward().cell) for preset in ("paper", "quick", "")]
-    assert [parent.title for parent in parents] == ["CartPole PerSim", "CartPole PerSim, quick", "CartPole PerSim"]
-    assert len({parent.key for parent in parents}) == 3
-    foreign = reward()
-    object.__setattr__(foreign.cell, "env", "this:ATTRIBUTE")  # would print a poem if it were imported
-    assert views.parent_of(Request("reward", "paper", ()), foreign.cell).title == "this:ATTRIBUTE PerSim"
-
-
 def test_parents_end_as_their_requests_did_and_the_one_left_open_was_killed(uri, tmp_path):
     first = mirror(uri, tmp_path)
     first.end(sweep(tmp_path, trial(0), settings={"n": 0}))
@@ -140,7 +77,7 @@ def test_parents_end_as_their_requests_did_and_the_one_left_open_was_killed(uri,
     grid(tmp_path, reward("cql-a"), suite="whole")  # of a command that had no MLflow
     grid(tmp_path, reward("bcq-a"), suite="part", more=[reward("cadm-pets")])
     assert first.close() == 0
-    client, parents, children = runs(uri)
+    _, parents, children = runs(uri)
     status = {run.data.params["n"]: run.info.status for run in parents}
     assert status == {"0": "FINISHED", "1": "FAILED", "2": "KILLED"}
     names = {run.info.run_id: run.data.params["n"] for run in parents}
@@ -170,26 +107,6 @@ def test_a_failed_cell_says_why_and_its_retry_takes_its_place(uri, tmp_path):
     (run,) = runs(uri, "reward")[2]
     assert (run.info.status, run.data.params["commit"]) == ("FINISHED", "new")
     assert [parent.info.status for parent in runs(uri, "reward")[1]] == ["FINISHED"]
-
-
-def test_the_dataset_is_an_input_of_every_run_that_learnt_and_is_read_once(uri, tmp_path, cartpole_data, monkeypatch):
-    done = [reward(agents=12), reward("bcq-p", agents=12), reward("true-env")]
-    path = CellStore(tmp_path).dataset_path("cartpole", "random", 12, 0)
-    cartpole_data.save(path)
-    grid(tmp_path, *done)
-    read, load = [], Trajectories.load
-    monkeypatch.setattr(Trajectories, "load", lambda path: read.append(path) or load(path))
-    assert mirror(uri, tmp_path).close() == 0
-    assert read == [path]
-    for run in runs(uri, "reward")[2]:
-        if run.data.params["method"] == "true-env":
-            assert not run.inputs.dataset_inputs
-            continue
-        (entry,) = run.inputs.dataset_inputs
-        assert entry.dataset.name == "cartpole random N=12"
-        assert cartpole_data.content_hash.startswith(entry.dataset.digest)
-        assert str(path) in entry.dataset.source
-        assert '"agents": 12' in entry.dataset.profile
 
 
 @pytest.mark.parametrize("discrete", [True, False])
@@ -338,57 +255,6 @@ def test_a_sync_costs_nothing_when_there_is_nothing_new(uri, tmp_path, monkeypat
     assert not asked
     monkeypatch.undo()
     assert first.close() == 0
-
-
-def test_the_comparison_shows_each_mean_at_its_number_of_agents(uri, tmp_path, monkeypatch):
-    first = mirror(uri, tmp_path)
-    early = [reward("persim", 25, 0, 100.0), reward("true-env", seed=0, mean=200.0)]
-    late = [reward("persim", 25, 1, 110.0), reward("persim", 50, 0, 150.0), reward("bcq-p", 50, 0, 80.0)]
-    request = grid(tmp_path, *early, more=late)
-    first.sync()
-    grid(tmp_path, *early, *late)
-    first.sync()
-    first.end(request)
-    assert first.close() == 0
-    again = mirror(uri, tmp_path)
-    grid(tmp_path, *early, *late, finished(reward("bcq-p", 25).cell, [row("reward", float("nan"), 1)], 1))
-    assert again.close() == 0
-    client, parents, _ = runs(uri, "reward")
-    points = {run.info.run_name: history(client, run, "reward/random") for run in parents}
-    assert points == {
-        "CartPole PerSim": [(25, 100.0), (50, 150.0), (25, 105.0)],  # a mean is corrected when a command ends
-        "CartPole True env+MPC": [(25, 200.0), (50, 200.0)],
-        "CartPole BCQ-P": [(50, 80.0)],
-    }
-
-
-def test_a_mean_that_is_not_finite_is_left_out_and_environments_are_kept_apart():
-    def run(parent, env, regime, value, what="reward", agents="25"):
-        metric = {"reward": "reward/mean", "prediction": "prediction_rmse/mean"}[what]
-        about = {"parent": parent, "env": env, "regime": regime, "agents": agents, "what": what}
-        return about | ({metric: value} if value is not None else {})
-
-    found = views.comparison([
-        run("a", "cartpole", "random", 1.0), run("a", "cartpole", "random", 2.0), run("a", "cartpole", "pure", None),
-        run("a", "cartpole", "pure", 3.0), run("a", "cartpole", "random", 0.5, "prediction", "50"),
-        run("t", "cartpole", "true-env", 9.0, agents="5"), run("u", "mountaincar", "true-env", 9.0, agents="5"),
-        {"parent": "s", "what": "holdout"},
-    ])  # fmt: skip
-    assert {parent: {name: dict(points) for name, points in metrics.items()} for parent, metrics in found.items()} == {
-        "a": {"reward/random": {25: 1.5}, "prediction_rmse/random": {50: 0.5}},
-        "t": {"reward/random": {25: 9.0, 50: 9.0}, "reward/pure": {25: 9.0}},
-    }
-
-
-def test_the_page_to_look_at_shows_the_parents_of_the_request(uri, tmp_path):
-    first = mirror(uri, tmp_path)
-    request = grid(tmp_path, reward())
-    assert first.close() == 0
-    command, address = first.how_to_look(request).split("\n")
-    assert command == f"mlflow ui --backend-store-uri {uri}"
-    page = "#/experiments/1/runs?searchFilter=tags.%60persim.group%60%20%3D%20%27reward-paper%27%20and%20"
-    assert f"http://127.0.0.1:5000/{page}" in address
-    assert address.endswith("&compareRunsMode=CHART")
 
 
 def test_a_deleted_experiment_is_one_line_and_the_others_go_on(uri, tmp_path, caplog):
