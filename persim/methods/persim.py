@@ -79,7 +79,10 @@ class PerSimSettings:
         """The settings that the options of a command ask for; ``whole``: of plans that are played to their end."""
         planning = PlanningSettings.chosen(spec, options, whole=whole)
         settings = cls.of(spec, planning, rank=options.rank, **options.of(BUDGETS))
-        return settings if options.tuned is None else settings.with_tuned(spec, options, options.tuned)
+        tuned = dict(options.tuned or {})
+        if whole:  # the planner was tuned for plans of which the first action alone is played
+            tuned.pop("planning", None)
+        return settings.with_tuned(spec, options, tuned)
 
     def with_tuned(self, spec: EnvSpec, options: Options, tuned: Mapping[str, Any]) -> PerSimSettings:
         """Replace what ``tuned`` (a part of ``PerSim.about``) says; a rank or planner of the command line stays."""
