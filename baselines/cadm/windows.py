@@ -1,7 +1,7 @@
 """From trajectories to what CaDM learns from: observations, histories, and the transitions that a history explains.
 
-Axis letters beside those of CONTRIBUTING.md: W transitions in a history (K in the paper), M transitions that it explains,
-D features of a state that the networks see, C dimensions of a context, L particles of each member.
+Axis letters beside those of CONTRIBUTING.md: W transitions in a history (K in the paper), M transitions that it
+explains, D features of a state that the networks see, C dimensions of a context, L particles of each member.
 """
 
 from __future__ import annotations

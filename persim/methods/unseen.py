@@ -33,7 +33,7 @@ class UnseenAgents(Method):
         InputError: ``p`` is not in (0, 1].
     """
 
-    parts, predicts, plans = 1, True, True
+    parts, predicts, plans, joint = 1, True, True, True
     base: PerSim
 
     def __init__(self, base: PerSim, p: float, settings: MapSettings | None = None) -> None:
