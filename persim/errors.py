@@ -40,12 +40,13 @@ def check_at_least(field: str, value: int, low: int, advice: str = "") -> int:
     return int(value)
 
 
-def check_between(field: str, value: float, low: float, high: float) -> float:
-    """Returns ``value`` if it lies strictly between ``low`` and ``high``.
+def check_between(field: str, value: float, low: float, high: float, *, closed: bool = False) -> float:
+    """Returns ``value`` if it lies strictly between ``low`` and ``high``; where ``closed``, it may be ``low``, too.
 
     Raises:
         InputError: it lies outside, or is NaN.
     """
-    if not low < value < high:
-        raise InputError(f"{field} is {value}; give a number strictly between {low} and {high}")
+    if not (low < value < high or (closed and value == low)):
+        wanted = f"of at least {low} and below {high}" if closed else f"strictly between {low} and {high}"
+        raise InputError(f"{field} is {value}; give a number {wanted}")
     return float(value)

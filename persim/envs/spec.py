@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from persim.errors import InputError
 
 Array = NDArray[np.float64]
+ActionSpace = gym.spaces.Discrete | gym.spaces.Box
+Agents = NDArray[np.int64]  # ids of agents
 Actions = NDArray[np.int64] | NDArray[np.float32]
 ResetFn = Callable[[np.random.Generator, Array], Array]
 StepFn = Callable[[Array, Actions, Array], Array]

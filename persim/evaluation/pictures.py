@@ -18,7 +18,8 @@ from persim.data.collect import collect
 from persim.data.policies import BatchPolicy
 from persim.envs.spec import Array, EnvSpec, FramesFn, pictures
 from persim.evaluation.diagnosis import NEGLIGIBLE, Diagnosis
-from persim.evaluation.prediction import HORIZON, WARM_UP, Dynamics, TrueRollouts, predicted_states
+from persim.evaluation.prediction import HORIZON, WARM_UP, TrueRollouts, predicted_states
+from persim.planning.scoring import Dynamics
 from persim.storage import store
 
 if TYPE_CHECKING:

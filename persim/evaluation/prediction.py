@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,24 +12,14 @@ from numpy.typing import NDArray
 
 from persim.data.collect import collect
 from persim.data.policies import BatchPolicy, EpsilonPolicy
-from persim.envs.spec import EnvSpec
+from persim.envs.spec import Actions, Agents, Array, EnvSpec
 from persim.errors import InputError
+from persim.planning.scoring import Dynamics
 
 WARM_UP = 10
 HORIZON = 50
 EPISODES = 200
 TEST_EPSILON = 0.01
-
-
-class Dynamics(Protocol):
-    """A one-step model of K members."""
-
-    def __call__(self, agents: torch.Tensor, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """Predict ``[K, B, S]``, each member by itself, from agents ``[B]``, states ``[K, B, S]``, actions ``[B]``.
-
-        The states may be ``[1, B, S]``, the same for all members, and continuous actions are ``[B, A]``.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -55,9 +45,9 @@ class TrueRollouts:
         actions: ``[B, T]`` or ``[B, T, A]``, 0 after the episode's end.
     """
 
-    agents: NDArray[np.int64]
+    agents: Agents
     states: NDArray[np.float32]
-    actions: NDArray[np.int64] | NDArray[np.float32]
+    actions: Actions
 
     @property
     def start(self) -> NDArray[np.float32]:
@@ -70,7 +60,7 @@ class TrueRollouts:
         return History(self.states[:, : WARM_UP + 1], self.actions[:, :WARM_UP])
 
     @property
-    def played(self) -> NDArray[np.int64] | NDArray[np.float32]:
+    def played(self) -> Actions:
         """The actions ``[B, HORIZON]`` or ``[B, HORIZON, A]`` after the warm-up."""
         return self.actions[:, WARM_UP : WARM_UP + HORIZON]
 
@@ -127,9 +117,7 @@ def true_rollouts(
     return TrueRollouts(ids, states, actions)
 
 
-def open_loop(
-    dynamics: Dynamics, agents: NDArray[np.int64], states: NDArray[Any], actions: NDArray[Any]
-) -> NDArray[np.float64]:
+def open_loop(dynamics: Dynamics, agents: Agents, states: NDArray[Any], actions: NDArray[Any]) -> Array:
     """Predict states ``[B, H + 1, S]`` from the start and the actions alone: the mean of members that roll separately.
 
     Args:
@@ -148,12 +136,12 @@ def open_loop(
     return torch.stack(means, dim=1).numpy()
 
 
-def predicted_states(dynamics: Dynamics, rollouts: TrueRollouts) -> NDArray[np.float64]:
+def predicted_states(dynamics: Dynamics, rollouts: TrueRollouts) -> Array:
     """Predict states ``[B, HORIZON, S]`` from the true state after ``WARM_UP`` steps."""
     return open_loop(dynamics, rollouts.agents, rollouts.start, rollouts.played)[:, 1:]
 
 
-def _episode_scores(true: NDArray[np.float64], predicted: NDArray[np.float64]) -> tuple[float, float]:
+def _episode_scores(true: Array, predicted: Array) -> tuple[float, float]:
     """Compute RMSE and variance-weighted R2 of one episode ``[T, S]`` without missing steps."""
     error = np.square(predicted - true)
     spread = np.square(true - true.mean(0)).sum()
@@ -166,7 +154,7 @@ def prediction_errors(dynamics: Dynamics, rollouts: TrueRollouts) -> list[Predic
     return errors_of(predicted_states(dynamics, rollouts), rollouts)
 
 
-def errors_of(predicted: NDArray[np.float64], rollouts: TrueRollouts) -> list[PredictionError]:
+def errors_of(predicted: Array, rollouts: TrueRollouts) -> list[PredictionError]:
     """Compute the errors per test agent of predictions ``[B, HORIZON, S]``.
 
     Raises:

@@ -62,6 +62,8 @@ def train_ensemble(
 ) -> tuple[LowRankDynamics, TrainResult]:
     """Trains an ensemble on all transitions of ``data`` (Appendix D.1, Step 2, where K is called M).
 
+    It returns the kept members as one model, and the training curves, which are means over all candidates.
+
     Args:
         data: the trajectories.
         rank: R.
@@ -72,15 +74,10 @@ def train_ensemble(
         device: of the model.
         checkpoint: see ``persim.learning.training.train``.
         progress: called after every epoch.
-
-    Returns:
-        The kept members as one model, and the training curves, which are means over all candidates.
     """
-    nets = nets or preset(data.env, discrete=data.discrete)
-    shape = nets.shape(data, rank, size.candidates)
-    members = range(size.candidates)
-    model = LowRankDynamics(shape, [seeding.sequence(seed, "init", k) for k in members]).to(device)
-    orders = [seeding.sequence(seed, "batches", k) for k in members]
+    shape = (nets or preset(data.env, discrete=data.discrete)).shape(data, rank, size.candidates)
+    init, orders = ([seeding.sequence(seed, name, k) for k in range(size.candidates)] for name in ("init", "batches"))
+    model = LowRankDynamics(shape, init).to(device)
     result = train(model, data, settings, orders, checkpoint=checkpoint, progress=progress)
     if size.candidates == size.members:
         return model, result
@@ -90,5 +87,4 @@ def train_ensemble(
 
 def best_members(losses: Sequence[float], members: int) -> list[int]:
     """Returns the sorted indices of the ``members`` lowest among the training losses of the candidates."""
-    order: list[int] = np.argsort(losses, kind="stable")[:members].tolist()
-    return sorted(order)
+    return sorted(np.argsort(losses, kind="stable")[:members].tolist())

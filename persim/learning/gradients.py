@@ -8,7 +8,6 @@ to five times faster than autograd on the same batch (docs/performance.md); the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -60,19 +59,13 @@ class TrainingRows:
         self._rank = model.settings.rank
         self._packed = torch.cat([state, one, action, one, delta], dim=1)
         self._agents = torch.from_numpy(data.agent[rows]).to(device)
-        widths = (data.state_dim + 1, data.action_dim + 1, data.state_dim)
-        self._splits: list[int] = np.cumsum((0, *widths)).tolist()
+        self._widths = [data.state_dim + 1, data.action_dim + 1, data.state_dim]
 
     def __len__(self) -> int:
         return len(self._agents)
 
     def batches(self, size: int, orders: Sequence[NDArray[np.int64]]) -> Iterator[Minibatch]:
-        """Yields one epoch in minibatches; the last one may be smaller.
-
-        Args:
-            size: B.
-            orders: one permutation of the rows ``[M]`` per member.
-        """
+        """Yields an epoch in minibatches of ``size`` rows (the last may be smaller), in each member's order ``[M]``."""
         order = torch.from_numpy(np.stack(orders)).to(self._agents.device)
         whole = len(self) // size
         for first in range(0, whole, CHUNK_BATCHES):
@@ -81,10 +74,6 @@ class TrainingRows:
         if len(self) > whole * size:
             yield from self._gather(order[:, whole * size :], 1)
 
-    def whole(self, size: int) -> Iterator[Minibatch]:
-        """Yields all rows in their order in minibatches of at most ``size``, with K = 1."""
-        yield from self.batches(size, [np.arange(len(self))])
-
     def _gather(self, order: Tensor, count: int) -> Iterator[Minibatch]:
         """Gathers the rows ``[K, count * B]`` at once and yields them as ``count`` minibatches."""
         members, flat = len(order), order.flatten()
@@ -92,8 +81,7 @@ class TrainingRows:
         packed = packed.permute(1, 0, 3, 2).contiguous()
         agents = self._agents.index_select(0, flat).view(members, count, 1, -1).transpose(0, 1)
         agents = agents.expand(-1, -1, self._rank, -1)
-        parts = [packed[:, :, low:high] for low, high in pairwise(self._splits)]
-        for columns in zip(agents, *parts, strict=True):
+        for columns in zip(agents, *torch.split(packed, self._widths, dim=2), strict=True):
             yield Minibatch(*columns)
 
 
@@ -109,8 +97,8 @@ class FlatParameters:
         self.gradient = torch.zeros_like(self.values)
         self._gradient_of: dict[int, Tensor] = {}
         sizes = [p.numel() for p in parameters]
-        views = zip(parameters, torch.split(self.values, sizes), torch.split(self.gradient, sizes), strict=True)
-        for p, value, gradient in views:
+        views = (torch.split(flat, sizes) for flat in (self.values, self.gradient))
+        for p, value, gradient in zip(parameters, *views, strict=True):
             p.data = value.view_as(p)
             self._gradient_of[id(p)] = gradient.view_as(p)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from persim.errors import InputError, check_at_least
@@ -89,11 +90,10 @@ class LowRankDynamics(nn.Module):
             raise InputError(f"{len(seeds)} seeds were given for {settings.members} members; give one each")
         self.settings = settings
         members = [self._initial(settings, np.random.default_rng(seed)) for seed in seeds]
-        stacked = [torch.stack(layer) for layer in zip(*members, strict=True)]
+        agent, *encoders = (torch.stack(layer) for layer in zip(*members, strict=True))
         n_state = len(settings.state_widths) + 1
-        self.agent_layer = nn.Parameter(stacked[0])
-        self.state_layers = nn.ParameterList(stacked[1 : 1 + n_state])
-        self.action_layers = nn.ParameterList(stacked[1 + n_state :])
+        self.agent_layer = nn.Parameter(agent)
+        self.state_layers, self.action_layers = map(nn.ParameterList, (encoders[:n_state], encoders[n_state:]))
         if settings.normalised:  # rows: mean, standard deviation
             unscaled = torch.stack([torch.zeros(settings.state_dim), torch.ones(settings.state_dim)])
             self.register_buffer("state_scale", unscaled)
@@ -102,8 +102,7 @@ class LowRankDynamics(nn.Module):
     @staticmethod
     def _initial(settings: ModelSettings, rng: np.random.Generator) -> list[Tensor]:
         """Draws one member's layers: agent ``[R, N + 1]``, then state and action encoder ``[out, in + 1]``."""
-        state_out = settings.state_dim * settings.rank
-        state = (settings.state_dim, *settings.state_widths, state_out)
+        state = (settings.state_dim, *settings.state_widths, settings.state_dim * settings.rank)
         action = (settings.action_dim, *settings.action_widths, settings.rank)
         shapes = [(settings.n_agents, settings.rank), *pairwise(state), *pairwise(action)]
         return [uniform_layer((fan_out, fan_in + 1), fan_in, rng) for fan_in, fan_out in shapes]
@@ -151,29 +150,20 @@ class LowRankDynamics(nn.Module):
         return perceptron(self.action_layers, actions)
 
     def delta(self, agents: Tensor, states: Tensor, actions: Tensor) -> Tensor:
-        """Predicts scaled state differences, feature-major.
+        """Predicts scaled state differences ``[K, S, B]``.
 
-        Args:
-            agents: ids ``[K, B]``.
-            states: scaled, ``[K, S, B]``.
-            actions: encoded, ``[K, A, B]``.
-
-        Returns:
-            Differences ``[K, S, B]``.
+        Agents are ids ``[K, B]``, states are scaled, ``[K, S, B]``, and actions are encoded, ``[K, A, B]``.
         """
         weights = self.agent_factors(agents) * self.action_factors(actions)
         return (self.state_factors(states) * weights.unsqueeze(1)).sum(2)
 
     def forward(self, agents: Tensor, states: Tensor, actions: Tensor) -> Tensor:
-        """Predicts the next states of a batch with each member.
+        """Predicts the next states ``[K, B, S]`` of a batch, each member by itself.
 
         Args:
             agents: ids ``[B]``.
             states: ``[K, B, S]``, or ``[B, S]`` to give all members the same.
             actions: ``[B]`` if discrete, otherwise ``[B, A]``.
-
-        Returns:
-            Next states ``[K, B, S]``.
         """
         members = self.settings.members
         agents, states, actions = (tensor.to(self.device) for tensor in (agents, states, actions))
@@ -186,30 +176,25 @@ class LowRankDynamics(nn.Module):
 
     def select(self, members: Sequence[int]) -> LowRankDynamics:
         """Returns a new model of the members with these indices, in this order."""
-        settings = replace(self.settings, members=len(members))
-        chosen = LowRankDynamics(settings, [np.random.SeedSequence(0)] * len(members))
         index = list(members)
         state = {name: value if name in self.SHARED else value[index] for name, value in self.state_dict().items()}
-        chosen.load_state_dict(state)
-        return chosen.to(self.device)
+        return self.from_arrays(state, replace(self.settings, members=len(index))).to(self.device)
 
     def with_agents(self, factors: Tensor) -> LowRankDynamics:
         """Returns a copy of this model for M other agents with these factors ``[K, R, M]``."""
-        settings = replace(self.settings, n_agents=factors.shape[-1])
-        other = LowRankDynamics(settings, [np.random.SeedSequence(0)] * settings.members)
         unbiased = torch.cat([factors, torch.zeros_like(factors[..., :1])], dim=-1)
-        other.load_state_dict({**self.state_dict(), "agent_layer": unbiased})
-        return other.to(self.device)
+        state = {**self.state_dict(), "agent_layer": unbiased}
+        return self.from_arrays(state, replace(self.settings, n_agents=factors.shape[-1])).to(self.device)
 
     def arrays(self) -> store.Arrays:
         """Returns all weights by name; all but those in ``SHARED`` have the leading axis K."""
         return {name: value.detach().cpu().numpy() for name, value in self.state_dict().items()}
 
     @classmethod
-    def from_arrays(cls, arrays: store.Arrays, settings: ModelSettings) -> LowRankDynamics:
-        """Rebuilds the model of ``arrays()`` on the CPU."""
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any] | Tensor], settings: ModelSettings) -> LowRankDynamics:
+        """Builds the model of ``arrays()`` or of a ``state_dict`` on the CPU."""
         model = cls(settings, [np.random.SeedSequence(0)] * settings.members)
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        model.load_state_dict({name: torch.as_tensor(array) for name, array in arrays.items()})
         return model
 
     def save(self, path: Path, **about: object) -> None:

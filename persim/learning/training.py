@@ -92,12 +92,9 @@ class TrainResult:
 
 
 def split(n_rows: int, holdout: float, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Splits rows at random; returns the sorted indices for training ``[M - H]`` and for hold-out ``[H]``.
+    """Splits M rows at random; returns the sorted indices for training ``[M - H]`` and for hold-out ``[H]``.
 
-    Args:
-        n_rows: M.
-        holdout: share H / M held out, strictly between 0 and 1 (the paper: 0.2).
-        rng: draws the split.
+    The share ``holdout``, H / M, lies strictly between 0 and 1 (the paper: 0.2).
 
     Raises:
         InputError: the share is out of range, or leaves one side empty.
@@ -115,7 +112,7 @@ def holdout_errors(model: LowRankDynamics, rows: TrainingRows) -> NDArray[np.flo
     settings = model.settings
     total = torch.zeros(settings.members, settings.state_dim, dtype=torch.float64, device=model.device)
     with torch.no_grad():
-        for batch in rows.whole(HOLDOUT_BLOCK):
+        for batch in rows.batches(HOLDOUT_BLOCK, [np.arange(len(rows))]):
             shared = Minibatch(*(part.expand(settings.members, -1, -1) for part in batch))
             delta = model.delta(shared.agents[:, 0], shared.states[:, :-1], shared.actions[:, :-1])
             total += (delta - shared.targets).square().sum(-1)
@@ -123,22 +120,14 @@ def holdout_errors(model: LowRankDynamics, rows: TrainingRows) -> NDArray[np.flo
 
 
 class _Run:
-    """The mutable state of a training run: parameters, Adam's moments, counters and curves.
-
-    Raises:
-        InputError: the checkpoint exists, but is damaged or belongs to a run with another identity.
-    """
+    """The mutable state of a training run: parameters, Adam's moments, counters and curves."""
 
     COUNTERS = ("epoch", "averaged_steps", "seconds", "losses", "holdout_epochs", "holdout_losses")
 
     def __init__(
-        self,
-        model: LowRankDynamics,
-        settings: TrainSettings,
-        checkpoint: Path | None = None,
-        identity: dict[str, object] | None = None,
+        self, model: LowRankDynamics, settings: TrainSettings, checkpoint: Path | None = None, identity: object = None
     ) -> None:
-        self.model, self.settings, self.checkpoint, self._identity = model, settings, checkpoint, identity
+        self.model, self.settings, self._identity = model, settings, identity
         self.flat = FlatParameters(model)
         self.adam_step = torch.zeros((), device=model.device)
         names = ("moment1", "moment2", "average")
@@ -158,8 +147,7 @@ class _Run:
             self._gradients[size] = LossGradient(self.model, self.flat, size)
         squared = self._gradients[size](batch)
         self.adam_step += 1
-        # The kernel of torch.optim.Adam(fused=True). On so few parameters its public wrapper takes four times
-        # as long as the kernel; a test holds this step against the wrapper.
+        # The kernel of torch.optim.Adam(fused=True): its wrapper takes four times as long, and a test compares them.
         first, second = self.tensors["moment1"], self.tensors["moment2"]
         torch._fused_adam_(
             [self.flat.values], [self.flat.gradient], [first], [second], [], [self.adam_step], lr=learning_rate,
@@ -177,11 +165,11 @@ class _Run:
             DivergenceError: the loss became non-finite.
         """
         rate = self.settings.learning_rate * 0.5 ** (self.epoch // self.settings.halve_every)
-        squared = torch.stack([self.step(batch, rate) for batch in rows.batches(self.settings.batch_size, orders)])
-        squared = squared.flatten(1)
-        if not torch.isfinite(squared).all():
-            first = int((~torch.isfinite(squared)).any(1).nonzero()[0])
-            steps = self.epoch * len(squared) + first + 1
+        batches = rows.batches(self.settings.batch_size, orders)
+        squared = torch.stack([self.step(batch, rate) for batch in batches]).flatten(1)
+        lost = (~torch.isfinite(squared)).any(1).nonzero()
+        if len(lost):
+            steps = self.epoch * len(squared) + int(lost[0]) + 1
             raise DivergenceError(f"the loss became non-finite at step {steps} (epoch {self.epoch + 1})")
         self.losses.append(float(squared.sum(0).mean()) / (len(rows) * self.model.settings.state_dim))
         self.epoch += 1
@@ -195,6 +183,7 @@ class _Run:
         store.write_arrays(path, {name: tensor.cpu().numpy() for name, tensor in self.tensors.items()}, KIND, state)
 
     def _restore(self, path: Path) -> None:
+        """Reads what ``save`` wrote, or raises ``InputError`` if it is damaged or belongs to another run."""
         arrays, state = store.read_arrays(path, KIND)
         if store.canonical_json(state["identity"]) != store.canonical_json(self._identity):
             raise InputError(f"checkpoint {str(path)!r} belongs to another run; delete it or give another path")
@@ -251,7 +240,7 @@ def train(
         model.fit_scales(torch.from_numpy(data.observation[chosen]), torch.from_numpy(data.delta[chosen]))
     training = TrainingRows(model, data, chosen)
     held_out = None if holdout is None else TrainingRows(model, data, holdout)
-    identity: dict[str, object] = {
+    identity = {
         "model": asdict(model.settings),
         "settings": asdict(settings),
         "data": data.content_hash,
@@ -260,34 +249,20 @@ def train(
         "holdout_every": holdout_every,
     }
     run = _Run(model, settings, checkpoint, identity)
-    _loop(run, training, held_out, batch_seeds, holdout_every, checkpoint_every, progress)
-    errors = None if held_out is None else holdout_errors(model, held_out)
-    return TrainResult(run.losses, run.holdout_epochs, run.holdout_losses, errors, run.seconds, int(run.adam_step))
-
-
-def _loop(
-    run: _Run,
-    training: TrainingRows,
-    held_out: TrainingRows | None,
-    batch_seeds: Sequence[np.random.SeedSequence],
-    holdout_every: int,
-    checkpoint_every: int,
-    progress: Callable[[EpochReport], None] | None,
-) -> None:
-    """Trains for the epochs that are left."""
-    epochs, started = run.settings.epochs, time.perf_counter() - run.seconds
-    while run.epoch < epochs:
+    started = time.perf_counter() - run.seconds
+    while run.epoch < settings.epochs:
         run.one_epoch(training, [_epoch_order(seed, run.epoch, len(training)) for seed in batch_seeds])
-        last = run.epoch == epochs
+        last = run.epoch == settings.epochs
         if held_out is not None and (last or run.epoch % holdout_every == 0):
-            loss = float(holdout_errors(run.model, held_out).mean())
-            if not math.isfinite(loss):
-                raise DivergenceError(f"the hold-out loss became non-finite at step {int(run.adam_step)}")
             run.holdout_epochs.append(run.epoch)
-            run.holdout_losses.append(loss)
+            run.holdout_losses.append(float(holdout_errors(model, held_out).mean()))
+            if not math.isfinite(run.holdout_losses[-1]):
+                raise DivergenceError(f"the hold-out loss became non-finite at step {int(run.adam_step)}")
         run.seconds = time.perf_counter() - started
-        if run.checkpoint is not None and (last or run.epoch % checkpoint_every == 0):
-            run.save(run.checkpoint)
+        if checkpoint is not None and (last or run.epoch % checkpoint_every == 0):
+            run.save(checkpoint)
         if progress is not None:
             latest = run.holdout_losses[-1] if run.holdout_losses else None
-            progress(EpochReport(run.epoch, epochs, run.losses[-1], latest))
+            progress(EpochReport(run.epoch, settings.epochs, run.losses[-1], latest))
+    errors = None if held_out is None else holdout_errors(model, held_out)
+    return TrainResult(run.losses, run.holdout_epochs, run.holdout_losses, errors, run.seconds, int(run.adam_step))

@@ -87,13 +87,10 @@ class FactorMap(nn.Module):
         self.register_buffer("input_scale", torch.zeros(2, inputs))
         self.register_buffer("output_scale", torch.zeros(2, len(rngs), outputs))
 
-    def fit_scales(self, covariates: Tensor, factors: Tensor) -> None:
-        """Sets the z-scores' means and deviations to those of covariates ``[C, M]`` and factors ``[K, R, M]``."""
+    def fit_affine(self, covariates: Tensor, factors: Tensor) -> None:
+        """Fits the scales and, by least squares, the affine map to covariates ``[C, M]`` and factors ``[K, R, M]``."""
         self.input_scale.copy_(mean_and_deviation(covariates, -1))
         self.output_scale.copy_(mean_and_deviation(factors, -1))
-
-    def fit_affine(self, covariates: Tensor, factors: Tensor) -> None:
-        """Solves the affine map by least squares on covariates ``[C, M]`` and factors ``[K, R, M]``."""
         rows = with_ones(self.inputs(covariates).double()).mT
         targets = self.z_factors(factors).double().mT
         solution = torch.linalg.lstsq(rows.expand(len(targets), -1, -1), targets).solution
@@ -190,7 +187,6 @@ def fit_map(
     seeds = [seeding.sequence(seed, "unseen", "map", member) for member in range(members)]
     built = FactorMap(len(spec.covariates), model.settings.rank, settings.widths, seeds)
     rows = torch.from_numpy(covariates[chosen]).mT
-    built.fit_scales(rows, factors)
     built.fit_affine(rows, factors)
     return built, _descend(built, rows, factors, settings)
 

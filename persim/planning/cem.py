@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.spaces import Box, Discrete
+from numpy.random import Generator
 from numpy.typing import NDArray
 
-from persim.errors import InputError
-from persim.planning.planner import EliteSettings, Memory, Planner, PlannerSettings, Plans, best_rows, pick, shifted
+from persim.envs.spec import Agents, Array
+from persim.errors import InputError, check_between
+from persim.planning.planner import EliteSettings, Found, Memory, Planner, best_rows, pick, shifted
 from persim.seeding import drawn
-
-Floats = NDArray[np.float64]
-Agents = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -37,23 +36,15 @@ class CEMSettings(EliteSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.smoothing < 1:
-            raise InputError(f"smoothing is {self.smoothing}, but it has to be at least 0 and below 1")
+        check_between("smoothing", self.smoothing, 0, 1, closed=True)
         if not 0 < self.spread[0] <= self.spread[1]:
             raise InputError(f"spread is {self.spread}, but it has to be two positive numbers, the lower first")
 
 
-def truncated_normal(mean: Floats, spread: Floats, plans: int, rng: np.random.Generator) -> Floats:
-    """Samples normal distributions truncated to [-1, 1], by inverting their distribution functions.
+def truncated_normal(mean: Array, spread: Array, plans: int, rng: Generator) -> Array:
+    """Draws P samples ``[B, P, ...]`` of normal distributions truncated to [-1, 1], by inverting their distributions.
 
-    Args:
-        mean: ``[B, ...]``.
-        spread: standard deviations ``[B, ...]``.
-        plans: P, samples of each.
-        rng: the source of randomness.
-
-    Returns:
-        Samples ``[B, P, ...]``.
+    Their means and standard deviations are ``[B, ...]``.
     """
     low, high = (torch.special.ndtr(torch.from_numpy((edge - mean) / spread)).numpy() for edge in (-1.0, 1.0))
     uniform = drawn(rng, len(mean), lambda g, n: g.uniform(size=(n, plans, *mean.shape[1:])))
@@ -62,7 +53,7 @@ def truncated_normal(mean: Floats, spread: Floats, plans: int, rng: np.random.Ge
     return np.asarray(samples.clip(-1, 1))
 
 
-def to_box(space: gym.spaces.Box, unit: Floats) -> NDArray[np.float32]:
+def to_box(space: Box, unit: Array) -> NDArray[np.float32]:
     """Rescales actions ``[..., A]`` from [-1, 1] to the bounds of the box."""
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     return ((low + high) / 2 + unit * (high - low) / 2).astype(np.float32)
@@ -81,20 +72,16 @@ class CEM(Planner):
     step, and half from the uniform distribution.
     """
 
-    settings_type: ClassVar[type[PlannerSettings]] = CEMSettings
+    settings_type = CEMSettings
     _settings: CEMSettings
 
-    def search(
-        self, states: Floats, agents: Agents, memory: Memory | None, rng: np.random.Generator
-    ) -> tuple[Plans, Memory]:
+    def search(self, states: Array, agents: Agents, memory: Memory | None, rng: Generator) -> Found:
         """See ``Planner``."""
-        if isinstance(self._space, gym.spaces.Discrete):
+        if isinstance(self._space, Discrete):
             return self._discrete(states, agents, memory, rng, int(self._space.n))
         return self._continuous(states, agents, memory, rng, self._space)
 
-    def _continuous(
-        self, states: Floats, agents: Agents, memory: Memory | None, rng: np.random.Generator, space: gym.spaces.Box
-    ) -> tuple[Plans, Memory]:
+    def _continuous(self, states: Array, agents: Agents, memory: Memory | None, rng: Generator, space: Box) -> Found:
         s = self._settings
         shape = (len(states), s.horizon, *space.shape)
         mean = np.zeros(shape) if memory is None else memory[0]
@@ -110,9 +97,7 @@ class CEM(Planner):
             spread = np.maximum(kept * spread + (1 - kept) * elites.std(1, ddof=int(s.elites > 1)), 1e-6)
         return to_box(space, elite_mean), (shifted(mean, np.zeros_like(mean[:, 0])),)
 
-    def _discrete(
-        self, states: Floats, agents: Agents, memory: Memory | None, rng: np.random.Generator, n_actions: int
-    ) -> tuple[Plans, Memory]:
+    def _discrete(self, states: Array, agents: Agents, memory: Memory | None, rng: Generator, n_actions: int) -> Found:
         s = self._settings
         chances = np.full((len(states), s.horizon, n_actions), 1 / n_actions)
         best, best_score = np.zeros((len(states), s.horizon), np.int64), np.full(len(states), -np.inf)
@@ -125,8 +110,7 @@ class CEM(Planner):
             scores = self._scorer(states, agents, plans, s.elites)
             rows = best_rows(scores, s.elites)
             first = np.take_along_axis(scores, rows[:, :1], 1)[:, 0]
-            better = first > best_score
-            best = np.where(better[:, None], pick(plans, rows[:, 0]), best)
+            best = np.where((first > best_score)[:, None], pick(plans, rows[:, 0]), best)
             best_score = np.maximum(best_score, first)
             kept = s.smoothing if iteration else 0.0
             chances = kept * chances + (1 - kept) * one_hot(pick(plans, rows), n_actions).mean(1)
@@ -134,12 +118,12 @@ class CEM(Planner):
         return best, (shifted(best, last),)
 
 
-def one_hot(plans: NDArray[Any], n_actions: int) -> Floats:
+def one_hot(plans: NDArray[Any], n_actions: int) -> Array:
     """Encodes discrete actions ``[...]`` one-hot, ``[..., n_actions]``."""
     return np.asarray(np.eye(n_actions)[plans])
 
 
-def categorical(chances: Floats, plans: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def categorical(chances: Array, plans: int, rng: Generator) -> NDArray[np.int64]:
     """Draws P plans ``[B, P, H]``, each step from its own probabilities ``[B, H, n_actions]``."""
     edges = chances.cumsum(-1)[:, None, :, :-1]
     uniform = drawn(rng, len(chances), lambda g, n: g.uniform(size=(n, plans, chances.shape[1], 1)))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from persim.envs.spec import Array, EnvSpec
+from persim.envs.spec import Agents, Array, EnvSpec
 from persim.errors import InputError
 from persim.learning.model import LowRankDynamics
 from persim.planning.scoring import check_agents
@@ -44,7 +44,7 @@ class FoldedEnsemble:
         self._inner, self._last = [_passing_ones(layer) for layer in layers[:-1]], layers[-1]
         self._folded: dict[int, NDArray[np.float32]] = {}
 
-    def steps(self, agents: NDArray[np.int64]) -> _FoldedSteps:
+    def steps(self, agents: Agents) -> _FoldedSteps:
         """See ``TreeDynamics``."""
         check_agents(agents, self._model.settings.n_agents)
         last = np.concatenate([self._fold(int(agent)) for agent in agents])
@@ -117,7 +117,7 @@ class TrueDynamics:
     def __init__(self, spec: EnvSpec, covariates: Array) -> None:
         self._spec, self._covariates = spec, spec.covariate_rows(covariates)
 
-    def steps(self, agents: NDArray[np.int64]) -> _TrueSteps:
+    def steps(self, agents: Agents) -> _TrueSteps:
         """See ``TreeDynamics``."""
         check_agents(agents, len(self._covariates))
         return _TrueSteps(self._spec, self._covariates[agents])

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
+from gymnasium.spaces import Box
+from numpy.random import Generator
 
-from persim.errors import InputError
+from persim.envs.spec import Agents, Array
+from persim.errors import check_between
 from persim.planning.cem import to_box
-from persim.planning.planner import EliteSettings, Memory, Planner, PlannerSettings, Plans, best_rows, pick, shifted
+from persim.planning.planner import EliteSettings, Found, Memory, Planner, best_rows, pick, shifted
 from persim.seeding import drawn
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,7 @@ class ICEMSettings(EliteSettings):
         spread: initial standard deviation, for actions in [-1, 1].
 
     Raises:
-        InputError: ``keep`` or ``momentum`` is outside [0, 1), ``decay`` is below 1, ``beta`` is negative, or
-            ``spread`` is not positive.
+        InputError: ``keep`` or ``momentum`` is outside [0, 1), or another number is too low.
     """
 
     plans: int = 128
@@ -46,17 +43,13 @@ class ICEMSettings(EliteSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("keep", "momentum"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, but it has to be at least 0 and below 1")
-        if self.decay < 1:
-            raise InputError(f"decay is {self.decay}, but it has to be at least 1")
-        if self.beta < 0 or self.spread <= 0:
-            raise InputError(
-                f"beta is {self.beta} and spread {self.spread}, but beta has to be at least 0 and spread positive"
-            )
+            check_between(name, getattr(self, name), 0, 1, closed=True)
+        check_between("decay", self.decay, 1, np.inf, closed=True)
+        check_between("beta", self.beta, 0, np.inf, closed=True)
+        check_between("spread", self.spread, 0, np.inf)
 
 
-def coloured_noise(beta: float, shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
+def coloured_noise(beta: float, shape: tuple[int, ...], rng: Generator) -> Array:
     """Draws Gaussian noise ``shape`` of unit variance whose power along the last axis falls as frequency ** -beta.
 
     The method is that of Timmer and Koenig (1995); ``beta`` 0 gives white noise.
@@ -78,36 +71,31 @@ def coloured_noise(beta: float, shape: tuple[int, ...], rng: np.random.Generator
 class ICEM(Planner):
     """CEM with coloured noise, elites that stay, and fewer samples in each iteration; the last also tries the mean."""
 
-    settings_type: ClassVar[type[PlannerSettings]] = ICEMSettings
-    spaces = (gym.spaces.Box,)
+    settings_type = ICEMSettings
+    spaces = (Box,)
     _settings: ICEMSettings
-    _space: gym.spaces.Box
+    _space: Box
 
-    def search(
-        self, states: Floats, agents: NDArray[np.int64], memory: Memory | None, rng: np.random.Generator
-    ) -> tuple[Plans, Memory]:
+    def search(self, states: Array, agents: Agents, memory: Memory | None, rng: Generator) -> Found:
         """See ``Planner``."""
         s, space = self._settings, self._space
         mean = np.zeros((len(states), s.horizon, *space.shape)) if memory is None else memory[0]
         kept = mean[:, None][:, :0] if memory is None else memory[1]
         spread = np.full_like(mean, s.spread)
-        n_kept = int(s.keep * s.elites)
         for iteration in range(s.iterations):
             count = max(int(s.plans * s.decay**-iteration), min(2 * s.elites, s.plans))
-            samples = [self._samples(mean, spread, count, rng), kept]
-            if iteration == s.iterations - 1:
-                samples.append(mean[:, None])
-            plans = np.concatenate(samples, axis=1)
+            others = [kept, mean[:, None]] if iteration == s.iterations - 1 else [kept]
+            plans = np.concatenate([self._samples(mean, spread, count, rng), *others], axis=1)
             scores = self._scorer(states, agents, to_box(space, plans), s.elites)
             elites = pick(plans, best_rows(scores, s.elites))
-            kept = elites[:, :n_kept]
+            kept = elites[:, : int(s.keep * s.elites)]
             mean = s.momentum * mean + (1 - s.momentum) * elites.mean(1)
             spread = s.momentum * spread + (1 - s.momentum) * elites.std(1)
         fresh = drawn(rng, len(kept), lambda g, n: g.uniform(-1, 1, size=(n, *kept[0, :, 0].shape)))
         moved = np.concatenate([kept[:, :, 1:], fresh[:, :, None]], axis=2)
         return to_box(space, elites[:, 0]), (shifted(mean, mean[:, -1]), moved)
 
-    def _samples(self, mean: Floats, spread: Floats, count: int, rng: np.random.Generator) -> Floats:
+    def _samples(self, mean: Array, spread: Array, count: int, rng: Generator) -> Array:
         """Draws ``[B, count, H, A]`` around the mean ``[B, H, A]``."""
         episodes, horizon, *action = mean.shape
         beta = self._settings.beta

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
+from gymnasium.spaces import Box
+from numpy.random import Generator
 
-from persim.errors import InputError
+from persim.envs.spec import Agents, Array
+from persim.errors import check_between
 from persim.planning.cem import to_box
-from persim.planning.planner import Memory, Planner, PlannerSettings, Plans, shifted
+from persim.planning.planner import Found, Memory, Planner, PlannerSettings, shifted
 from persim.seeding import drawn
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -37,21 +35,18 @@ class MPPISettings(PlannerSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("temperature", "spread"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name)}, but it has to be positive")
+            check_between(name, getattr(self, name), 0, np.inf)
 
 
 class MPPI(Planner):
     """Adds white noise to the previous plan, shifted by one step, and returns the weighted mean of the results."""
 
-    settings_type: ClassVar[type[PlannerSettings]] = MPPISettings
-    spaces = (gym.spaces.Box,)
+    settings_type = MPPISettings
+    spaces = (Box,)
     _settings: MPPISettings
-    _space: gym.spaces.Box
+    _space: Box
 
-    def search(
-        self, states: Floats, agents: NDArray[np.int64], memory: Memory | None, rng: np.random.Generator
-    ) -> tuple[Plans, Memory]:
+    def search(self, states: Array, agents: Agents, memory: Memory | None, rng: Generator) -> Found:
         """See ``Planner``."""
         s, space = self._settings, self._space
         mean = np.zeros((len(states), s.horizon, *space.shape)) if memory is None else memory[0]
@@ -63,7 +58,7 @@ class MPPI(Planner):
         return to_box(space, mean), (shifted(mean, np.zeros_like(mean[:, 0])),)
 
 
-def softmax(scores: Floats) -> Floats:
+def softmax(scores: Array) -> Array:
     """Turns scores ``[B, P]`` into weights ``[B, P]`` that sum to 1 over P; if all are -inf, the first weight is 1."""
     lost = np.isneginf(scores).all(1)
     scores = scores.copy()

@@ -6,17 +6,19 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import gymnasium as gym
 import numpy as np
+from gymnasium.spaces import Box, Discrete
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from persim.data.policies import BatchPolicy
+from persim.envs.spec import ActionSpace, Agents, Array
 from persim.errors import InputError, check_at_least
 from persim.planning.scoring import Scorer
 
 Plans = NDArray[Any]
 Memory = tuple[NDArray[Any], ...]
-Space = gym.spaces.Discrete | gym.spaces.Box
+Found = tuple[Plans, Memory]
 
 
 @dataclass(frozen=True)
@@ -75,32 +77,30 @@ class Planner(ABC):
     """
 
     settings_type: ClassVar[type[PlannerSettings]] = PlannerSettings
-    spaces: ClassVar[tuple[type[gym.Space[Any]], ...]] = (gym.spaces.Discrete, gym.spaces.Box)
+    spaces: ClassVar[tuple[type[ActionSpace], ...]] = (Discrete, Box)
 
-    def __init__(self, scorer: Scorer, space: Space, settings: Any) -> None:
+    def __init__(self, scorer: Scorer, space: ActionSpace, settings: Any) -> None:
         self.check_space(space)
         self._scorer, self._space, self._settings = scorer, space, settings
 
     @classmethod
-    def check_space(cls, space: Space) -> None:
+    def check_space(cls, space: ActionSpace) -> None:
         """Checks that the planner supports an action space.
 
         Raises:
             InputError: it plans actions of the other kind only, or the space is unbounded.
         """
         if not isinstance(space, cls.spaces):
-            wanted = " or ".join("discrete" if kind is gym.spaces.Discrete else "continuous" for kind in cls.spaces)
+            wanted = " or ".join("discrete" if kind is Discrete else "continuous" for kind in cls.spaces)
             raise InputError(
                 f"{cls.__name__} plans {wanted} actions, but these are {space}; "
                 "use persistent_shooting for discrete actions and icem for continuous ones"
             )
-        if isinstance(space, gym.spaces.Box) and not space.is_bounded():
+        if isinstance(space, Box) and not space.is_bounded():
             raise InputError(f"planning needs bounds of every action, but the space is {space}; give a bounded Box")
 
     @abstractmethod
-    def search(
-        self, states: NDArray[np.float64], agents: NDArray[np.int64], memory: Memory | None, rng: np.random.Generator
-    ) -> tuple[Plans, Memory]:
+    def search(self, states: Array, agents: Agents, memory: Memory | None, rng: Generator) -> Found:
         """Searches for the best plan of each episode.
 
         Args:
@@ -122,11 +122,11 @@ class MPC(BatchPolicy):
         agents: id of each episode's agent ``[B]``.
     """
 
-    def __init__(self, planner: Planner, agents: NDArray[np.int64]) -> None:
+    def __init__(self, planner: Planner, agents: Agents) -> None:
         self._planner, self._agents = planner, agents
         self._memory: Memory | None = None
 
-    def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    def act(self, states: NDArray[Any], rng: Generator) -> NDArray[Any]:
         """Returns the first actions ``[B]`` or ``[B, A]`` of the best plans for states ``[B, S]``."""
         plans, self._memory = self._planner.search(states, self._agents, self._memory, rng)
         first = plans[:, 0]
@@ -149,6 +149,6 @@ def pick(plans: Plans, rows: NDArray[np.intp]) -> Plans:
     return np.asarray(plans[episodes, rows])
 
 
-def best_rows(scores: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+def best_rows(scores: Array, count: int) -> NDArray[np.intp]:
     """Returns the indices ``[B, count]`` of the highest scores ``[B, P]``, best first; ties keep their order."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :count]

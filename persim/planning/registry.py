@@ -5,24 +5,19 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-import gymnasium as gym
+from gymnasium.spaces import Discrete
 
-from persim.envs.spec import EnvSpec
+from persim.envs.spec import ActionSpace, EnvSpec
 from persim.errors import InputError, check_choice, nearest
 from persim.planning.cem import CEM
 from persim.planning.icem import ICEM
 from persim.planning.mppi import MPPI
-from persim.planning.planner import Planner, PlannerSettings, Space
+from persim.planning.planner import Planner, PlannerSettings
 from persim.planning.scoring import Objective, Scorer
 from persim.planning.shooting import PersistentShooting, RandomShooting
 
-PLANNERS: dict[str, type[Planner]] = {
-    "random_shooting": RandomShooting,
-    "persistent_shooting": PersistentShooting,
-    "cem": CEM,
-    "icem": ICEM,
-    "mppi": MPPI,
-}
+PLANNERS: dict[str, type[Planner]] = {"random_shooting": RandomShooting, "persistent_shooting": PersistentShooting}
+PLANNERS |= {"cem": CEM, "icem": ICEM, "mppi": MPPI}
 
 # Settings that differ from a planner's defaults in one environment; docs/planning.md says how they were found.
 _TUNED: dict[tuple[str, str], dict[str, Any]] = {
@@ -36,9 +31,9 @@ _TUNED: dict[tuple[str, str], dict[str, Any]] = {
 _TUNED_WHOLE: dict[tuple[str, str], dict[str, Any]] = {("mountaincar", "persistent_shooting"): {"plans": 10_000}}
 
 
-def default_planner(space: Space) -> str:
+def default_planner(space: ActionSpace) -> str:
     """Returns the name of the default planner for an action space."""
-    return "persistent_shooting" if isinstance(space, gym.spaces.Discrete) else "icem"
+    return "persistent_shooting" if isinstance(space, Discrete) else "icem"
 
 
 def planner_settings(name: str, env: str = "", *, whole: bool = False, **options: Any) -> PlannerSettings:
@@ -62,7 +57,7 @@ def planner_settings(name: str, env: str = "", *, whole: bool = False, **options
     return kind(**{**tuned, **options})
 
 
-def make_planner(name: str, scorer: Scorer, space: Space, settings: PlannerSettings) -> Planner:
+def make_planner(name: str, scorer: Scorer, space: ActionSpace, settings: PlannerSettings) -> Planner:
     """Builds the planner of that name.
 
     Raises:

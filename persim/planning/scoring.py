@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from persim.envs.spec import EnvSpec
+from persim.envs.spec import Agents, Array, EnvSpec
 from persim.errors import InputError, check_choice
 
 PRECISIONS = ("float32", "bfloat16")
@@ -19,9 +20,7 @@ COLUMNS = 16_384  # plans rolled out at once by PlainScorer, to bound its memory
 class Scorer(Protocol):
     """Scores plans; it is all that a planner knows about the world."""
 
-    def __call__(
-        self, states: NDArray[np.float64], agents: NDArray[np.int64], plans: NDArray[np.generic], top: int | None = None
-    ) -> NDArray[np.float64]:
+    def __call__(self, states: Array, agents: Agents, plans: NDArray[Any], top: int | None = None) -> Array:
         """Returns the return of each plan, as the mean over the K members, each rolled out on its own.
 
         The step that ends an episode still earns its reward, later ones earn nothing. The terms in
@@ -56,7 +55,7 @@ class Objective:
     spec: EnvSpec
     safety: bool = True
 
-    def reward(self, states: torch.Tensor, actions: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
+    def reward(self, states: Tensor, actions: Tensor, following: Tensor) -> Tensor:
         """Returns rewards ``[...]`` of states and next states ``[..., S]`` and actions ``[...]`` or ``[..., A]``."""
         reward, safety = self.spec.reward(states, actions, following), self.spec.planning.safety
         return reward if safety is None or not self.safety else reward + safety(following)
@@ -72,12 +71,15 @@ class Objective:
 class Dynamics(Protocol):
     """A one-step model of K members."""
 
-    def __call__(self, agents: torch.Tensor, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """Maps agents ``[B]``, states ``[K, B, S]`` and actions ``[B]`` or ``[B, A]`` to states ``[K, B, S]``."""
+    def __call__(self, agents: Tensor, states: Tensor, actions: Tensor) -> Tensor:
+        """Maps agents ``[B]``, states ``[K, B, S]`` and actions ``[B]`` or ``[B, A]`` to next states ``[K, B, S]``.
+
+        The states may be ``[1, B, S]``, the same for all members.
+        """
         ...
 
 
-def check_agents(agents: NDArray[np.int64], known: int) -> None:
+def check_agents(agents: Agents, known: int) -> None:
     """Checks that a model was trained on these agents ``[B]``.
 
     Raises:
@@ -121,9 +123,7 @@ class PlainScorer:
         self._device, self._dtype = device, dtype
 
     @torch.no_grad()
-    def __call__(
-        self, states: NDArray[np.float64], agents: NDArray[np.int64], plans: NDArray[np.generic], top: int | None = None
-    ) -> NDArray[np.float64]:
+    def __call__(self, states: Array, agents: Agents, plans: NDArray[Any], top: int | None = None) -> Array:
         """See ``Scorer``; every score is exact, whatever ``top`` is."""
         if self._known is not None:
             check_agents(agents, self._known)
@@ -135,7 +135,7 @@ class PlainScorer:
         scores = torch.cat([self._roll(*part) for part in parts])
         return scores.view(-1, n_plans).cpu().numpy()
 
-    def _roll(self, start: torch.Tensor, agents: torch.Tensor, plans: torch.Tensor) -> torch.Tensor:
+    def _roll(self, start: Tensor, agents: Tensor, plans: Tensor) -> Tensor:
         """Returns the scores ``[C]`` of C plans ``[C, H]`` or ``[C, H, A]``, each from its own state ``[C, S]``."""
         spec, states, horizon = self._objective.spec, start.unsqueeze(0), plans.shape[1]
         progress = spec.planning.progress

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
+from gymnasium.spaces import Discrete
+from numpy.random import Generator
 
+from persim.envs.spec import ActionSpace, Agents, Array
 from persim.errors import InputError
-from persim.planning.planner import Memory, Planner, PlannerSettings, Plans, Space, pick
+from persim.planning.planner import Found, Memory, Planner, PlannerSettings, Plans, pick
 from persim.seeding import drawn
 
 
-def uniform_actions(space: Space, shape: tuple[int, ...], rng: np.random.Generator) -> Plans:
+def uniform_actions(space: ActionSpace, shape: tuple[int, ...], rng: Generator) -> Plans:
     """Draws actions ``shape`` (discrete) or ``[*shape, A]`` uniformly from the space."""
-    if isinstance(space, gym.spaces.Discrete):
-        dtype = np.int8 if space.n < 128 else np.int64
-        return rng.integers(int(space.n), size=shape, dtype=dtype)
+    if isinstance(space, Discrete):
+        return rng.integers(int(space.n), size=shape, dtype=np.int8 if space.n < 128 else np.int64)
     return rng.uniform(space.low, space.high, size=(*shape, *space.shape)).astype(np.float32)
 
 
@@ -29,9 +28,7 @@ class RandomShooting(Planner):
     defaults are the paper's: 1000 plans, horizon 50 (Appendix D.1).
     """
 
-    def search(
-        self, states: NDArray[np.float64], agents: NDArray[np.int64], memory: Memory | None, rng: np.random.Generator
-    ) -> tuple[Plans, Memory]:
+    def search(self, states: Array, agents: Agents, memory: Memory | None, rng: Generator) -> Found:
         """See ``Planner``."""
         plans = self._candidates(len(states), rng)
         if memory is not None:
@@ -39,13 +36,11 @@ class RandomShooting(Planner):
         best = pick(plans, self._scorer(states, agents, plans, 1).argmax(axis=1))
         return best, (best,)
 
-    def _candidates(self, episodes: int, rng: np.random.Generator) -> Plans:
+    def _candidates(self, episodes: int, rng: Generator) -> Plans:
         """Draws ``[B, P, H]`` or ``[B, P, H, A]``, with H outermost in memory, as the scorer reads them."""
-
-        def uniform(generator: np.random.Generator, rows: int) -> Plans:
-            return uniform_actions(self._space, (self._settings.horizon, rows, self._settings.plans), generator)
-
-        return np.moveaxis(drawn(rng, episodes, uniform, axis=1), 0, 2)
+        space, plans, horizon = self._space, self._settings.plans, self._settings.horizon
+        actions = drawn(rng, episodes, lambda g, n: uniform_actions(space, (horizon, n, plans), g), axis=1)
+        return np.moveaxis(actions, 0, 2)
 
 
 @dataclass(frozen=True)
@@ -74,9 +69,9 @@ class PersistentShooting(RandomShooting):
     the previous action with a probability that differs between plans.
     """
 
-    settings_type: ClassVar[type[PlannerSettings]] = PersistentSettings
+    settings_type = PersistentSettings
 
-    def _candidates(self, episodes: int, rng: np.random.Generator) -> Plans:
+    def _candidates(self, episodes: int, rng: Generator) -> Plans:
         plans = np.moveaxis(super()._candidates(episodes, rng), 2, 0)
         hold = np.resize(np.array(self._settings.hold, dtype=np.float32), self._settings.plans)
         chances = drawn(rng, episodes, lambda g, n: g.random((len(plans), n, len(hold)), dtype=np.float32), axis=1)

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from persim.envs.spec import Agents, Array
 from persim.planning.scoring import Objective
 
 Floats = NDArray[Any]
@@ -52,7 +53,7 @@ class Steps(Protocol):
 class TreeDynamics(Protocol):
     """Dynamics that ``TreeScorer`` can roll out."""
 
-    def steps(self, agents: NDArray[np.int64]) -> Steps:
+    def steps(self, agents: Agents) -> Steps:
         """Returns the dynamics of the agents with ids ``[G]``, in this order."""
         ...
 
@@ -132,9 +133,7 @@ class TreeScorer:
         self._best_progress = 0.0 if self._progress is None else objective.spec.planning.best_progress
 
     @torch.inference_mode()
-    def __call__(
-        self, states: NDArray[np.float64], agents: NDArray[np.int64], plans: NDArray[np.generic], top: int | None = None
-    ) -> NDArray[np.float64]:
+    def __call__(self, states: Array, agents: Agents, plans: NDArray[Any], top: int | None = None) -> Array:
         """See ``Scorer``."""
         episodes, n_plans, horizon = plans.shape
         known, agent = np.unique(agents, return_inverse=True)
@@ -153,7 +152,7 @@ class TreeScorer:
                 self._roll(roots, node, plan, actions, steps, ranking)
         return ranking.scores
 
-    def _roots(self, states: NDArray[np.float64], agent: Index, steps: Steps) -> _Nodes:
+    def _roots(self, states: Array, agent: Index, steps: Steps) -> _Nodes:
         """Returns the roots of the tree, one column for each of the states ``[C, S]``."""
         columns = np.ones((steps.members, states.shape[1] + 1, len(states)), dtype=steps.dtype)
         columns[:, :-1] = states.T
