@@ -25,8 +25,7 @@ from persim.envs import get
 from persim.errors import InputError, check_at_least
 from persim.storage import store
 from sweeps.reporting.draw_paper import curves_figure, frames_figure, latent_figure
-from sweeps.reporting.frames import AGENTS, factor_frame, rollout_frame
-from sweeps.reporting.models import StoredModel, stored_models
+from sweeps.reporting.frames import AGENTS, StoredModel, factor_frame, rollout_frame, stored_models
 
 COMPARED = ("persim", "cadm", "cadm-pets")
 
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for root in roots:
         store.reach(root)
     models = stored_models(roots, COMPARED, args.agents, args.seed)
-    ours = [model for model in models if model.cell.method == "persim"]
+    ours = [model for model in models if model.job.cell.method == "persim"]
     if not ours:
         raise InputError(
             f"{_named(roots)} no trained PerSim of N={args.agents} and seed {args.seed}; "
@@ -61,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     store.prepare_folders(*wanted)
     factors = factor_frame(ours)
     _write(args.out / "factors.parquet", factors)
-    where = {(model.cell.env, model.cell.regime) for model in ours if model.cell.env in AGENTS}
-    shown = [model for model in models if (model.cell.env, model.cell.regime) in where]
+    where = {(model.job.cell.env, model.job.cell.regime) for model in ours if model.job.cell.env in AGENTS}
+    shown = [model for model in models if (model.job.cell.env, model.job.cell.regime) in where]
     rollouts = rollout_frame(shown) if shown else None
     if rollouts is not None:
         _write(args.out / "rollouts.parquet", rollouts)
@@ -80,8 +79,8 @@ def _named(roots: Sequence[Path]) -> str:
 
 def _report_missing(models: Sequence[StoredModel]) -> None:
     """Name the methods that are to stand beside PerSim and are not in the store."""
-    there = {(model.cell.env, model.cell.regime, model.cell.method) for model in models}
-    for env, regime in dict.fromkeys((model.cell.env, model.cell.regime) for model in models):
+    there = {(model.job.cell.env, model.job.cell.regime, model.job.cell.method) for model in models}
+    for env, regime in dict.fromkeys((model.job.cell.env, model.job.cell.regime) for model in models):
         lacking = [METHODS[method].title for method in COMPARED if (env, regime, method) not in there]
         if lacking:
             print(f"{get(env).title}, {regime} data: no model of {', '.join(lacking)}; left out", file=sys.stderr)

@@ -28,8 +28,7 @@ from persim.storage import store
 from persim.storage.cells import CellStore, FinishedCell, file_name, finite_or_none
 from sweeps.engine.session import ray_session
 from sweeps.options import add_data_options, add_run_options, check_options
-from sweeps.tuning.rank_choice import RankSummary, choose, curves, summarise
-from sweeps.tuning.rank_trial import SweepSettings
+from sweeps.tuning.ranks import RankSummary, SweepSettings, choose, curves, summarise
 from sweeps.tuning.sweep import Failure, check_files, close, driving, incomplete, open_mirror
 
 MANIFEST = "sweep"

@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from persim import console
 from persim.errors import InputError, check_choice
+from persim.storage import store
 from sweeps.reporting import rows as row_files
-from sweeps.reporting.files import write_all
 from sweeps.reporting.goal import check_notes
-from sweeps.reporting.page import Section, html, markdown
+from sweeps.reporting.page import Section, render
 from sweeps.reporting.results import Results, read_notes
 from sweeps.reporting.rows import KINDS, SUITES, Cells
 from sweeps.reporting.sections import sections
@@ -86,12 +88,39 @@ def gather(out: Path, stores: Sequence[Path], suite: str | None) -> Cells:
 def files(cells: Cells, made: Sequence[Section], title: str, *, rows: bool) -> dict[str, bytes]:
     """Everything that is written, by path below the folder; ``rows``: also the rows."""
     found = {figure.path: figure.svg for section in made for figure in section.figures}
-    found |= {"report.md": markdown(title, made), "report.html": html(title, made)}
+    found |= {f"report.{form}": render(form, title, made) for form in ("md", "html")}
     for kind in KINDS if rows else ():
         own = [done for done in cells.values() if done.cell.what == kind]
         if own:
             found[row_files.rows_path(Path(), kind).name] = row_files.encode(own)
     return found
+
+
+def write_all(out: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of a report below a folder, and remove the pictures of an earlier report.
+
+    Nothing that was there is touched until all new files are complete on the disk.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    store.prepare_folder(out, "out")
+    try:
+        with tempfile.TemporaryDirectory(dir=out, prefix=".report.", suffix=".part") as aside:
+            for name, data in files.items():
+                store.write_atomic(Path(aside) / name, data)
+            for name in files:
+                (out / name).parent.mkdir(exist_ok=True)
+                (Path(aside) / name).replace(out / name)
+        for path in list((out / "figures").glob("*.svg")):
+            if f"figures/{path.name}" not in files:
+                path.unlink()
+        if not any((out / "figures").glob("*")):
+            shutil.rmtree(out / "figures", ignore_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"out {str(out)!r} cannot be written ({error.strerror}); free space or give a folder that you can write to"
+        ) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,15 +135,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     title = TITLE if args.suite is None else f"{TITLE} (suite {args.suite})"
     written = files(cells, made, title, rows=bool(args.store))
     write_all(args.out, written)
-    print(_summary(args.out, cells, written))
-    return 0
-
-
-def _summary(out: Path, cells: Cells, written: Mapping[str, bytes]) -> str:
     suites = {suite: sum(suite in done.labels for done in cells.values()) for suite in SUITES}
-    there = ", ".join(f"{suite} {count}" for suite, count in suites.items() if count)
+    print(f"{len(cells)} cells ({', '.join(f'{suite} {count}' for suite, count in suites.items() if count)})")
     size = len(written["report.html"]) / 1e6
-    return f"{len(cells)} cells ({there})\nwritten: {out / 'report.html'} ({size:.1f} MB), {out / 'report.md'}"
+    print(f"written: {args.out / 'report.html'} ({size:.1f} MB), {args.out / 'report.md'}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
+from baselines.registry import METHODS
 from persim import seeding
+from persim.evaluation import paper
+from sweeps.reporting.blocks import ENV_TITLES, Block
 from sweeps.reporting.compare import number
-from sweeps.reporting.draw import Curve, Pair, drawn, iqm_figure, profile_figure
+from sweeps.reporting.draw import Pair, drawn, iqm_figure, profile_figure
 from sweeps.reporting.page import Entry, Figure, Section, Table, text
-from sweeps.reporting.results import ENV_TITLES, Results
-from sweeps.reporting.scores import MEANING, MethodScores, Task, scores
-from sweeps.reporting.stats import Interval, improvement, iqm, profile
+from sweeps.reporting.results import Results
+from sweeps.reporting.select import DAGGER
+from sweeps.reporting.stats import Interval, Profile, improvement, iqm, profile
 
 OURS = "persim"
 THRESHOLDS = np.linspace(-0.25, 1.5, 176)
+_AVERAGE = 5  # index of the average over agents in a row of Table 5
+_WORST = -1.0  # score of a run whose reward was not a finite number
+_SCORES = (
+    "Scores: a trial's average reward of one agent, scaled so that 0 is the average reward of random actions (Table 5) "
+    "and 1 the highest average reward that any learning method of the paper reached for that agent under any regime "
+    "(Tables 9 to 11). A task is an environment, a regime and an agent; its runs are the trials."
+)
 _METHOD = (
     "Interquartile mean (IQM): the mean of the middle half of all runs. Intervals are 95 % percentile intervals of a "
     "bootstrap that resamples the trials of each task among themselves (2000 resamples, seeded); with one trial a task "
@@ -25,6 +37,55 @@ _METHOD = (
     "method on the same task (ties count one half), averaged over tasks. Each method is compared with PerSim on the "
     "tasks that both have. Agarwal et al. (2021)."
 )
+Task = tuple[str, str, int]  # environment, regime, agent id
+
+
+@dataclass
+class MethodScores:
+    """Scores of one method.
+
+    Attributes:
+        method: name in ``baselines.registry``.
+        runs: for each task the scores ``[trials]``.
+        reduced: the tasks whose budget is not the paper's.
+    """
+
+    method: str
+    runs: dict[Task, NDArray[np.float64]] = field(default_factory=dict)
+    reduced: set[Task] = field(default_factory=set)
+
+    def title(self, tasks: Iterable[Task]) -> str:
+        """Give the paper's name of the method, with a dagger if the budget of one of these tasks is reduced."""
+        return METHODS[self.method].title + (f" {DAGGER}" if self.reduced.intersection(tasks) else "")
+
+    def stratum(self, task: Task) -> tuple[str, ...]:
+        """Name the runs of a task; a method that looks at no data has the same runs under every regime."""
+        env, regime, agent = task
+        return (env, regime if METHODS[self.method].learns else "", str(agent))
+
+    def within(self, env: str | None, regime: str | None = None) -> list[Task]:
+        """Select the tasks of an environment and a regime; None stands for all."""
+        return [task for task in self.runs if env in (None, task[0]) and regime in (None, task[1])]
+
+
+def scores(blocks: Iterable[Block]) -> list[MethodScores]:
+    """Score every method that was measured in these blocks of the suite ``reward``, in their order."""
+    found: dict[str, MethodScores] = {}
+    for own, line in ((block, line) for block in blocks for line in block.lines):
+        for agent in own.agents:
+            values, task = line.values(own.metric, agent), (own.env, own.regime, agent)
+            if len(values):
+                scored = found.setdefault(line.method, MethodScores(line.method))
+                scored.runs[task] = scaled(values, own.env, agent)
+                scored.reduced |= {task} if line.ours and line.ours.reduced else set()
+    return list(found.values())
+
+
+def scaled(rewards: NDArray[np.float64], env: str, agent: int) -> NDArray[np.float64]:
+    """Scale the rewards ``[trials]`` of an agent (id from 0) to scores ``[trials]``."""
+    low, high = paper.observed_data(env, "random")[_AVERAGE], paper.best_reward(env)[agent]
+    found = (rewards - low) / (high - low)
+    return np.where(np.isfinite(found), found, _WORST)
 
 
 def aggregates(results: Results) -> list[Section]:
@@ -36,7 +97,7 @@ def aggregates(results: Results) -> list[Section]:
     ours = next((scored for scored in found if scored.method == OURS), None)
     tables = [_table(found, ours, env) for env in (None, *ENV_TITLES)]
     figures = (*_iqm(found, ours), *_profiles(found))
-    return [Section(title, "aggregates", (MEANING, _METHOD), tuple(t for t in tables if t.rows), figures)]
+    return [Section(title, "aggregates", (_SCORES, _METHOD), tuple(t for t in tables if t.rows), figures)]
 
 
 def _beside(ours: MethodScores | None, scored: MethodScores, env: str | None) -> tuple[MethodScores | None, list[Task]]:
@@ -106,11 +167,11 @@ def _pair(ours: MethodScores | None, scored: MethodScores, env: str) -> Iterator
 
 def _profiles(found: Sequence[MethodScores]) -> Iterator[Figure]:
     """Draw a panel for each environment and regime, in which all methods have the same tasks."""
-    panels: dict[str, list[Curve]] = {}
+    panels: dict[str, dict[str, Profile]] = {}
     for env, regime in dict.fromkeys(task[:2] for scored in found for task in scored.runs):
-        curves = [_curve(scored, env, regime) for scored in found if scored.within(env, regime)]
-        if any(curve.method == OURS for curve in curves) or len(curves) > 1:
-            panels[f"{ENV_TITLES[env]}, {regime}"] = curves
+        own = {scored.method: _profile(scored, env, regime) for scored in found if scored.within(env, regime)}
+        if OURS in own or len(own) > 1:
+            panels[f"{ENV_TITLES[env]}, {regime}"] = own
     caption = (
         "Performance profiles: the share of runs whose score is above the threshold, averaged over the five agents, "
         "with pointwise 95 % intervals where there are several trials. Higher is better."
@@ -119,7 +180,6 @@ def _profiles(found: Sequence[MethodScores]) -> Iterator[Figure]:
         yield Figure("profiles", drawn("profiles", partial(profile_figure, panels, THRESHOLDS)), caption)
 
 
-def _curve(scored: MethodScores, env: str, regime: str) -> Curve:
+def _profile(scored: MethodScores, env: str, regime: str) -> Profile:
     rng = seeding.generator(0, "report", "profile", env, regime, scored.method)
-    share, low, high = profile([scored.runs[task] for task in scored.within(env, regime)], THRESHOLDS, rng)
-    return Curve(scored.method, share, low, high)
+    return profile([scored.runs[task] for task in scored.within(env, regime)], THRESHOLDS, rng)

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
 
 from baselines.registry import METHODS
+from persim.envs import get
 from persim.evaluation import paper
-from sweeps.grid.suites import ENVS, SUITES
+from sweeps.grid.suites import ENVS, SUITES, Suite
 from sweeps.reporting.compare import Comparison, Known, compare
 from sweeps.reporting.select import Library, Measured
 
 RMSE, R2, REWARD = "prediction_rmse", "prediction_r2", "reward"
 PAPER_AGENTS = 500
-_NUMBERS = {
-    "prediction": ("6", "7", "8"),
-    "reward": ("9", "10", "11"),
-    "augmentation": ("3", "3", "3"),
-    "scarcity": ("14", "15", "16"),
+ENV_TITLES = {env: get(env).title for env in ENVS}
+# By suite and metric the numbers of the paper's tables, a table per environment or one for all.
+_TABLES = {
+    ("prediction", RMSE): ("6", "7", "8"),
+    ("reward", REWARD): ("9", "10", "11"),
+    ("augmentation", REWARD): ("3", "3", "3"),
+    ("unseen", RMSE): ("12",),
+    ("unseen", REWARD): ("13",),
+    ("scarcity", REWARD): ("14", "15", "16"),
 }
 
 
@@ -39,12 +48,14 @@ class Line:
     ours: Measured | None
     theirs: Mapping[int, Known]
 
+    def values(self, metric: str, agent: int) -> NDArray[np.float64]:
+        """Our values ``[trials]`` for an agent id (from 0); empty if nothing is measured."""
+        return np.array([]) if self.ours is None else self.ours.values(metric, agent + 1)
+
     def compared(self, metric: str, agent: int) -> Comparison | None:
         """Ours against theirs, for an agent id (from 0); None if one of them is missing."""
-        if self.ours is None or agent not in self.theirs:
-            return None
-        values = self.ours.values(metric, agent + 1)
-        return compare(values, self.theirs[agent]) if len(values) else None
+        values = self.values(metric, agent)
+        return compare(values, self.theirs[agent]) if len(values) and agent in self.theirs else None
 
 
 @dataclass(frozen=True)
@@ -69,63 +80,51 @@ class Block:
     agents: Mapping[int, str]
     lines: tuple[Line, ...]
 
+    @property
+    def title(self) -> str:
+        """The table, the environment and the regime, as people read them."""
+        return f"Table {self.table}: {ENV_TITLES[self.env]}, {self.regime}"
 
-def all_blocks(library: Library) -> tuple[Block, ...]:
+    @property
+    def printed(self) -> list[tuple[Line, int]]:
+        """Line and agent id of every number of this table; with fewer agents, N = 500 repeats other tables."""
+        own = [line for line in self.lines if self.suite != "scarcity" or line.n_agents != PAPER_AGENTS]
+        return [(line, agent) for line in own for agent in line.theirs]
+
+
+def all_blocks(library: Library) -> Iterator[Block]:
     """Every block of every table, in the paper's order of experiments."""
-    full = [block for suite in ("prediction", "reward", "augmentation") for block in _full_size(library, suite)]
-    return (*full, *_unseen(library), *_scarcity(library))
+    for (name, metric), tables in _TABLES.items():
+        suite = SUITES[name]
+        for env, regime in suite.data:
+            agents = paper.unseen_agents() if suite.unseen else paper.test_agents(env)
+            lines = tuple(_lines(library, suite, metric, env, regime))
+            yield Block(tables[ENVS.index(env)], name, env, regime, metric, agents, lines)
 
 
-def _full_size(library: Library, suite: str) -> Iterator[Block]:
-    metric, tables = RMSE if suite == "prediction" else REWARD, dict(zip(ENVS, _NUMBERS[suite], strict=True))
-    for env, regime in SUITES[suite].data:
-        lines = tuple(_line(library, metric, env, regime, method) for method in SUITES[suite].methods)
-        yield Block(tables[env], suite, env, regime, metric, paper.test_agents(env), lines)
-
-
-def _line(library: Library, metric: str, env: str, regime: str, method: str) -> Line:
-    ours, title = library.measured(metric, env, regime, method, PAPER_AGENTS), METHODS[method].title
-    return Line(title, method, PAPER_AGENTS, ours, full_size(metric, env, regime, title))
-
-
-def full_size(metric: str, env: str, regime: str, title: str) -> Mapping[int, Known]:
-    """The paper's numbers for N = 500; its true environment is the same under every regime."""
-    if metric == RMSE:
-        return paper.prediction_error(env, regime, title)
-    return paper.reward(env, "" if title == METHODS["true-env"].title else regime, title)
-
-
-def _scarcity(library: Library) -> Iterator[Block]:
-    suite = SUITES["scarcity"]
-    for (env, regime), table in zip(suite.data, _NUMBERS["scarcity"], strict=True):
-        lines = [
-            Line(f"{METHODS[method].title}, N = {count}", method, count, ours, theirs)
-            for count in suite.agents
-            for method in suite.methods
-            for ours in [library.measured(REWARD, env, regime, method, count)]
-            for theirs in [_scarce(env, regime, count, METHODS[method].title)]
-        ]
-        yield Block(table, "scarcity", env, regime, REWARD, paper.test_agents(env), tuple(lines))
-
-
-def _scarce(env: str, regime: str, count: int, title: str) -> Mapping[int, Known]:
-    if count == PAPER_AGENTS:
-        return full_size(REWARD, env, regime, title)
-    return paper.scarcity(env, regime, count, title)
-
-
-def _unseen(library: Library) -> Iterator[Block]:
-    for table, metric in (("12", RMSE), ("13", REWARD)):
-        for env, regime in SUITES["unseen"].data:
-            lines = tuple(_unseen_lines(library, metric, env, regime))
-            yield Block(table, "unseen", env, regime, metric, paper.unseen_agents(), lines)
-
-
-def _unseen_lines(library: Library, metric: str, env: str, regime: str) -> Iterator[Line]:
-    suite, known = SUITES["unseen"], paper.unseen_error if metric == RMSE else paper.unseen_reward
-    for method in suite.methods:
-        share, title = METHODS[method].p, METHODS[method].title
-        theirs = known(regime, title) if share is None else known(regime, "PerSim", share)
-        ours = library.measured(metric, env, regime, method, PAPER_AGENTS, suite.unseen[env])
+def _lines(library: Library, suite: Suite, metric: str, env: str, regime: str) -> Iterator[Line]:
+    """Give a line per N and method, but none to a method that neither we nor the paper measured."""
+    unseen = suite.unseen.get(env, ())
+    for count, method in product(suite.agents, suite.methods):
+        name = METHODS[method].title + (f", N = {count}" if len(suite.agents) > 1 else "")
+        ours = library.measured(metric, env, regime, method, count, unseen)
+        theirs = paper_numbers(metric, env, regime, count, method, unseen=bool(unseen))
         if theirs or ours is not None:
-            yield Line(title, method, PAPER_AGENTS, ours, theirs)
+            yield Line(name, method, count, ours, theirs)
+
+
+def paper_numbers(metric: str, env: str, regime: str, count: int, method: str, *, unseen: bool) -> Mapping[int, Known]:
+    """Look up the paper's numbers by agent id (from 0); empty where it has none.
+
+    Its true environment is the same under every regime and for every N.
+    """
+    entry = METHODS[method]
+    full = count == PAPER_AGENTS or not entry.learns
+    if unseen:
+        of_unseen = paper.unseen_error if metric == RMSE else paper.unseen_reward
+        return of_unseen(regime, entry.title if entry.p is None else "PerSim", entry.p) if full else {}
+    if metric == RMSE:
+        return paper.prediction_error(env, regime, entry.title) if full else {}
+    if full:
+        return paper.reward(env, regime if entry.learns else "", entry.title)
+    return paper.scarcity(env, regime, count, entry.title)

@@ -20,14 +20,10 @@ class Comparison:
     """Our trials of one cell of a table beside the paper's number.
 
     Attributes:
-        mean: of our trials.
-        std: sample standard deviation of our trials; NaN with one trial.
         difference: our mean minus the paper's.
         mark: ``better`` (or equal), ``within`` one standard deviation, or ``worse``.
     """
 
-    mean: float
-    std: float
     difference: float
     mark: str
 
@@ -48,7 +44,7 @@ def compare(values: NDArray[np.float64], known: Known) -> Comparison:
         mark = "better"
     else:
         mark = "within" if sign * average >= sign * theirs - margin else "worse"
-    return Comparison(average, spread, average - theirs, mark)
+    return Comparison(average - theirs, mark)
 
 
 def mean(values: NDArray[np.float64]) -> float:
@@ -82,6 +78,7 @@ def decimals(value: float, *, error: bool) -> int:
     return 2 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
 
 
-def with_spread(average: float, spread: float, decimals: int) -> str:
-    """Write ``mean ± std``, or the mean alone if ``spread`` is NaN."""
-    return number(average, decimals) + ("" if math.isnan(spread) else f" ± {spread:.{decimals}f}")
+def with_spread(values: NDArray[np.float64], decimals: int) -> str:
+    """Write ``mean ± std`` of ``[trials]``, or the mean alone if there is no deviation."""
+    spread = std(values)
+    return number(mean(values), decimals) + ("" if math.isnan(spread) else f" ± {spread:.{decimals}f}")

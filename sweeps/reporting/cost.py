@@ -8,8 +8,9 @@ from statistics import mean, median
 from baselines.registry import METHODS
 from persim.methods.job import HOLDOUT, REWARD
 from persim.storage.cells import FinishedCell
+from sweeps.reporting.blocks import ENV_TITLES
 from sweeps.reporting.page import Entry, Section, Table, text
-from sweeps.reporting.results import ENV_TITLES, Results
+from sweeps.reporting.results import Results
 from sweeps.reporting.select import budget_of
 
 _HOUR = 3600
@@ -26,11 +27,12 @@ Group = tuple[str, str, int, str]
 def cost(results: Results) -> list[Section]:
     """A table for each environment."""
     groups = _groups(results.library.cells)
-    tables = tuple(_table(env, groups, results.price) for env in dict.fromkeys(name[0] for name in groups))
-    price = () if results.price is None else (f"A core-hour is taken to cost ${results.price:g}.",)
-    total = sum(core_hours(cells) for cells in groups.values())
-    everything = f"All together: {_hours(total)} core-hours{_money(total, results.price)}."
-    return [Section("Time and cost", "cost", (_MEANING, *price, everything), tables)]
+    tables = tuple(_table(env, groups, results.price) for env in dict.fromkeys(group[0] for group in groups))
+    price, total = results.price, sum(core_hours(cells) for cells in groups.values())
+    rate = () if price is None else (f"A core-hour is taken to cost ${price:g}.",)
+    money = "" if price is None else f", ${total * price:.2f}"
+    everything = f"All together: {_hours(total)} core-hours{money}."
+    return [Section("Time and cost", "cost", (_MEANING, *rate, everything), tables)]
 
 
 def _groups(cells: Iterable[FinishedCell]) -> dict[Group, list[FinishedCell]]:
@@ -68,59 +70,38 @@ def core_hours(cells: Sequence[FinishedCell]) -> float:
 
 
 def _table(env: str, groups: dict[Group, list[FinishedCell]], price: float | None) -> Table:
+    columns = ("method", "N", "budget", "cells", "training of a model", "a decision", "prediction errors of a cell",
+               "rewards of a cell", "core-hours", *(() if price is None else ("cost",)))  # fmt: skip
     rows = tuple(_row(group, cells, price) for group, cells in groups.items() if group[0] == env)
-    money = () if price is None else ("cost",)
-    columns = (
-        "method",
-        "N",
-        "budget",
-        "cells",
-        "training of a model",
-        "a decision",
-        "prediction errors of a cell",
-        "rewards of a cell",
-        "core-hours",
-        *money,
-    )
     return Table(ENV_TITLES.get(env, env), columns, rows)
 
 
 def _row(group: Group, cells: Sequence[FinishedCell], price: float | None) -> tuple[Entry, ...]:
     _, method, count, budget = group
     title = METHODS[method].title if method in METHODS else method
-    trained = models(cells)
     decisions = [1e3 * done.seconds["decision"] for done in cells if "decision" in done.seconds]
-    hours = core_hours(cells)
+    measured = [(done.cell.what, done.seconds["measure"]) for done in cells if "measure" in done.seconds]
     shown = (
         str(count),
         budget or "–",
         str(len(cells)),
-        _span(median(trained)) if trained else "–",
+        _typical(models(cells)),
         f"{mean(decisions):.3g} ms" if decisions else "–",
-        _measuring(done for done in cells if done.cell.what != REWARD),
-        _measuring(done for done in cells if done.cell.what == REWARD),
-        _hours(hours),
+        _typical([seconds for what, seconds in measured if what != REWARD]),
+        _typical([seconds for what, seconds in measured if what == REWARD]),
+        _hours(core_hours(cells)),
+        *(() if price is None else (f"${core_hours(cells) * price:.2f}",)),
     )
-    money = () if price is None else (text(_dollars(hours * price)),)
-    return (Entry((title,)), *map(text, shown), *money)
+    return (Entry((title,)), *map(text, shown))
 
 
-def _measuring(cells: Iterable[FinishedCell]) -> str:
-    seconds = [done.seconds["measure"] for done in cells if "measure" in done.seconds]
-    return _span(median(seconds)) if seconds else "–"
-
-
-def _span(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+def _typical(seconds: Sequence[float]) -> str:
+    """Write the median of some times; a dash if there are none."""
+    if not seconds:
+        return "–"
+    found = median(seconds)
+    return f"{found:.3g} s" if found < 600 else f"{found / 60:.0f} min"
 
 
 def _hours(hours: float) -> str:
     return f"{hours:.2f}" if hours < 10 else f"{hours:.0f}"
-
-
-def _dollars(amount: float) -> str:
-    return f"${amount:.2f}"
-
-
-def _money(hours: float, price: float | None) -> str:
-    return "" if price is None else f", {_dollars(hours * price)}"

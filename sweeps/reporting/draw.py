@@ -21,9 +21,9 @@ from baselines.registry import METHODS
 from persim.methods.job import spec_of
 from persim.storage import store
 from persim.storage.cells import FinishedCell
-from sweeps.reporting.stats import Interval
+from sweeps.reporting.stats import Interval, Profile
 from sweeps.reporting.text_tables import METRICS
-from sweeps.tuning.rank_choice import RankSummary
+from sweeps.tuning.ranks import RankSummary
 
 _PALETTE = ("#1f6fb4", "#333333", "#d9601a", "#e3a21a", "#2e8b57", "#7bbf6a", "#8b5fb0", "#c39bd3", "#b03a4f",
             "#e58a97", "#2fa3a8", "#7a4f2a", "#123f66", "#3f8fd2", "#86b9e6", "#b9d4ea")  # fmt: skip
@@ -44,25 +44,13 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A method's performance profile with its bounds, each ``[T]`` for T thresholds."""
-
-    method: str
-    share: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
 class Points:
-    """A method's reward of one agent for each N; ``theirs`` says that the numbers are the paper's."""
+    """A method's rewards of one agent, each an N with mean and standard deviation; ours or the paper's."""
 
     method: str
     label: str
-    theirs: bool
-    n_agents: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    values: tuple[tuple[int, float, float], ...]
+    of_paper: bool = False
 
 
 @contextmanager
@@ -161,14 +149,13 @@ def _mark(axes: Any, found: Interval, y: float, colour: str, face: str) -> None:
     axes.plot([found.estimate], [y], "o", color=colour, markerfacecolor=face, markersize=6)
 
 
-def profile_figure(panels: Mapping[str, Sequence[Curve]], thresholds: NDArray[np.float64]) -> Figure:
-    """Draw performance profiles over thresholds ``[T]``, a panel for each set of tasks."""
+def profile_figure(panels: Mapping[str, Mapping[str, Profile]], thresholds: NDArray[np.float64]) -> Figure:
+    """Draw the performance profile of each method over thresholds ``[T]``, a panel for each set of tasks."""
 
-    def draw(axes: Any, curves: Sequence[Curve]) -> None:
-        for curve in curves:
-            colour = COLOURS[curve.method]
-            axes.plot(thresholds, curve.share, color=colour, label=METHODS[curve.method].title)
-            axes.fill_between(thresholds, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
+    def draw(axes: Any, profiles: Mapping[str, Profile]) -> None:
+        for method, (share, low, high) in profiles.items():
+            axes.plot(thresholds, share, color=COLOURS[method], label=METHODS[method].title)
+            axes.fill_between(thresholds, low, high, color=COLOURS[method], alpha=0.15, linewidth=0)
         axes.set(xlim=(thresholds[0], thresholds[-1]), ylim=(-0.02, 1.02))
 
     columns = min(4, len(panels))
@@ -183,12 +170,13 @@ def scarcity_figure(panels: Mapping[str, Sequence[Points]]) -> Figure:
 
 def _draw_points(axes: Any, lines: Sequence[Points]) -> None:
     for points in lines:
-        x, y, named = points.n_agents, points.mean, {"color": COLOURS[points.method], "label": points.label}
-        if points.theirs:
-            axes.plot(x, y, "--", marker="x", markersize=4, linewidth=1, alpha=0.7, **named)
+        n_agents, mean, std = np.array(points.values).T
+        named = {"color": COLOURS[points.method], "label": points.label}
+        if points.of_paper:
+            axes.plot(n_agents, mean, "--", marker="x", markersize=4, linewidth=1, alpha=0.7, **named)
         else:
-            spread = np.nan_to_num(np.array(points.std))
-            axes.errorbar(x, y, spread, marker="o", markersize=5, capsize=3, linewidth=1.8, zorder=3, **named)
+            spread, style = np.nan_to_num(std), {"markersize": 5, "capsize": 3, "linewidth": 1.8, "zorder": 3}
+            axes.errorbar(n_agents, mean, spread, marker="o", **style, **named)
         _log_ticks(axes, [25, 50, 100, 250, 500])
 
 
@@ -200,14 +188,10 @@ def plot_methods(path: Path, cells: Sequence[FinishedCell], about: str) -> Path:
         cells: finished cells of one environment and regime.
         about: what they are, below the panels.
     """
-    found = {metric: [done for done in cells if _has(done, metric)] for metric in METRICS}
+    found = {metric: [done for done in cells if done.has(metric)] for metric in METRICS}
     panels = {METRICS[metric]: (metric, measured) for metric, measured in found.items() if measured}
     size = 9, 1.2 + 3.2 * len(panels)
     return _png(path, lambda: _panels(panels, 1, size, (about, ""), lambda axes, panel: _draw_bars(axes, *panel)))
-
-
-def _has(done: FinishedCell, metric: str) -> bool:
-    return any(row["metric"] == metric for row in done.rows)
 
 
 def _draw_bars(axes: Any, metric: str, cells: Sequence[FinishedCell]) -> None:

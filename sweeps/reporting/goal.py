@@ -1,4 +1,4 @@
-"""What is missing, and where PerSim is not as good as the paper's."""
+"""What is here, what is missing, and where PerSim is not as good as the paper's."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from baselines.registry import METHODS
 from persim.errors import check_choice
-from sweeps.reporting.blocks import PAPER_AGENTS, Block, Line
+from sweeps.reporting.blocks import ENV_TITLES, Block, Line
 from sweeps.reporting.compare import MARKS, Comparison
 from sweeps.reporting.page import Entry, Section, Table, text
-from sweeps.reporting.results import ENV_TITLES, Results
-from sweeps.reporting.tables import DAGGER, behind, entry
+from sweeps.reporting.results import Results
+from sweeps.reporting.select import DAGGER
+from sweeps.reporting.tables import entry
 
 GOAL_TABLES = ("6", "7", "9", "10", "14", "15")
 ABOUT = "about"
@@ -32,6 +33,11 @@ class Goal:
         return f"{line}/{self.agent + 1}", line
 
     @property
+    def place(self) -> str:
+        """The line of the table, as people read it."""
+        return self.block.title + (f", N = {self.line.n_agents}" if self.block.suite == "scarcity" else "")
+
+    @property
     def compared(self) -> Comparison | None:
         """None if it is not measured."""
         return self.line.compared(self.block.metric, self.agent)
@@ -43,79 +49,51 @@ def goals(results: Results) -> list[Goal]:
         Goal(block, line, agent)
         for block in results.blocks
         if block.table in GOAL_TABLES and (block.regime == "random" or block.suite == "scarcity")
-        for line in block.lines
-        if line.method == "persim" and not (block.suite == "scarcity" and line.n_agents == PAPER_AGENTS)
-        for agent in line.theirs
+        for line, agent in block.printed
+        if line.method == "persim"
     ]
 
 
 def check_notes(results: Results) -> None:
-    """Finds a key of ``notes.json`` that belongs to nothing.
+    """Find a key of ``notes.json`` that belongs to nothing.
 
     Raises:
         InputError: there is one; the message has the nearest.
     """
     known = [ABOUT, *dict.fromkeys(key for goal in goals(results) for key in goal.keys)]
     for key in results.notes:
-        if key not in known:
-            check_choice("key of notes.json", key, known[:1] + [name for name in known if _near(name, key)])
-
-
-def _near(name: str, key: str) -> bool:
-    """Whether the names share their table: all of them would not fit in one line."""
-    return name.partition("/")[0] == key.partition("/")[0]
+        if key not in known:  # the names of all tables would not fit in one line
+            near = [name for name in known if name.partition("/")[0] == key.partition("/")[0]]
+            check_choice("key of notes.json", key, [ABOUT, *near])
 
 
 def goal(results: Results) -> list[Section]:
     """The list of cells that are not reached, with reasons."""
-    wanted = goals(results)
-    compared = [(found, found.compared) for found in wanted]
+    compared = [(found, found.compared) for found in goals(results)]
     missed = [found for found, result in compared if result is not None and result.mark == "worse"]
-    lacking = [found for found, result in compared if result is None]
+    lacking = [found.place for found, result in compared if result is None]
     counts = {mark: sum(result is not None and result.mark == mark for _, result in compared) for mark in MARKS}
+    reduced = sum(found.line.ours is not None and found.line.ours.reduced for found, _ in compared)
     lines = [
-        f"PerSim on random data in Tables {', '.join(GOAL_TABLES)} (Table 15: pure, as printed): of {len(wanted)} "
+        f"PerSim on random data in Tables {', '.join(GOAL_TABLES)} (Table 15: pure, as printed): of {len(compared)} "
         f"cells {counts['better']} are better than or equal to the paper's, {counts['within']} within one standard "
-        f"deviation, {counts['worse']} worse, {len(lacking)} not measured; {_reduced(wanted)} were measured with less "
+        f"deviation, {counts['worse']} worse, {len(lacking)} not measured; {reduced} were measured with less "
         f"than the paper's budget ({DAGGER})."
     ]
-    tables = [_missed(results, missed)] if missed else []
     if lacking:
-        lines.append(f"Not measured: {'; '.join(_places(lacking))}.")
-    return [Section("Where ours is not as good as the paper's", "goal", tuple(lines), tuple(tables))]
-
-
-def _reduced(found: Sequence[Goal]) -> int:
-    return sum(cell.line.ours is not None and cell.line.ours.reduced for cell in found)
-
-
-def _missed(results: Results, missed: Sequence[Goal]) -> Table:
-    rows = tuple(_missed_row(results, found) for found in missed)
+        lines.append(f"Not measured: {'; '.join(dict.fromkeys(lacking))}.")
     caption = "PerSim: cells worse than the paper's by more than one standard deviation"
-    return Table(caption, ("cell", "ours, paper's, difference", "behind it", "reason"), rows)
+    rows = tuple(_missed(results, found) for found in missed)
+    tables = (Table(caption, ("cell", "ours, paper's, difference", "behind it", "reason"), rows),) if rows else ()
+    return [Section("Where ours is not as good as the paper's", "goal", tuple(lines), tables)]
 
 
-def _missed_row(results: Results, found: Goal) -> tuple[Entry, ...]:
+def _missed(results: Results, found: Goal) -> tuple[Entry, ...]:
     assert found.line.ours is not None  # only what is measured can be missed
     reason = next((results.notes[key] for key in found.keys if key in results.notes), "not known yet")
-    where = _place(found)
-    shown = entry(found.block.metric, found.line, found.agent)
-    return (
-        Entry((where, f"agent {found.agent + 1}")),
-        shown,
-        text(behind(found.line.ours), "wrap"),
-        text(reason, "wrap"),
-    )
-
-
-def _place(found: Goal) -> str:
-    block = found.block
-    size = f", N = {found.line.n_agents}" if block.suite == "scarcity" else ""
-    return f"Table {block.table}: {ENV_TITLES[block.env]}, {block.regime}{size}"
-
-
-def _places(lacking: Sequence[Goal]) -> list[str]:
-    return list(dict.fromkeys(map(_place, lacking)))
+    where = Entry((found.place, f"agent {found.agent + 1}"))
+    behind = text(found.line.ours.described + found.line.ours.dagger, "wrap")
+    return where, entry(found.block.metric, found.line, found.agent), behind, text(reason, "wrap")
 
 
 def overview(results: Results) -> list[Section]:
@@ -142,32 +120,20 @@ def coverage(results: Results) -> Table:
     by_table: dict[str, list[Block]] = {}
     for block in results.blocks:
         by_table.setdefault(block.table, []).append(block)
-    rows = tuple(
-        _coverage_row(number, blocks) for number, blocks in sorted(by_table.items(), key=lambda item: int(item[0]))
-    )
+    rows = tuple(_covered(number, by_table[number]) for number in sorted(by_table, key=int))
     columns = ("table", "environments", "its cells", "measured", f"of these with less {DAGGER}", "missing")
     return Table("Cells of the paper's tables that have ours beside them", columns, rows)
 
 
-def _coverage_row(table: str, blocks: Sequence[Block]) -> tuple[Entry, ...]:
-    cells = _paper_cells(blocks)
-    measured = [line for line in cells if line.ours is not None]
-    reduced = sum(line.ours is not None and line.ours.reduced for line in measured)
-    envs = ", ".join(dict.fromkeys(ENV_TITLES[block.env] for block in blocks))
-    counts = (len(cells), len(measured), reduced, len(cells) - len(measured))
-    return (Entry((f"Table {table}",)), text(envs), *(text(str(count)) for count in counts))
-
-
-def _paper_cells(blocks: Sequence[Block]) -> list[Line]:
-    """The line of every number that the paper prints in these blocks.
-
-    N = 500 is of other tables, and the true environment is printed once for all regimes.
-    """
-    found = {
-        (block.env, block.regime if METHODS[line.method].learns else "", line.name, agent): line
+def _covered(table: str, blocks: Sequence[Block]) -> tuple[Entry, ...]:
+    """Count the numbers of a table; that of the true environment is printed once for all regimes."""
+    printed = {
+        (block.env, block.regime if METHODS[line.method].learns else "", line.name, agent): line.ours
         for block in blocks
-        for line in block.lines
-        for agent in line.theirs
-        if not (block.suite == "scarcity" and line.n_agents == PAPER_AGENTS)
+        for line, agent in block.printed
     }
-    return list(found.values())
+    measured = [ours for ours in printed.values() if ours is not None]
+    envs = ", ".join(dict.fromkeys(ENV_TITLES[block.env] for block in blocks))
+    reduced, missing = sum(ours.reduced for ours in measured), len(printed) - len(measured)
+    counts = (len(printed), len(measured), reduced, missing)
+    return (Entry((f"Table {table}",)), text(envs), *(text(str(count)) for count in counts))

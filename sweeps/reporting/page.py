@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,45 +94,16 @@ def text(value: str, style: str = "plain") -> Entry:
     return Entry((value,), style)
 
 
-def html(title: str, sections: Sequence[Section]) -> bytes:
-    """Write the report as an HTML page."""
-    loader = FileSystemLoader(_TEMPLATES)
+def render(form: str, title: str, sections: Sequence[Section]) -> bytes:
+    """Write the report as one page, ``html``, or as ``md``: Markdown with its figures in separate files."""
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("report.html.jinja").render(title=title, sections=sections)
+        loader=FileSystemLoader(_TEMPLATES), autoescape=form == "html", undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    environment.filters["plain"] = _plain
+    page = environment.get_template(f"report.{form}.jinja").render(title=title, sections=sections)
     return (page.rstrip() + "\n").encode()
-
-
-def markdown(title: str, sections: Sequence[Section]) -> bytes:
-    """Write the report as Markdown, with its figures in separate files."""
-    lines = [f"# {_plain(title)}", ""]
-    lines += [f"{'  ' * (section.level - 2)}- [{_plain(section.title)}](#{section.anchor})" for section in sections]
-    for section in sections:
-        lines += ["", f'<a id="{section.anchor}"></a>', "", f"{'#' * section.level} {_plain(section.title)}"]
-        for paragraph in section.text:
-            lines += ["", _plain(paragraph)]
-        for table in section.tables:
-            lines += ["", *_table(table)]
-        for figure in section.figures:
-            lines += ["", f"![{_plain(figure.caption)}]({figure.path})", "", f"*{_plain(figure.caption)}*"]
-    return ("\n".join(lines) + "\n").encode()
-
-
-def _table(table: Table) -> list[str]:
-    head = _row([_plain(column).replace("\n", "<br>") for column in table.columns])
-    rule = _row(["---"] * len(table.columns))
-    rows = [_row(["<br>".join(map(_plain, entry.lines)) for entry in row]) for row in table.rows]
-    notes = [line for note in table.notes for line in ("", _plain(note))]
-    return [f"**{_plain(table.caption)}**", "", head, rule, *rows, *notes]
-
-
-def _row(entries: Sequence[str]) -> str:
-    return "| " + " | ".join(entries) + " |"
 
 
 def _plain(value: str) -> str:
     """Escape a text, so that Markdown shows it as it is."""
-    for character in "\\`*_|<>[]":
-        value = value.replace(character, f"\\{character}")
-    return value
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", value)

@@ -12,13 +12,12 @@ import pandas as pd
 from persim.data import REGIMES
 from persim.envs import get
 from persim.errors import InputError
-from sweeps.reporting.blocks import PAPER_AGENTS
-from sweeps.reporting.compare import mean, std, with_spread
+from sweeps.reporting.blocks import ENV_TITLES, PAPER_AGENTS
+from sweeps.reporting.compare import with_spread
 from sweeps.reporting.draw import drawn
 from sweeps.reporting.draw_paper import curves_figure, frames_figure, latent_figure
 from sweeps.reporting.page import Entry, Figure, Section, Table
-from sweeps.reporting.results import ENV_TITLES, Results
-from sweeps.reporting.tables import behind
+from sweeps.reporting.results import Results
 
 FACTORS, ROLLOUTS = "factors.parquet", "rollouts.parquet"
 FACTOR_COLUMNS = ("env", "regime", "budget", "x", "y", "covariate", "unit", "value", "r2")
@@ -58,7 +57,7 @@ def _entry(results: Results, env: str, regime: str, covariate: str) -> Entry:
     if measured is None:
         return Entry(("–",), "missing")
     values = np.array([done.value(metric) for done in measured.cells])
-    return Entry((with_spread(mean(values), std(values), 4), behind(measured)), "plain")
+    return Entry((with_spread(values, 4), measured.described + measured.dagger), "plain")
 
 
 def rollouts(results: Results) -> list[Section]:

@@ -8,13 +8,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from persim.envs import get
 from persim.errors import InputError
-from sweeps.grid.suites import ENVS
 from sweeps.reporting.blocks import Block, all_blocks
 from sweeps.reporting.select import Library
 
-ENV_TITLES = {env: get(env).title for env in ENVS}
 NOTES = "notes.json"
 
 
@@ -37,7 +34,7 @@ class Results:
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The paper's tables, ours beside them."""
-        return all_blocks(self.library)
+        return tuple(all_blocks(self.library))
 
     def of(self, suite: str) -> list[Block]:
         """The blocks of a suite."""

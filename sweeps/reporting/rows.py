@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,10 @@ SCHEMA = pa.schema(
         ("ended", pa.int64()),  # Unix time in milliseconds
     ]
 )
+_OF_CELL = ("env", "regime", "method", "seed")
 _TIMINGS = ("train", "measure", "decision")
 _OF_ROW = ("metric", "agent", "value")
+_ORDER = attrgetter("cell.env", "cell.regime", "cell.agents", "cell.method", "cell.seed", "cell.id")
 
 
 def rows_path(out: Path, kind: str) -> Path:
@@ -59,34 +62,19 @@ def rows_path(out: Path, kind: str) -> Path:
 
 def encode(cells: Iterable[FinishedCell]) -> bytes:
     """Write cells as a Parquet file; their order does not matter, and curves are left out."""
-    rows = [entry for done in sorted(cells, key=_order) for entry in _rows(done)]
+    rows = [entry for done in sorted(cells, key=_ORDER) for entry in _rows(done)]
     file = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file, compression="zstd", write_page_checksum=True)
     return file.getvalue()
 
 
-def _order(done: FinishedCell) -> tuple[object, ...]:
-    cell = done.cell
-    return cell.env, cell.regime, cell.agents, cell.method, cell.seed, cell.id
-
-
 def _rows(done: FinishedCell) -> list[dict[str, Any]]:
     cell = done.cell
-    shared = {
-        "version": VERSION,
-        "cell": cell.id,
-        "env": cell.env,
-        "regime": cell.regime,
-        "n_agents": cell.agents,
-        "method": cell.method,
-        "seed": cell.seed,
-        "settings": store.canonical_json(cell.settings),
-        "measure": store.canonical_json(cell.measure),
-        "labels": store.canonical_json(done.labels),
-        "commit": done.commit,
-        **{f"{name}_seconds": done.seconds.get(name) for name in _TIMINGS},
-        "ended": done.ended,
-    }
+    shared = {"version": VERSION, "cell": cell.id, "n_agents": cell.agents, "commit": done.commit, "ended": done.ended}
+    shared |= {name: getattr(cell, name) for name in _OF_CELL}
+    settings = {"settings": cell.settings, "measure": cell.measure, "labels": done.labels}
+    shared |= {name: store.canonical_json(value) for name, value in settings.items()}
+    shared |= {f"{name}_seconds": done.seconds.get(name) for name in _TIMINGS}
     return [shared | entry for entry in sorted(done.rows, key=lambda row: (row["metric"], row["agent"] or 0))]
 
 
@@ -144,35 +132,28 @@ def _cell(path: Path, kind: str, name: str, rows: Sequence[dict[str, Any]]) -> F
     first = rows[0]
     try:
         settings, measure, labels = (json.loads(first[column]) for column in ("settings", "measure", "labels"))
-        where = {column: first[column] for column in ("env", "regime", "method", "seed")}
-        cell = Cell(**where, agents=first["n_agents"], settings=settings, measure=measure)
+        own = {column: first[column] for column in _OF_CELL}
+        cell = Cell(**own, agents=first["n_agents"], settings=settings, measure=measure)
         fits = cell.id == name and cell.what == kind and all(isinstance(preset, str) for preset in labels.values())
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _damaged(path, f"settings, measure or labels of cell {name} cannot be read") from error
     if not fits or any(row[column] != first[column] for row in rows for column in first if column not in _OF_ROW):
         raise _damaged(path, f"cell {name} does not hold what its id says")
-    return FinishedCell(
-        cell=cell,
-        rows=_once(f"in {str(path)!r}", name, rows),
-        curves={},
-        commit=first["commit"],
-        seconds={name: first[f"{name}_seconds"] for name in _TIMINGS if first[f"{name}_seconds"] is not None},
-        started=first["ended"],
-        ended=first["ended"],
-        labels=labels,
-    )
+    seconds = {name: first[f"{name}_seconds"] for name in _TIMINGS if first[f"{name}_seconds"] is not None}
+    times = seconds, first["ended"], first["ended"]
+    return FinishedCell(cell, _once(path, name, rows), {}, first["commit"], *times, labels=labels)
 
 
-def _once(where: str, name: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _once(path: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Select metric, agent and value of each row of one file.
 
     Raises:
         InputError: a row is there twice, with the same value or another.
     """
-    found = _measured(where, name, rows)
+    found = _measured(f"in {str(path)!r}", name, rows)
     if len(found) < len(rows):
         raise InputError(
-            f"cell {name} has the same row twice {where} ({len(rows)} rows, {len(found)} of them different); "
+            f"cell {name} has the same row twice in {str(path)!r} ({len(rows)} rows, {len(found)} of them different); "
             "restore the file, or delete it and collect again with --store"
         )
     return found
@@ -211,7 +192,7 @@ def collect(root: Path) -> Cells:
         if own:
             path = cells.record_path(name)
             done = read_finished(path)
-            found[name] = replace(done, rows=_once(f"in {str(path)!r}", name, done.rows), labels=own)
+            found[name] = replace(done, rows=_once(path, name, done.rows), labels=own)
     if not found:
         raise InputError(
             cells.of_old_version()
@@ -230,7 +211,11 @@ def merge(ours: Cells, more: Cells, where: str) -> Cells:
     merged = dict(ours)
     for name, done in more.items():
         known = merged.setdefault(name, done)
-        _check_same(name, where, known.rows, done.rows)
+        if not len(_measured(where, name, [*known.rows, *done.rows])) == len(known.rows) == len(done.rows):
+            raise InputError(
+                f"cell {name} is there twice {where}, with {len(known.rows)} and {len(done.rows)} rows; "
+                "find out which is whole and remove the other"
+            )
         later = max(known, done, key=lambda one: one.ended)  # only its timings are its own
         both = [*known.labels.items(), *done.labels.items()]
         labels = {suite: fullest(preset for other, preset in both if other == suite) for suite, _ in both}
@@ -241,12 +226,3 @@ def merge(ours: Cells, more: Cells, where: str) -> Cells:
 def fullest(presets: Iterable[str]) -> str:
     """Choose the fullest of these presets; a name that is none comes last."""
     return min(presets, key=lambda name: (*PRESETS, name).index(name))
-
-
-def _check_same(name: str, where: str, known: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> None:
-    kept = _measured(where, name, [*known, *new])
-    if not len(kept) == len(known) == len(new):
-        raise InputError(
-            f"cell {name} is there twice {where}, with {len(known)} and {len(new)} rows; "
-            "find out which is whole and remove the other"
-        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sweeps.reporting import goal, paper_figures, tables
 from sweeps.reporting.aggregate import aggregates
@@ -16,7 +17,6 @@ from sweeps.reporting.cost import cost
 from sweeps.reporting.page import Section
 from sweeps.reporting.ranks import ranks
 from sweeps.reporting.results import Results
-from sweeps.reporting.scarcity import scarcity
 
 Maker = Callable[[Results], Sequence[Section]]
 
@@ -34,12 +34,12 @@ PARTS = (
     Part(goal.goal, ("prediction", "reward", "scarcity")),
     Part(ranks, ("rank_cv",)),
     Part(paper_figures.factors, ("prediction",)),
-    Part(tables.prediction, ("prediction",)),
+    Part(partial(tables.by_env, "prediction"), ("prediction",)),
     Part(paper_figures.rollouts, ("prediction",)),
-    Part(tables.reward, ("reward",)),
-    Part(tables.augmentation, ("augmentation",)),
+    Part(partial(tables.by_env, "reward"), ("reward",)),
+    Part(partial(tables.by_env, "augmentation"), ("augmentation",)),
     Part(tables.unseen, ("unseen",)),
-    Part(scarcity, ("scarcity",)),
+    Part(partial(tables.by_env, "scarcity"), ("scarcity",)),
     Part(aggregates, ("reward",)),
     Part(cost),
 )

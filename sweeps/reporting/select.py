@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from persim.storage.cells import FinishedCell, plain
 from sweeps.grid.suites import ENVS, belongs, paper_episodes
 from sweeps.reporting.rows import fullest
 
+DAGGER = "†"
 _SHOWN = ("paper", "laptop", "quick")  # best first; the smoke budget's numbers mean nothing
 _WORST = {"prediction_rmse": np.inf, "prediction_r2": -np.inf, "reward": -np.inf}
 
@@ -44,16 +45,24 @@ class Measured:
         return self.budget != "paper" or bool(self.changes)
 
     @property
-    def trials(self) -> int:
-        """How many repetitions there are."""
-        return len(self.cells)
+    def dagger(self) -> str:
+        """The mark of a reduced budget, or nothing."""
+        return f" {DAGGER}" if self.reduced else ""
+
+    @property
+    def brief(self) -> str:
+        """Trials and budget in a few words."""
+        return f"{len(self.cells)} trial{'s' if len(self.cells) > 1 else ''}, {self.budget}"
+
+    @property
+    def described(self) -> str:
+        """Trials, budget and changes in a few words."""
+        return self.brief + (f" ({', '.join(self.changes)})" if self.changes else "")
 
     def values(self, metric: str, agent: int) -> NDArray[np.float64]:
         """The metric of an agent ``[trials that measured it]``; what was not finite counts as the worst."""
-        found = [
-            row["value"] for done in self.cells for row in done.rows if (row["metric"], row["agent"]) == (metric, agent)
-        ]
-        return np.array([_WORST[metric] if value is None else value for value in found])
+        rows = [row for done in self.cells for row in done.rows if (row["metric"], row["agent"]) == (metric, agent)]
+        return np.array([_WORST[metric] if row["value"] is None else row["value"] for row in rows])
 
 
 @dataclass(frozen=True)
@@ -95,19 +104,10 @@ def pick(cells: Iterable[FinishedCell]) -> Measured | None:
         if budget_of(done) in _SHOWN:
             configuration = store.canonical_json([done.cell.settings, done.cell.measure])
             groups.setdefault(configuration, []).append(done)
-    measured = [_measured(groups[name]) for name in sorted(groups)]
+    measured = sorted((_measured(groups[name]) for name in sorted(groups)), key=_preference)
     if not measured:
         return None
-    best = min(measured, key=_preference)
-    others = tuple(sorted(describe(other) for other in measured if other is not best))
-    return Measured(best.cells, best.budget, best.changes, others)
-
-
-def describe(measured: Measured) -> str:
-    """Trials, budget and changes in a few words."""
-    trials = f"{measured.trials} trial{'s' if measured.trials > 1 else ''}"
-    changes = f" ({', '.join(measured.changes)})" if measured.changes else ""
-    return f"{trials}, {measured.budget}{changes}"
+    return replace(measured[0], others=tuple(sorted(other.described for other in measured[1:])))
 
 
 def _measured(group: Sequence[FinishedCell]) -> Measured:
@@ -117,7 +117,7 @@ def _measured(group: Sequence[FinishedCell]) -> Measured:
 
 def _preference(measured: Measured) -> tuple[int, bool, int, int]:
     ended = max(done.ended for done in measured.cells)
-    return _SHOWN.index(measured.budget), bool(measured.changes), -measured.trials, -ended
+    return _SHOWN.index(measured.budget), bool(measured.changes), -len(measured.cells), -ended
 
 
 def budget_of(done: FinishedCell) -> str:

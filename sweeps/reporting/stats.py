@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Profile = tuple[Array, Array, Array]  # the share above each threshold, its lower and its upper bound: [T] each
 RESAMPLES = 2000
 COVERAGE = 0.95
+_LEVELS = (1 - COVERAGE) / 2, (1 + COVERAGE) / 2
 
 
 @dataclass(frozen=True)
@@ -68,31 +70,22 @@ def _wins(x: Array, y: Array) -> Array:
     return np.asarray(((one > other) + 0.5 * (one == other)).mean(axis=(-2, -1)))
 
 
-def profile(
-    tasks: Sequence[Array], thresholds: Array, rng: np.random.Generator, strata: Sequence[Hashable] | None = None
-) -> tuple[Array, Array, Array]:
+def profile(tasks: Sequence[Array], thresholds: Array, rng: np.random.Generator) -> Profile:
     """Share of runs whose score is above each threshold, averaged over tasks, with pointwise intervals.
 
     Args:
         tasks: scores ``[runs]`` of each task.
         thresholds: ``[T]``.
         rng: generator of the bootstrap.
-        strata: as in ``iqm``.
-
-    Returns:
-        The share, its lower and its upper bound, each ``[T]``.
     """
     above = [(scores[:, None] > thresholds).astype(float) for scores in tasks]
     share = np.mean([hits.mean(axis=0) for hits in above], axis=0)
-    picks = _picks([len(scores) for scores in tasks], rng, strata)
-    draws = np.mean([_counts(pick, len(hits)) @ hits for pick, hits in zip(picks, above, strict=True)], axis=0)
-    low, high = np.quantile(draws, _levels(), axis=0)
+    picks = _picks([len(scores) for scores in tasks], rng, None)
+    # How often each run was drawn, as a share of all draws: [resamples, runs].
+    often = [(pick[:, :, None] == np.arange(len(hits))).mean(axis=1) for pick, hits in zip(picks, above, strict=True)]
+    draws = np.mean([shares @ hits for shares, hits in zip(often, above, strict=True)], axis=0)
+    low, high = np.quantile(draws, _LEVELS, axis=0)
     return share, low, high
-
-
-def _counts(pick: NDArray[np.intp], runs: int) -> Array:
-    """How often each run was drawn, as a share of all draws: ``[resamples, runs]``."""
-    return np.asarray((pick[:, :, None] == np.arange(runs)).mean(axis=1))
 
 
 def resampled(
@@ -116,9 +109,5 @@ def interval(estimate: float, draws: Array, tasks: Sequence[Array]) -> Interval:
     """Percentile interval of bootstrap draws ``[resamples]``; none if no task has two runs to resample."""
     if all(len(scores) < 2 for scores in tasks):
         return Interval(estimate, np.nan, np.nan)
-    low, high = np.quantile(draws, _levels())
+    low, high = np.quantile(draws, _LEVELS)
     return Interval(estimate, float(low), float(high))
-
-
-def _levels() -> tuple[float, float]:
-    return (1 - COVERAGE) / 2, (1 + COVERAGE) / 2

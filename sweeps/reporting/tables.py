@@ -1,44 +1,60 @@
-"""The paper's tables with our number, the paper's and the difference in every cell."""
+"""The paper's tables: our number, the paper's and the difference in a cell, and pictures of reward against N."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 
-from persim.evaluation.paper import PaperError
-from sweeps.reporting.blocks import R2, RMSE, Block, Line
+from baselines.registry import METHODS
+from persim.evaluation.paper import PaperError, PaperReward
+from sweeps.reporting.blocks import ENV_TITLES, R2, REWARD, RMSE, Block, Line
 from sweeps.reporting.compare import MARKS, Known, decimals, mean, number, signed, std, with_spread
-from sweeps.reporting.page import Entry, Section, Table
-from sweeps.reporting.results import ENV_TITLES, Results
-from sweeps.reporting.select import Measured, describe
+from sweeps.reporting.draw import Points, drawn, scarcity_figure
+from sweeps.reporting.page import Entry, Figure, Section, Table
+from sweeps.reporting.results import Results
+from sweeps.reporting.select import DAGGER
 
-DAGGER = "†"
-_WHAT = {RMSE: "50-step prediction RMSE (median R²)", "reward": "average reward of an episode"}
+_WHAT = {RMSE: "50-step prediction RMSE (median R²)", REWARD: "average reward of an episode"}
 
 
-def prediction(results: Results) -> list[Section]:
-    """Show prediction errors, Tables 6 to 8."""
-    text = (
+# By suite the title and the text of the section, whose tables stand below their environments.
+_SECTIONS = {
+    "prediction": (
+        "Prediction error (Tables 1, 6–8)",
         "RMSE of 50 open-loop steps, mean ± standard deviation over trials, with the median R² in parentheses (of "
         "the trials' medians over episodes the median). Lower is better; the difference is ours minus the paper's. "
-        "Table 1 of the paper repeats cells of Tables 6 to 8."
-    )
-    return _by_env(results, "prediction", "Prediction error (Tables 1, 6–8)", text)
-
-
-def reward(results: Results) -> list[Section]:
-    """Show rewards, Tables 9 to 11."""
-    text = (
+        "Table 1 of the paper repeats cells of Tables 6 to 8.",
+    ),
+    "reward": (
+        "Average reward (Tables 2, 9–11)",
         "Average reward of an episode, mean ± standard deviation over trials. Higher is better. True env+MPC plans "
         "in the true environment and looks at no data: its line is the same under every regime. Table 2 of the paper "
-        "repeats cells of Tables 9 to 11."
-    )
-    return _by_env(results, "reward", "Average reward (Tables 2, 9–11)", text)
+        "repeats cells of Tables 9 to 11.",
+    ),
+    "augmentation": (
+        "Synthetic trajectories (Table 3)",
+        "Reward of BCQ and CQL on each agent's own trajectory, on all, and with five synthetic ones from PerSim.",
+    ),
+    "scarcity": (
+        "Fewer agents (Tables 14–16)",
+        "Average reward when only N agents were observed, whose covariates are drawn afresh in every trial. The "
+        "paper's numbers for N = 500 are those of Tables 9 to 11.",
+    ),
+}
 
 
-def augmentation(results: Results) -> list[Section]:
-    """Show rewards with synthetic trajectories, Table 3."""
-    text = "Reward of BCQ and CQL on each agent's own trajectory, on all, and with five synthetic ones from PerSim."
-    return _by_env(results, "augmentation", "Synthetic trajectories (Table 3)", text)
+def by_env(suite: str, results: Results) -> list[Section]:
+    """Show the tables of a suite by environment, those of fewer agents with a picture where something is measured."""
+    title, text = _SECTIONS[suite]
+    sections = [Section(title, suite, (text,))]
+    for env, env_title in ENV_TITLES.items():
+        blocks = [block for block in results.of(suite) if block.env == env]
+        measured = [block for block in blocks if suite == "scarcity" and any(line.ours for line in block.lines)]
+        tables, pictures = tuple(map(table, blocks)), tuple(map(_picture, measured))
+        sections.append(Section(env_title, f"{suite}-{env}", tables=tables, figures=pictures, level=3))
+    return sections
 
 
 def unseen(results: Results) -> list[Section]:
@@ -47,22 +63,14 @@ def unseen(results: Results) -> list[Section]:
         "Agents that were never observed, in MountainCar: a regression from covariates to agent factors, fitted on a "
         "fraction p of the training agents."
     )
-    tables = tuple(table(block) for block in results.of("unseen"))
+    tables = tuple(map(table, results.of("unseen")))
     return [Section("Unseen agents (Tables 12, 13)", "unseen", (text,), tables)]
-
-
-def _by_env(results: Results, suite: str, title: str, text: str) -> list[Section]:
-    sections = [Section(title, suite, (text,))]
-    for env, env_title in ENV_TITLES.items():
-        tables = tuple(table(block) for block in results.of(suite) if block.env == env)
-        sections.append(Section(env_title, f"{suite}-{env}", tables=tables, level=3))
-    return sections
 
 
 def table(block: Block) -> Table:
     """Make a table of one block."""
     size = "" if block.suite == "scarcity" else ", N = 500"
-    caption = f"Table {block.table}: {ENV_TITLES[block.env]}, {block.regime} data{size}: {_WHAT[block.metric]}"
+    caption = f"{block.title} data{size}: {_WHAT[block.metric]}"
     about = {agent: printed.replace("=", " ").replace(";", ", ") for agent, printed in block.agents.items()}
     heads = [f"agent {agent + 1}\n{covariates}" for agent, covariates in about.items()]
     rows = tuple((_name(line), *(entry(block.metric, line, agent) for agent in block.agents)) for line in block.lines)
@@ -72,27 +80,21 @@ def table(block: Block) -> Table:
 def _name(line: Line) -> Entry:
     if line.ours is None:
         return Entry((line.name, "not measured"))
-    trials = f"{line.ours.trials} trial{'s' if line.ours.trials > 1 else ''}"
-    return Entry((line.name, f"{trials}, {line.ours.budget}{dagger(line.ours)}"))
-
-
-def dagger(measured: Measured) -> str:
-    """Give the mark of a reduced budget, or nothing."""
-    return f" {DAGGER}" if measured.reduced else ""
+    return Entry((line.name, line.ours.brief + line.ours.dagger))
 
 
 def entry(metric: str, line: Line, agent: int) -> Entry:
     """Write our number, the paper's and the difference for an agent id (from 0)."""
     known = line.theirs.get(agent)
     theirs = "paper –" if known is None else f"paper {_theirs(known)}"
-    values = np.array([]) if line.ours is None else line.ours.values(metric, agent + 1)
+    values = line.values(metric, agent)
     if line.ours is None or not len(values):
         return Entry(("–", theirs), "missing")
     digits = decimals(mean(values), error=metric == RMSE)
-    ours = with_spread(mean(values), std(values), digits)
+    ours = with_spread(values, digits)
     if metric == RMSE:
-        ours += f" ({number(float(np.median(line.ours.values(R2, agent + 1))), 3)})"
-    ours += dagger(line.ours)
+        ours += f" ({number(float(np.median(line.values(R2, agent))), 3)})"
+    ours += line.ours.dagger
     compared = line.compared(metric, agent)
     if compared is None:
         return Entry((ours, theirs), "plain")
@@ -107,18 +109,35 @@ def _theirs(known: Known) -> str:
 
 def _notes(block: Block) -> tuple[str, ...]:
     """Say what differs from the paper's budget, and what else was measured."""
-    reduced = [f"{line.name}: {_less(line.ours)}" for line in block.lines if line.ours and line.ours.reduced]
-    hidden = [f"{line.name}: {'; '.join(line.ours.others)}" for line in block.lines if line.ours and line.ours.others]
+    nothing = "nothing that these numbers depend on differs"
+    measured = [(line.name, line.ours) for line in block.lines if line.ours is not None]
+    reduced = [f"{name}: {m.budget}, {', '.join(m.changes) or nothing}" for name, m in measured if m.reduced]
+    hidden = [f"{name}: {'; '.join(m.others)}" for name, m in measured if m.others]
     less = f"{DAGGER} Not the paper's budget (in parentheses the preset paper's). {'; '.join(reduced)}."
     more = f"Also measured, not shown. {'; '.join(hidden)}."
     return tuple(note for note, told in ((less, reduced), (more, hidden)) if told)
 
 
-def _less(measured: Measured) -> str:
-    nothing = "nothing that these numbers depend on differs"
-    return f"{measured.budget}, {', '.join(measured.changes) or nothing}"
+def _picture(block: Block) -> Figure:
+    panels = {f"agent {agent + 1}": list(points(block, agent)) for agent in block.agents}
+    name = f"scarcity-{block.env}"
+    caption = (
+        f"{ENV_TITLES[block.env]}, {block.regime} data: average reward against N; solid ours with the standard "
+        "deviation over trials, dashed the paper's."
+    )
+    return Figure(name, drawn(name, lambda: scarcity_figure(panels)), caption)
 
 
-def behind(measured: Measured) -> str:
-    """Describe trials and budget, with a dagger if the budget is reduced."""
-    return f"{describe(measured)}{dagger(measured)}"
+def points(block: Block, agent: int) -> Iterator[Points]:
+    """Give the lines of an agent (id from 0): for every method the paper's, then ours."""
+    for method in dict.fromkeys(line.method for line in block.lines):
+        lines, title = [line for line in block.lines if line.method == method], METHODS[method].title
+        known = [(line.n_agents, line.theirs.get(agent)) for line in lines]
+        theirs = tuple((count, found.mean, found.std) for count, found in known if isinstance(found, PaperReward))
+        measured = [(line.n_agents, line.values(block.metric, agent)) for line in lines]
+        ours = tuple((n, mean(x), std(x)) for n, x in measured if len(x) and math.isfinite(mean(x)))
+        dagger = f" {DAGGER}" if any(line.ours and line.ours.reduced for line in lines) else ""
+        if theirs:
+            yield Points(method, f"{title}, paper", theirs, of_paper=True)
+        if ours:
+            yield Points(method, title + dagger, ours)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import product
 
 import numpy as np
 
 from baselines.registry import METHODS
 from persim.envs import get
-from persim.evaluation import paper
 from persim.evaluation.paper import PaperError
 from persim.storage.cells import Cell, FinishedCell
-from sweeps.grid.suites import DataKey, Grid, Suite, belongs, paper_episodes
-from sweeps.reporting.blocks import PAPER_AGENTS, REWARD, RMSE, full_size
+from sweeps.grid.suites import DataKey, Grid, belongs, paper_episodes
+from sweeps.reporting.blocks import REWARD, RMSE, paper_numbers
 from sweeps.reporting.compare import Known
 
 METRICS = {RMSE: "50-step prediction RMSE", REWARD: "mean reward of an episode"}
@@ -57,30 +56,13 @@ def _method(
     agents = range(len(grid.suite.unseen.get(data[0], get(data[0]).test_agents)))
     own = [done for done in results if belongs(done.cell, *data, method)]
     lost = sum(belongs(cell, *data, method) and metric.startswith(cell.what) for cell in broken)
-    ours = [_values(own, metric, agent + 1) for agent in agents]
+    ours = [[done.value(metric, agent + 1) for done in own if done.has(metric)] for agent in agents]
     if lost or any(ours):
         trials = f"{max(map(len, ours))}" + (f", {lost} failed" if lost else "")
         yield _line(f"{METHODS[method].title} ({trials})", map(_ours, ours))
-        theirs = _known(grid.suite, data, metric, method)
-        if theirs:
+        theirs = paper_numbers(metric, *data, method, unseen=bool(grid.suite.unseen))
+        if theirs and grid.suite.name != "smoke":
             yield _line("  the paper's", (_theirs(theirs.get(agent)) for agent in agents))
-
-
-def _values(own: Sequence[FinishedCell], metric: str, agent: int) -> list[float]:
-    there = [done for done in own if any((row["metric"], row["agent"]) == (metric, agent) for row in done.rows)]
-    return [done.value(metric, agent) for done in there]
-
-
-def _known(suite: Suite, data: DataKey, metric: str, method: str) -> Mapping[int, Known]:
-    """Look up the paper's numbers by agent id (from 0); empty where it has none."""
-    entry, (env, regime, count) = METHODS[method], data
-    full = count == PAPER_AGENTS or not entry.learns
-    if suite.name == "smoke" or not (full or (metric == REWARD and not suite.unseen)):
-        return {}
-    if suite.unseen:
-        known = paper.unseen_error if metric == RMSE else paper.unseen_reward
-        return known(regime, entry.title if entry.p is None else "PerSim", entry.p)
-    return full_size(metric, env, regime, entry.title) if full else paper.scarcity(env, regime, count, entry.title)
 
 
 def _theirs(known: Known | None) -> str:

@@ -19,8 +19,7 @@ from sweeps.grid.suites import SUITES, Grid
 from sweeps.reporting import paper_figures
 from sweeps.reporting.compare import number
 from sweeps.reporting.draw_paper import curves_figure, frames_figure, latent_figure
-from sweeps.reporting.frames import AGENTS
-from sweeps.reporting.models import stored_models
+from sweeps.reporting.frames import AGENTS, stored_models
 from sweeps.reporting.results import Results
 from sweeps.reporting.select import Library
 
@@ -61,7 +60,7 @@ def read(folder, name):
 
 def test_methods_without_factors_have_no_such_rows(root):
     for model in stored_models([root], ("cadm", "cadm-pets"), N, SEED):
-        done = CellStore(root).finished(model.cell)
+        done = CellStore(root).finished(model.job.cell)
         assert {entry["metric"] for entry in done.rows} == {"prediction_rmse", "prediction_r2"}
 
 
@@ -82,9 +81,9 @@ def test_every_agent_of_every_model_is_on_the_map_with_its_covariates(made, root
 def test_its_r2_is_that_of_the_finished_cell(made, root):
     frame = read(made, "factors")
     for model in stored_models([root], ("persim",), N, SEED):
-        done = CellStore(root).finished(model.cell)
-        for name in model.spec.covariate_names:
-            of_covariate = frame[(frame["env"] == model.cell.env) & (frame["covariate"] == name)]
+        done = CellStore(root).finished(model.job.cell)
+        for name in model.job.spec.covariate_names:
+            of_covariate = frame[(frame["env"] == model.job.cell.env) & (frame["covariate"] == name)]
             assert set(of_covariate["r2"]) == {done.value(f"factor_r2_{name}")}
 
 
@@ -117,8 +116,8 @@ def test_the_same_store_gives_the_same_bytes_and_what_it_lacks_is_said(made, roo
 
 def test_another_trial_is_another_model(root):
     first, second = (stored_models([root], ("persim",), N, seed) for seed in (SEED, SEED + 1))
-    assert [model.cell.env for model in first] == ["mountaincar", "cartpole"]
-    assert [model.cell.env for model in second] == ["cartpole"]
+    assert [model.job.cell.env for model in first] == ["mountaincar", "cartpole"]
+    assert [model.job.cell.env for model in second] == ["cartpole"]
     assert second[0].path not in [model.path for model in first]
 
 
@@ -248,7 +247,7 @@ def test_a_report_without_them_has_the_table_alone(tmp_path):
 
 
 def test_r2_stands_in_the_report(root, made):
-    cell = stored_models([root], ("persim",), N, SEED)[0].cell
+    cell = stored_models([root], ("persim",), N, SEED)[0].job.cell
     done = CellStore(root).finished(cell)
     shown = replace(done, cell=replace(cell, agents=500), labels={"prediction": "quick"})
     table = paper_figures.factors(Results(Library((shown,)), made))[0].tables[0]

@@ -10,8 +10,7 @@ from persim.methods import Options, PerSim, PerSimSettings, PlanningSettings
 from persim.methods.tuned import RANK, TUNED, rank_path, read_rank, tuned_path, tuned_settings
 from persim.storage import store
 from persim.storage.cells import CellStore, FinishedCell, plain, row
-from sweeps.tuning.rank_choice import choose, curves, summarise
-from sweeps.tuning.rank_trial import SweepSettings
+from sweeps.tuning.ranks import SweepSettings, choose, curves, summarise
 
 SETTINGS = SweepSettings(
     env="cartpole", regime="random", agents=500, holdout=0.2, seed=0, ranks=(3, 5, 10), repeats=3, epochs=300

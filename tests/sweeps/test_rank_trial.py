@@ -13,7 +13,7 @@ from persim.learning.training import DivergenceError
 from persim.methods import holdout
 from persim.methods.holdout import run_trial, stopped
 from persim.storage.cells import CellStore
-from sweeps.tuning.rank_trial import SweepSettings
+from sweeps.tuning.ranks import SweepSettings
 
 
 def settings(env="cartpole", ranks=(2,), repeats=1, epochs=3):

@@ -17,7 +17,7 @@ from persim.storage import store
 from persim.storage.cells import CellStore
 from sweeps import report
 from sweeps.reporting import sections as report_sections
-from sweeps.reporting.page import Entry, Section, Table, html, markdown
+from sweeps.reporting.page import Entry, Section, Table, render
 from tests.sweeps.report_helpers import cells, fill, rank_trials
 
 CHROMIUM = next(
@@ -200,8 +200,8 @@ def test_a_section_can_be_added(out, monkeypatch):
 
 def test_text_is_never_markup():
     section = Section("<b>", "a", ("x | *y*",), (Table("c", ("head",), ((Entry(("<script>",)),),)),))
-    assert "<script>" not in html("t", [section]).decode()
-    assert "x \\| \\*y\\*" in markdown("t", [section]).decode()
+    assert "<script>" not in render("html", "t", [section]).decode()
+    assert "x \\| \\*y\\*" in render("md", "t", [section]).decode()
 
 
 def test_help_teaches(capsys):

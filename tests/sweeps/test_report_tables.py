@@ -11,14 +11,12 @@ from persim.errors import InputError
 from persim.evaluation.paper import PaperError, PaperReward
 from sweeps.reporting import goal as report_goal
 from sweeps.reporting import tables as report_tables
-from sweeps.reporting.aggregate import aggregates
+from sweeps.reporting.aggregate import aggregates, scaled, scores
 from sweeps.reporting.compare import compare, number, signed
 from sweeps.reporting.cost import core_hours, cost
 from sweeps.reporting.ranks import ranks
 from sweeps.reporting.results import Results
 from sweeps.reporting.rows import merge
-from sweeps.reporting.scarcity import points, scarcity
-from sweeps.reporting.scores import scaled, scores
 from sweeps.reporting.select import Library, budget_of, changes
 from tests.sweeps.report_helpers import cells, done, rank_trials
 
@@ -234,10 +232,10 @@ def test_scarcity_is_compared_at_its_n():
     assert row(found, "14", "PerSim, N = 250")[1].lines == ("−53.50 ± 0.71", "paper −53.70 ± 0.41", "+0.20 ▲")
     assert row(found, "14", "PerSim, N = 25")[1].style == "missing"
     assert row(found, "9", "PerSim")[1].style == "missing"
-    lines = {line.label: line for line in points(block(found, "14"), 0)}
-    assert (lines["PerSim"].n_agents, lines["PerSim"].mean) == ((250,), (-53.5,))
-    assert lines["PerSim, paper"].n_agents == (25, 50, 100, 250, 500)
-    assert [section.title for section in scarcity(found) if section.figures] == ["MountainCar"]
+    lines = {line.label: line for line in report_tables.points(block(found, "14"), 0)}
+    assert [values[:2] for values in lines["PerSim"].values] == [(250, -53.5)]
+    assert [values[0] for values in lines["PerSim, paper"].values] == [25, 50, 100, 250, 500]
+    assert [section.title for section in report_tables.by_env("scarcity", found) if section.figures] == ["MountainCar"]
 
 
 def test_unseen_agents_are_told_apart_by_p():
