@@ -194,9 +194,9 @@ def collect(root: Path) -> Cells:
             done = read_finished(path)
             found[name] = replace(done, rows=_once(path, name, done.rows), labels=own)
     if not found:
+        cells.check_version()
         raise InputError(
-            cells.of_old_version()
-            or f"store {str(root)!r} has no finished cells of {', '.join(SUITES)}; "
+            f"store {str(root)!r} has no finished cells of {', '.join(SUITES)}; "
             "give the --store of sweeps/benchmark.py or sweeps/rank_cv.py"
         )
     return found

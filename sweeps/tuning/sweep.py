@@ -123,8 +123,6 @@ def open_mirror(args: argparse.Namespace, source: str) -> Mirror:
     """
     from sweeps.tracking.mirror import Mirror
 
-    if old := CellStore(args.store).of_old_version():
-        print(old, file=sys.stderr)
     return Mirror(args.tracking_uri, args.store, source)
 
 
