@@ -6,12 +6,13 @@ import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from baselines.common.chunks import Trainee, train
 from baselines.common.snapshots import below, under
 from persim.data.policies import BatchPolicy
 from persim.data.trajectories import Trajectories
@@ -21,26 +22,15 @@ from persim.methods import Fitted, Method, Part, Weights
 from persim.storage.cells import plain
 from persim.storage.store import Arrays
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 GAMMA = 0.99  # discount of all methods that learn a policy
 _logger = logging.getLogger(__name__)
-
-
-class Actor(Protocol):
-    """A learnt policy; it knows nothing of agents."""
-
-    def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """Actions ``[B]`` or ``[B, A]`` for states ``[B, S]``."""
-        ...
 
 
 class PolicyMethod(Method):
     """A part is one policy.
 
     Args:
-        settings: how it learns.
+        settings: how it learns, a dataclass.
         spec: the environment.
         pooled: one policy from the data of all agents (-P); else one for each test agent, from its own (-A).
 
@@ -50,22 +40,26 @@ class PolicyMethod(Method):
 
     predicts, plans = False, False
 
-    def __init__(self, settings: DataclassInstance, spec: EnvSpec, *, pooled: bool) -> None:
+    def __init__(self, settings: Any, spec: EnvSpec, *, pooled: bool) -> None:
         space = spec.action_space
         if isinstance(space, gym.spaces.Box) and not space.is_bounded():
             raise InputError(
                 f"BCQ, CQL and MOReL need bounds of every action, but {spec.name} has {space}; give a bounded Box"
             )
-        self.pooled, self._about = pooled, asdict(settings)
+        self.settings, self.pooled = settings, pooled
         self.parts = 1 if pooled else len(spec.test_agents)
 
     @abstractmethod
-    def _actor(self, arrays: Arrays, spec: EnvSpec, device: str) -> Actor:
-        """The policy that a part has learnt."""
+    def _training(self, part: Part) -> Trainee:
+        """The training of one policy."""
+
+    @abstractmethod
+    def _actor(self, arrays: Arrays, spec: EnvSpec, device: str) -> BatchPolicy:
+        """The policy that a part has learnt, for states of any agents."""
 
     def about(self) -> dict[str, Any]:
         """All settings."""
-        return {"settings": self._about, "pooled": self.pooled}
+        return {"settings": asdict(self.settings), "pooled": self.pooled}
 
     def learns_with(self) -> dict[str, Any]:
         """All settings."""
@@ -75,19 +69,43 @@ class PolicyMethod(Method):
         """Estimate an episode; a hundred of them act at once."""
         return spec.horizon * (1e-5 if spec.discrete else 2e-3)
 
-    def identity(self, part: Part) -> dict[str, Any]:
-        """What tells the training of a part from any other, for its checkpoint."""
-        return {"method": plain(self.about()), "data": part.data.content_hash, "part": [part.seed, part.number]}
+    def fit_part(self, part: Part) -> Weights:
+        """Trains one policy, on the data of all agents or of the test agent of that number."""
+        identity = {"method": plain(self.about()), "data": part.data.content_hash, "part": [part.seed, part.number]}
+        return train(self._training(part), part, identity)
 
     def rows_of(self, part: Part) -> Trajectories:
-        """What was recorded for a part to learn from, checked."""
-        return check_rows(part.data, part.spec, "all agents") if self.pooled else of_agent(part)
+        """What was recorded for a part to learn from; warns of actions that it lacks.
+
+        Raises:
+            InputError: fewer than two transitions, or the actions are not the environment's.
+        """
+        data, who = part.data, "all agents"
+        if not self.pooled:
+            data, who = data.of_agents([part.number]), f"agent {part.number + 1}"
+        if data.action_space != part.spec.action_space:
+            raise InputError(
+                f"the actions of the data are {data.action_space}, but those of {part.spec.name} "
+                f"{part.spec.action_space}; give data of this environment"
+            )
+        if len(data) < 2:
+            raise InputError(
+                f"the data of {who} have 1 transition, but a policy needs at least 2; give longer ones, or use -P"
+            )
+        lacking = np.setdiff1d(np.arange(data.action_dim), data.action).tolist() if data.discrete else []
+        if lacking:
+            _logger.warning("the data of %s lack action %s: what it does is a guess", who, lacking)
+        return data
 
     def assemble(self, parts: Sequence[Weights]) -> Weights:
-        """All policies side by side; the curves are means over them."""
-        arrays = {name: v for part, own in enumerate(parts) for name, v in under(f"{part}/", own.arrays).items()}
+        """All policies side by side; the curves are means over them, point by point."""
+        arrays = under({f"{part}/": own.arrays for part, own in enumerate(parts)})
         abouts = [own.settings["about"] for own in parts]
-        curves = {name: _mean_curve([about["curves"][name] for about in abouts]) for name in abouts[0]["curves"]}
+        curves: dict[str, list[list[float]]] = {}
+        for name in abouts[0]["curves"]:
+            found = [about["curves"][name] for about in abouts]
+            points = min(map(len, found))  # agents with longer trajectories may have more of them
+            curves[name] = np.mean([curve[:points] for curve in found], axis=0).tolist()
         return Weights(arrays, {"about": {"curves": curves, "seconds": sum(about["seconds"] for about in abouts)}})
 
     def restore(self, weights: Weights, spec: EnvSpec, covariates: Array | None = None, device: str = "cpu") -> Fitted:
@@ -96,44 +114,10 @@ class PolicyMethod(Method):
         return _Policies([self._actor(arrays, spec, device) for arrays in own], self.pooled)
 
 
-def _mean_curve(curves: Sequence[list[list[float]]]) -> list[list[float]]:
-    """Point by point; agents with longer trajectories may have more of them."""
-    points = min(len(curve) for curve in curves)
-    mean: list[list[float]] = np.mean([curve[:points] for curve in curves], axis=0).tolist()
-    return mean
-
-
-def of_agent(part: Part) -> Trajectories:
-    """What was recorded of the agent whose number the part has, checked."""
-    return check_rows(part.data.of_agents([part.number]), part.spec, f"agent {part.number + 1}")
-
-
-def check_rows(data: Trajectories, spec: EnvSpec, who: str) -> Trajectories:
-    """Refuses data that no policy can be learnt from; warns of actions that they lack.
-
-    Raises:
-        InputError: fewer than two transitions, or the actions are not the environment's.
-    """
-    if data.action_space != spec.action_space:
-        raise InputError(
-            f"the actions of the data are {data.action_space}, but those of {spec.name} {spec.action_space}; "
-            "give data of this environment"
-        )
-    if len(data) < 2:
-        raise InputError(
-            f"the data of {who} have 1 transition, but a policy needs at least 2; give a longer trajectory, or use -P"
-        )
-    if isinstance(data.action_space, gym.spaces.Discrete):
-        lacking = sorted(set(range(int(data.action_space.n))) - set(np.unique(data.action).tolist()))
-        if lacking:
-            _logger.warning("the data of %s lack action %s: what it does is a guess", who, lacking)
-    return data
-
-
 class _Policies:
     """Acts by the policy of all agents, or by each one's own."""
 
-    def __init__(self, actors: Sequence[Actor], pooled: bool) -> None:
+    def __init__(self, actors: Sequence[BatchPolicy], pooled: bool) -> None:
         self._actors, self._pooled = actors, pooled
 
     def policy(self, agents: NDArray[np.int64]) -> BatchPolicy:
@@ -152,7 +136,7 @@ class _Policies:
 
 
 class _Learnt(BatchPolicy):
-    def __init__(self, actors: Sequence[Actor], which: NDArray[np.int64]) -> None:
+    def __init__(self, actors: Sequence[BatchPolicy], which: NDArray[np.int64]) -> None:
         self._actors, self._which = actors, which
 
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:

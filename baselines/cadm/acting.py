@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from baselines.cadm.rollouts import Model
-from baselines.cadm.settings import ActingSettings
 from baselines.cadm.windows import encoded_actions, joined
 from persim.data.policies import BatchPolicy
 from persim.envs import cartpole, mountaincar
@@ -102,15 +101,13 @@ class Recorder:
 
     Args:
         episodes: B.
-        model: gives the dimensions and the device.
-        length: W.
+        model: gives W, the dimensions and the device.
     """
 
-    def __init__(self, episodes: int, model: Model, length: int) -> None:
-        self._spec, self._device = model.spec, model.device
-        self._differences = torch.zeros(episodes, length, self._spec.state_dim, device=self._device)
-        self._actions = torch.zeros(episodes, length, self._spec.action_dim, device=self._device)
-        self._count, self._length = 0, length
+    def __init__(self, episodes: int, model: Model) -> None:
+        self._spec, self._count, self._length = model.spec, 0, model.settings.history
+        self._differences = torch.zeros(episodes, self._length, model.spec.state_dim, device=model.device)
+        self._actions = torch.zeros(episodes, self._length, model.spec.action_dim, device=model.device)
 
     def add(self, before: Tensor, actions: Tensor, after: Tensor) -> None:
         """Appends one transition per episode and drops the oldest if all slots are full.
@@ -136,16 +133,16 @@ class Recorder:
         return joined(self._differences, self._actions)
 
 
-def recorded(history: History | None, episodes: int, model: Model, length: int) -> Tensor:
+def recorded(history: History | None, episodes: int, model: Model) -> Tensor:
     """The encoder's histories ``[B, W S + W A]`` after the true steps of ``history``; all 0 without any.
 
     States that are not finite, those after the end of an episode, count as 0; no prediction for them is used.
     """
-    recorder = Recorder(episodes, model, length)
+    recorder = Recorder(episodes, model)
     if history is not None:
         states = torch.from_numpy(np.nan_to_num(history.states).astype(np.float32)).to(model.device)
         actions = torch.from_numpy(np.array(history.actions)).to(model.device)
-        for step in range(max(0, actions.shape[1] - length), actions.shape[1]):
+        for step in range(max(0, actions.shape[1] - model.settings.history), actions.shape[1]):
             recorder.add(states[:, step], actions[:, step], states[:, step + 1])
     return recorder.histories()
 
@@ -158,20 +155,11 @@ class ContextScorer:
         contexts: each member's contexts ``[K, B, C]``.
         reward: the return of a plan.
         generator: draws the noise.
-        mixed_episodes: see ``ActingSettings``.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        contexts: Tensor,
-        reward: PlanReward,
-        generator: torch.Generator,
-        *,
-        mixed_episodes: bool = False,
-    ) -> None:
+    def __init__(self, model: Model, contexts: Tensor, reward: PlanReward, generator: torch.Generator) -> None:
         self._model, self._contexts, self._reward, self._generator = model, contexts, reward, generator
-        self._mixed, self._round = mixed_episodes, 0
+        self._round = 0
 
     def __call__(
         self, states: NDArray[np.float64], agents: NDArray[np.int64], plans: NDArray[np.generic], top: int | None = None
@@ -185,17 +173,14 @@ class ContextScorer:
         flat = torch.from_numpy(plans.reshape(-1, *plans.shape[2:])).to(model.device)
         start = torch.tensor(states, device=model.device, dtype=torch.float32)  # a copy: they may be read-only
         episode = torch.arange(len(states), device=model.device).repeat_interleave(count)
-        contexts = self._round_contexts()
-        scores = [
-            self._returns(start[episode[part]], contexts[:, episode[part]], flat[part])
-            for part in model.blocks(len(flat))
-        ]
+        contexts, parts = self._round_contexts(), model.blocks(len(flat))
+        scores = [self._returns(start[episode[part]], contexts[:, episode[part]], flat[part]) for part in parts]
         return torch.cat(scores).view(-1, count).cpu().numpy()
 
     def _round_contexts(self) -> Tensor:
         """The contexts ``[K, B, C]`` of this call; every second time the public code mixes up their first two axes."""
         self._round += 1
-        if not self._mixed or self._round % 2:
+        if not self._model.acting.mixed_episodes or self._round % 2:
             return self._contexts
         members, episodes, width = self._contexts.shape
         return self._contexts.reshape(episodes, members, width).transpose(0, 1)
@@ -203,12 +188,8 @@ class ContextScorer:
     def _returns(self, start: Tensor, contexts: Tensor, plans: Tensor) -> Tensor:
         """Returns ``[B]`` of plans ``[B, H]`` or ``[B, H, A]`` from states ``[B, S]`` with contexts ``[K, B, C]``."""
         total = self._reward.start(start)
-
-        def visit(states: Tensor, actions: Tensor, following: Tensor) -> None:
-            nonlocal total
+        for states, actions, following in self._model.play(start, contexts, plans, self._generator):
             total = self._reward.add(total, states, actions, following)
-
-        self._model.play(start, contexts, plans, visit, self._generator)
         mean = self._reward.score(total, plans.shape[1]).mean((0, 1))
         return torch.where(mean.isfinite(), mean, -torch.inf)
 
@@ -218,29 +199,23 @@ class ContextPolicy(BatchPolicy):
 
     Args:
         model: the trained model.
-        settings: how to act.
-        reward: the return of a plan.
-        length: W, the transitions of a history.
         agents: the agent of each episode ``[B]``; CaDM uses only how many there are.
     """
 
-    def __init__(
-        self, model: Model, settings: ActingSettings, reward: PlanReward, length: int, agents: NDArray[np.int64]
-    ) -> None:
-        self._model, self._settings, self._reward, self._agents = model, settings, reward, agents
-        self._recorder = Recorder(len(agents), model, length)
+    def __init__(self, model: Model, agents: NDArray[np.int64]) -> None:
+        self._model, self._agents, self._recorder = model, agents, Recorder(len(agents), model)
+        self._reward = plan_reward(model.spec, progress=model.acting.progress)
         self._last: tuple[Tensor, Tensor] | None = None
         self._memory: Memory | None = None
 
     def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """The first actions, ``[B]`` or ``[B, A]``, of the plans found from states ``[B, S]``."""
-        model, how = self._model, self._settings
+        model, how = self._model, self._model.acting
         now = torch.from_numpy(np.array(states, dtype=np.float32)).to(model.device)
         if self._last is not None:
             self._recorder.add(*self._last, now)
         generator = torch.Generator(model.device).manual_seed(int(rng.integers(2**62)))
-        contexts = model.contexts(self._recorder.histories())
-        scorer = ContextScorer(model, contexts, self._reward, generator, mixed_episodes=how.mixed_episodes)
+        scorer = ContextScorer(model, model.contexts(self._recorder.histories()), self._reward, generator)
         planner = make_planner(how.planning.planner, scorer, model.spec.action_space, how.planning.settings)
         plans, memory = planner.search(states, self._agents, self._memory, rng)
         self._memory = memory if how.warm_start else None

@@ -11,12 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baselines.cadm.acting import ContextPolicy, plan_reward, recorded
+from baselines.cadm.acting import ContextPolicy, recorded
 from baselines.cadm.nets import CaDMNets
 from baselines.cadm.rollouts import Model
 from baselines.cadm.scales import Scales
 from baselines.cadm.settings import BUDGETS, ActingSettings, CaDMSettings
-from baselines.cadm.training import train
+from baselines.cadm.stage import Table
+from baselines.cadm.training import Training
+from baselines.common.chunks import train
 from persim import seeding
 from persim.data.policies import BatchPolicy
 from persim.envs.spec import Array, EnvSpec
@@ -26,8 +28,6 @@ from persim.methods.planning import PLANNING
 from persim.planning.registry import PLANNERS
 
 _NOISE = 0  # seed of the particles of a prediction: the same question has the same answer
-
-
 # Milliseconds of one core: an update of one member, and one state moved on in a rollout (docs/baselines.md).
 _UPDATE_MS, _STATE_MS = 8.5, 0.0045
 
@@ -105,10 +105,14 @@ class CaDM(Method):
         return {"settings": asdict(self.settings)}
 
     def fit_part(self, part: Part) -> Weights:
-        """Trains all members together."""
-        nets, scales, progress = train(part, self.settings)
-        about = {"curves": progress.curves, "seconds": progress.seconds, "updates": progress.updates}
-        return Weights(nets.arrays() | scales.arrays(), {"about": about})
+        """Trains all members together.
+
+        Raises:
+            InputError: the data are of another environment, or the checkpoint belongs to another run.
+            DivergenceError: the loss became non-finite.
+        """
+        identity = {"method": "cadm", **self.learns_with(), "data": part.data.content_hash, "seed": part.seed}
+        return train(Training(Table(part, self.settings)), part, identity)
 
     def assemble(self, parts: Sequence[Weights]) -> Weights:
         """The only part."""
@@ -120,26 +124,18 @@ class CaDM(Method):
         dims = (len(scales.states.mean), spec.state_dim, spec.action_dim)
         nets = CaDMNets(self.settings, *dims, np.random.SeedSequence(0)).to(device)
         nets.load(weights.arrays)
-        members = self.settings.members
-        model = Model(nets, scales, spec, members, self.acting.per_member(members), self.acting.mixed_members)
-        return FittedCaDM(model, self.acting, self.settings.history)
+        return FittedCaDM(Model(nets, scales, spec, self.settings, self.acting))
 
 
 class FittedCaDM:
     """CaDM after training."""
 
-    def __init__(self, model: Model, acting: ActingSettings, length: int) -> None:
-        self._model, self._acting, self._length = model, acting, length
+    def __init__(self, model: Model) -> None:
+        self._model = model
 
     def policy(self, agents: NDArray[np.int64]) -> BatchPolicy:
         """Plans with contexts that it gathers itself; agents are not told apart by their ids."""
-        return ContextPolicy(
-            self._model,
-            self._acting,
-            plan_reward(self._model.spec, progress=self._acting.progress),
-            self._length,
-            agents,
-        )
+        return ContextPolicy(self._model, agents)
 
     def predict(
         self, agents: NDArray[np.int64], states: NDArray[Any], actions: NDArray[Any], history: History | None = None
@@ -148,22 +144,14 @@ class FittedCaDM:
         model = self._model
         start = torch.from_numpy(np.array(states, dtype=np.float32)).to(model.device)
         played = torch.from_numpy(np.array(actions)).to(model.device)
-        contexts = model.contexts(recorded(history, len(states), model, self._length))
-        seed = seeding.integer(_NOISE, "cadm", "particles")
-        generator = torch.Generator(model.device).manual_seed(seed)
-        blocks = [
-            _mean_path(model, start[part], contexts[:, part], played[part], generator)
-            for part in model.blocks(len(start))
-        ]
+        contexts = model.contexts(recorded(history, len(states), model))
+        generator = torch.Generator(model.device).manual_seed(seeding.integer(_NOISE, "cadm", "particles"))
+        parts = model.blocks(len(start))
+        blocks = [_mean_path(model, start[part], contexts[:, part], played[part], generator) for part in parts]
         return np.concatenate([np.asarray(states, dtype=np.float64)[:, None], torch.cat(blocks).cpu().numpy()], axis=1)
 
 
 def _mean_path(model: Model, start: Tensor, contexts: Tensor, actions: Tensor, generator: torch.Generator) -> Tensor:
     """Mean over particles of the states ``[B, H, S]`` after each action."""
-    path: list[Tensor] = []
-
-    def visit(states: Tensor, actions: Tensor, following: Tensor) -> None:
-        path.append(following.double().mean((0, 1)))
-
-    model.play(start, contexts, actions, visit, generator)
-    return torch.stack(path, dim=1)
+    steps = model.play(start, contexts, actions, generator)
+    return torch.stack([following.double().mean((0, 1)) for _, _, following in steps], dim=1)

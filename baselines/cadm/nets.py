@@ -27,16 +27,11 @@ class Perceptrons(nn.Module):
         widths: number of inputs, of units in each hidden layer, and of outputs.
         activation: applied after each hidden layer.
         decays: weight decay of each layer.
-        generator: draws the initial weights from a normal with sigma = 1 / (2 sqrt(inputs)), truncated at 2 sigma.
+        rng: draws the initial weights from a normal with sigma = 1 / (2 sqrt(inputs)), truncated at 2 sigma.
     """
 
     def __init__(
-        self,
-        members: int,
-        widths: Sequence[int],
-        activation: Activation,
-        decays: Sequence[float],
-        generator: torch.Generator,
+        self, members: int, widths: Sequence[int], activation: Activation, decays: Sequence[float], rng: torch.Generator
     ) -> None:
         super().__init__()
         self._activation, self._decays = activation, tuple(decays)
@@ -45,7 +40,7 @@ class Perceptrons(nn.Module):
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, width)) for width in widths[1:])
         for weight in self.weights:
             sigma = 0.5 / math.sqrt(weight.shape[1])
-            nn.init.trunc_normal_(weight, 0.0, sigma, -2 * sigma, 2 * sigma, generator=generator)
+            nn.init.trunc_normal_(weight, 0.0, sigma, -2 * sigma, 2 * sigma, generator=rng)
 
     def forward(self, rows: Tensor) -> Tensor:
         """The outputs ``[K, B, out]`` for inputs ``[K, B, in]``."""
@@ -122,7 +117,7 @@ class CaDMNets(nn.Module):
 
     def arrays(self) -> Arrays:
         """All parameters as named arrays; those of layers are ``[K, in, out]`` and ``[K, 1, out]``."""
-        return under("net.", net_arrays(self))
+        return under({"net.": net_arrays(self)})
 
     def load(self, arrays: Arrays) -> None:
         """Loads the parameters that ``arrays`` returned."""

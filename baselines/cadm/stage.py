@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from baselines.cadm.nets import Batch
-from baselines.cadm.scales import Scale, Scales
+from baselines.cadm.scales import Scales, scale_of
 from baselines.cadm.settings import CaDMSettings
 from baselines.cadm.windows import Histories, Rows, observations, pairs, split
+from baselines.common.scale import Scale
 from persim import seeding
-from persim.data.trajectories import Trajectories
-from persim.envs.spec import EnvSpec
 from persim.errors import InputError
+from persim.methods import Part
 
 _BLOCK = 4096  # held-out transitions evaluated at once
 
@@ -25,11 +25,8 @@ class Table:
     """All T transitions as the networks see them before scaling; the same in every iteration.
 
     Args:
-        data: the trajectories.
-        spec: their environment.
+        part: gives the trajectories, their environment, the seed of the cell and the device of the tensors.
         settings: of CaDM.
-        seed: seed of the cell.
-        device: where the tensors are kept.
 
     Attributes:
         states: features ``[T, D]``.
@@ -42,16 +39,16 @@ class Table:
         InputError: the data are of another environment.
     """
 
-    def __init__(self, data: Trajectories, spec: EnvSpec, settings: CaDMSettings, seed: int, device: str) -> None:
-        self.data, self.settings, self.seed, self.device = data, settings, seed, torch.device(device)
-        self.discrete = spec.discrete
-        self.histories = Histories(data, spec, settings.history, device)
-        before, after = (torch.tensor(x, device=device) for x in (data.observation, data.next_observation))
-        rule = observations(spec)
+    def __init__(self, part: Part, settings: CaDMSettings) -> None:
+        self.data, self.seed, self.settings, self.device = part.data, part.seed, settings, torch.device(part.device)
+        data, self.discrete = part.data, part.spec.discrete
+        self.histories = Histories(data, part.spec, settings.history, part.device)
+        before, after = (torch.tensor(x, device=self.device) for x in (data.observation, data.next_observation))
+        rule = observations(part.spec)
         self.states, self.following = rule.inputs(before), rule.inputs(after)
         self.targets, self.back_targets = rule.targets(before, after), rule.targets(after, before)
         self.actions = self.histories.actions
-        self._order = seeding.generator(seed, "cadm", "trajectories").permutation(int(data.episode[-1]) + 1)
+        self._order = seeding.generator(part.seed, "cadm", "trajectories").permutation(int(data.episode[-1]) + 1)
 
     def episodes(self, iteration: int) -> Rows:
         """Numbers of the trajectories ``[n]`` that an iteration (from 0) uses; each adds an equal share."""
@@ -82,11 +79,11 @@ class Stage:
         self.scales = scales = stage_scales(table, iteration)
         self._histories, self._device, self._members = table.histories, table.device, s.members
         columns = [
-            scales.states.apply(table.states),
-            scales.actions.apply(table.actions),
-            scales.targets.apply(table.targets),
-            scales.states.apply(table.following),
-            scales.back_targets.apply(table.back_targets),
+            scales.states.normalise(table.states),
+            scales.actions.normalise(table.actions),
+            scales.targets.normalise(table.targets),
+            scales.states.normalise(table.following),
+            scales.back_targets.normalise(table.back_targets),
         ]
         # Side by side, so that a batch is one gather.
         self._packed, self._widths = torch.cat(columns, dim=1), [column.shape[1] for column in columns]
@@ -113,7 +110,7 @@ class Stage:
         return torch.from_numpy(before).to(self._device), torch.from_numpy(at).to(self._device)
 
     def _batch(self, windows: Tensor, rows: Tensor) -> Batch:
-        history = self.scales.history.apply(self._histories(windows))
+        history = self.scales.history.normalise(self._histories(windows))
         found = self._packed.index_select(0, rows.flatten()).view(*rows.shape, -1)
         states, actions, targets, following, back = torch.split(found, self._widths, dim=-1)
         return Batch(history, states, actions, targets, following, back)
@@ -122,13 +119,13 @@ class Stage:
 def stage_scales(table: Table, iteration: int) -> Scales:
     """The scales of the transitions that an iteration uses, with the held-out ones (as in CaDM's code)."""
     at = torch.from_numpy(table.rows(iteration)).to(table.device)
-    states, targets, back = (Scale.of(x[at]) for x in (table.states, table.targets, table.back_targets))
+    states, targets, back = (scale_of(x[at]) for x in (table.states, table.targets, table.back_targets))
     differences = Scale.none(table.settings.history * table.targets.shape[1], table.device)
     if table.discrete:
         actions = Scale.none(table.actions.shape[1], table.device)
         past = Scale.none(table.settings.history * table.actions.shape[1], table.device)
     else:
-        actions = Scale.of(table.actions[at])
-        past = Scale.of(table.histories(at)[:, len(differences.mean) :])
-    history = Scale(torch.cat([differences.mean, past.mean]), torch.cat([differences.spread, past.spread]))
+        actions = scale_of(table.actions[at])
+        past = scale_of(table.histories(at)[:, len(differences.mean) :])
+    history = Scale(*(torch.cat(both) for both in zip(differences, past, strict=True)))
     return Scales(states, actions, history, targets, back)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
@@ -11,14 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from baselines.cadm.nets import CaDMNets, bound_penalty, reconstruction
-from baselines.cadm.scales import Scales
-from baselines.cadm.settings import CaDMSettings
 from baselines.cadm.stage import Stage, Table, stage_scales
-from baselines.common import chunks
+from baselines.common.chunks import check_finite
 from baselines.common.snapshots import adam_arrays, below, load_adam, under
 from persim import seeding
-from persim.learning.training import DivergenceError
-from persim.methods import Part
 from persim.storage.store import Arrays
 
 _CHUNK = 50  # the most updates of a chunk
@@ -51,22 +47,11 @@ class _Position:
     point: int = 0
 
 
-def train(part: Part, settings: CaDMSettings) -> tuple[CaDMNets, Scales, chunks.Progress]:
-    """Trains the networks; everything random follows from the seed, so a resumed training is the same training.
+class Training:
+    """The networks, Adam's moments and the position; see ``baselines.common.chunks.Trainee``.
 
-    Raises:
-        InputError: the data are of another environment, or the checkpoint belongs to another run.
-        DivergenceError: the loss became non-finite.
+    Everything random follows from the seed of the table, so a resumed training is the same training.
     """
-    table = Table(part.data, part.spec, settings, part.seed, part.device)
-    training = _Training(table)
-    identity = {"method": "cadm", "settings": asdict(settings), "data": part.data.content_hash, "seed": part.seed}
-    progress = chunks.train(training, part.checkpoint, part.report, identity=identity)
-    return training.nets, stage_scales(table, settings.iterations - 1), progress
-
-
-class _Training:
-    """The networks, Adam's moments and the position; see ``baselines.common.chunks.Trainee``."""
 
     def __init__(self, table: Table) -> None:
         self._table, self._settings = table, table.settings
@@ -142,8 +127,7 @@ class _Training:
         """Counts these updates; returns a point of the training curve if one is due."""
         at = self._at
         for number, loss in enumerate(losses, at.updates + 1):
-            if not math.isfinite(loss):
-                raise DivergenceError(f"the loss became {loss} at step {number}; lower the learning rate")
+            check_finite("the loss", loss, number)
         at.step, at.spent, at.updates = (count + len(losses) for count in (at.step, at.spent, at.updates))
         self._pending = [self._pending[0] + sum(losses), self._pending[1] + len(losses)]
         if at.updates < _SPACING * at.point:
@@ -163,10 +147,7 @@ class _Training:
         losses = [(reconstruction(self.nets, b, s.backward_weight), len(b.states[0])) for b in stage.held_out()]
         if losses:
             loss = sum(float(value) * rows for value, rows in losses) / sum(rows for _, rows in losses)
-            if not math.isfinite(loss):
-                raise DivergenceError(
-                    f"the validation loss became {loss} at step {at.updates}; lower the learning rate"
-                )
+            check_finite("the validation loss", loss, at.updates)
             self._rolling = rolled(self._rolling, loss)
             values = {"validation_loss": loss / s.members}
         at.epoch, at.step, self._order = at.epoch + 1, 0, None
@@ -186,11 +167,15 @@ class _Training:
         s, at = self._settings, self._at
         return 2**62 if s.updates is None else shares(s.updates, s.iterations)[at.iteration] - at.spent
 
+    def arrays(self) -> Arrays:
+        """The weights, and the scales of the last iteration."""
+        return self.nets.arrays() | stage_scales(self._table, self._settings.iterations - 1).arrays()
+
     def state(self) -> Arrays:
         """Weights, Adam's moments and the position; see ``baselines.common.chunks.Trainee``."""
         numbers = {"position": astuple(self._at), "pending": self._pending, "rolling": self._rolling or []}
         arrays = {name: np.array(values) for name, values in numbers.items()}
-        return self.nets.arrays() | under("adam.", adam_arrays(self._adam)) | arrays
+        return self.nets.arrays() | under({"adam.": adam_arrays(self._adam)}) | arrays
 
     def load_state(self, arrays: Arrays) -> None:
         """Restores what ``state`` returned."""

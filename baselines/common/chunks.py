@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from persim.errors import InputError
 from persim.learning.training import KIND as CHECKPOINT
-from persim.methods import Report
+from persim.learning.training import DivergenceError
+from persim.methods import Part, Weights
 from persim.storage import store
 from persim.storage.store import Arrays
 
@@ -40,30 +41,36 @@ class Trainee(Protocol):
     @property
     def chunks(self) -> float:
         """The number of chunks, or the present estimate of it where the training may stop early."""
-        ...
 
     def advance(self, chunk: int) -> tuple[int, dict[str, float]]:
         """Trains chunk number ``chunk``, from 0; returns the step reached and the new value of each curve."""
-        ...
+
+    def arrays(self) -> Arrays:
+        """The weights that the trained method acts with, as named arrays."""
 
     def state(self) -> Arrays:
         """Everything that the next chunk depends on, as named arrays."""
-        ...
 
     def load_state(self, arrays: Arrays) -> None:
         """Restores what ``state`` returned."""
-        ...
 
 
-def train(
-    trainee: Trainee, checkpoint: Path | None, report: Report | None, *, identity: Mapping[str, Any] | None = None
-) -> Progress:
-    """Trains all chunks, or those that are left after the checkpoint.
+def check_finite(what: str, loss: float, step: int) -> None:
+    """Stops a training whose loss is not finite.
+
+    Raises:
+        DivergenceError: it is not; the message names the step.
+    """
+    if not math.isfinite(loss):
+        raise DivergenceError(f"{what} became {loss} at step {step}; lower the learning rate")
+
+
+def train(trainee: Trainee, part: Part, identity: Mapping[str, Any]) -> Weights:
+    """Trains all chunks of a part, or those that are left after its checkpoint.
 
     Args:
         trainee: what to train.
-        checkpoint: a file to resume from if it exists, and to save to.
-        report: called after each chunk with the fraction that is done.
+        part: gives the checkpoint, and the function that is told after each chunk which fraction is done.
         identity: what tells this run from others (settings, data, seed), as JSON can hold it. It is stored in the
             checkpoint.
 
@@ -71,11 +78,11 @@ def train(
         InputError: the checkpoint is damaged, or its identity is another one.
         DivergenceError: a loss of the trainee became non-finite.
     """
-    progress = Progress()
-    if checkpoint is not None and checkpoint.exists():
-        arrays, settings = store.read_arrays(checkpoint, CHECKPOINT)
+    path, progress = part.checkpoint, Progress()
+    if path is not None and path.exists():
+        arrays, settings = store.read_arrays(path, CHECKPOINT)
         if store.canonical_json(settings.pop("identity", None)) != store.canonical_json(identity):
-            raise InputError(f"checkpoint {str(checkpoint)!r} belongs to another run; delete it or give another path")
+            raise InputError(f"checkpoint {str(path)!r} belongs to another run; delete it or give another path")
         trainee.load_state(arrays)
         progress = Progress(**settings)
     saved = time.monotonic()
@@ -86,9 +93,10 @@ def train(
             progress.curves.setdefault(name, []).append([progress.updates, value])
         progress.chunks += 1
         progress.seconds += time.perf_counter() - clock
-        if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
-            store.write_arrays(checkpoint, trainee.state(), CHECKPOINT, {"identity": identity, **asdict(progress)})
+        if path is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+            store.write_arrays(path, trainee.state(), CHECKPOINT, {"identity": identity, **asdict(progress)})
             saved = time.monotonic()
-        if report is not None:
-            report(progress.chunks / trainee.chunks)
-    return progress
+        if part.report is not None:
+            part.report(progress.chunks / trainee.chunks)
+    about = {"curves": progress.curves, "seconds": progress.seconds, "updates": progress.updates}
+    return Weights(trainee.arrays(), {"about": about})

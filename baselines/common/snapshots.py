@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,13 @@ def copy_of(value: Tensor) -> NDArray[Any]:
     return np.array(value.detach().cpu().numpy())
 
 
-def under(prefix: str, arrays: Arrays) -> Arrays:
-    """Prepends a prefix to every key."""
-    return {f"{prefix}{name}": value for name, value in arrays.items()}
+def under(parts: Mapping[str, Arrays]) -> Arrays:
+    """Puts the arrays of several parts together, with the key of the part as the prefix of every name."""
+    return {f"{prefix}{name}": value for prefix, arrays in parts.items() for name, value in arrays.items()}
 
 
 def below(prefix: str, arrays: Arrays) -> Arrays:
-    """Selects the keys with this prefix and strips it; the inverse of ``under``."""
+    """Selects the keys with this prefix and strips it, to get back what ``under`` was given for it."""
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -14,26 +14,15 @@ from torch import Tensor
 from baselines.common.generators import torch_seed
 from baselines.common.scale import Scale
 from baselines.common.snapshots import adam_arrays, below, copy_of, load_adam, load_net, net_arrays, under
-from baselines.model_free import bcq, cql
+from baselines.model_free.algorithms import build
 from baselines.model_free.quiet import d3rlpy
-from baselines.model_free.settings import (
-    BCQSettings,
-    CQLSettings,
-    DiscreteBCQSettings,
-    DiscreteCQLSettings,
-    OfflineSettings,
-)
+from baselines.model_free.settings import OfflineSettings
+from persim.data.policies import BatchPolicy
 from persim.data.trajectories import ActionSpace, Trajectories
 from persim.planning.cem import to_box
 from persim.storage.store import Arrays
 
 Batch: Any = d3rlpy.torch_utility.TorchMiniBatch
-_BUILDERS: dict[type[OfflineSettings], Any] = {
-    DiscreteBCQSettings: bcq.discrete_bcq,
-    BCQSettings: bcq.bcq,
-    DiscreteCQLSettings: cql.discrete_cql,
-    CQLSettings: cql.cql,
-}
 
 
 class Transitions:
@@ -82,7 +71,7 @@ class Transitions:
         )
 
 
-class Learner:
+class Learner(BatchPolicy):
     """The networks of an algorithm with their optimisers.
 
     Args:
@@ -103,7 +92,7 @@ class Learner:
     ) -> None:
         size = int(space.n) if isinstance(space, gym.spaces.Discrete) else int(space.shape[0])
         with torch_seed(seed):
-            self._impl = _BUILDERS[type(settings)](settings, state_dim, size, device)
+            self._impl = build(settings, state_dim, size, device)
         self._space, self._device = space, device
         modules = vars(self._impl.modules)
         self._nets: dict[str, torch.nn.Module] = self._impl.modules.get_torch_modules()
@@ -123,10 +112,9 @@ class Learner:
 
     def arrays(self) -> Arrays:
         """The weights that it acts with: those of all networks except the targets."""
-        own = self._weights(name for name in self._nets if not name.startswith("targ_"))
-        if self.scale is not None:
-            own |= {f"scale.{name}": copy_of(value) for name, value in self.scale._asdict().items()}
-        return own
+        nets = {f"{name}.": net_arrays(net) for name, net in self._nets.items() if not name.startswith("targ_")}
+        scale = {} if self.scale is None else {name: copy_of(value) for name, value in self.scale._asdict().items()}
+        return under(nets | {"scale.": scale})
 
     def load(self, arrays: Arrays) -> None:
         """Loads weights that ``arrays`` or ``state`` returned."""
@@ -138,19 +126,11 @@ class Learner:
 
     def state(self) -> Arrays:
         """Everything that the next step depends on: weights, targets, and Adam's moments."""
-        found = self._weights(self._nets)
-        for name, optimiser in self._optimisers.items():
-            found |= under(f"{name}.", adam_arrays(optimiser))
-        return found
+        nets = {f"{name}.": net_arrays(net) for name, net in self._nets.items()}
+        return under(nets | {f"{name}.": adam_arrays(optimiser) for name, optimiser in self._optimisers.items()})
 
     def load_state(self, arrays: Arrays) -> None:
         """Restores what ``state`` returned."""
         self.load(arrays)
         for name, optimiser in self._optimisers.items():
             load_adam(optimiser, below(f"{name}.", arrays))
-
-    def _weights(self, names: Iterable[str]) -> Arrays:
-        found: Arrays = {}
-        for name in names:
-            found |= under(f"{name}.", net_arrays(self._nets[name]))
-        return found

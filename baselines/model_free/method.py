@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from baselines.common.chunks import Trainee, train
+from baselines.common.chunks import Trainee, check_finite
 from baselines.common.generators import torch_seed
 from baselines.model_free.settings import OfflineSettings, chosen_settings
-from baselines.policy_method import Actor, PolicyMethod
+from baselines.policy_method import PolicyMethod
 from persim import seeding
+from persim.data.policies import BatchPolicy
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import EnvSpec
-from persim.learning.training import DivergenceError
-from persim.methods import Options, Part, Weights
+from persim.methods import Options, Part
 from persim.storage.store import Arrays
 
 if TYPE_CHECKING:  # d3rlpy takes seconds to import: only those who train or act wait for it
@@ -27,72 +27,39 @@ _CHUNKS = 100  # points of a curve
 
 
 class ModelFree(PolicyMethod):
-    """BCQ or CQL; a part is one policy.
+    """BCQ or CQL, as its settings say; a part is one policy."""
 
-    Args:
-        settings: say which, and how it learns.
-        spec: the environment.
-        pooled: one policy from the data of all agents (-P); else one for each test agent, from its own (-A).
-
-    Raises:
-        InputError: an action of the environment has no bounds.
-    """
-
-    def __init__(self, settings: OfflineSettings, spec: EnvSpec, *, pooled: bool) -> None:
-        super().__init__(settings, spec, pooled=pooled)
-        self.settings = settings
+    settings: OfflineSettings
 
     @classmethod
     def maker(cls, algorithm: str, *, pooled: bool) -> Callable[[EnvSpec, Options], ModelFree]:
         """A function that builds ``bcq`` or ``cql`` as the options of a command ask."""
-
-        def make(spec: EnvSpec, options: Options) -> ModelFree:
-            return cls(chosen_settings(algorithm, spec, options), spec, pooled=pooled)
-
-        return make
+        return lambda spec, options: cls(chosen_settings(algorithm, spec, options), spec, pooled=pooled)
 
     def part_seconds(self, spec: EnvSpec, agents: int, steps: float) -> float:
         """Estimate the updates of one policy."""
         return self.settings.updates * self.settings.update_ms / 1e3
 
-    def fit_part(self, part: Part) -> Weights:
-        """Trains one policy, on the data of all agents or of the test agent of that number."""
+    def _training(self, part: Part) -> Trainee:
         from baselines.model_free.learner import Learner, Transitions
 
-        spec = part.spec
-        rows = Transitions(self._sources(part), part.device)
+        spec, rows = part.spec, Transitions(self._sources(part), part.device)
         init = seeding.sequence(part.seed, "init", part.number)
         learner = Learner(self.settings, spec.state_dim, spec.action_space, init, part.device)
         if self.settings.normalised:
             learner.scale = rows.normalise()
-        updates = Updates(learner, rows, self.settings, (part.seed, part.number))
-        trainee = self._judged(updates, part)
-        progress = train(trainee, part.checkpoint, part.report, identity=self.identity(part))
-        about = {"curves": progress.curves, "seconds": progress.seconds}
-        return Weights(trainee.arrays(), {"about": about})
-
-    def _judged(self, updates: Updates, part: Part) -> Policies:
-        """What decides which of the policies on the way is kept; here it is the last."""
-        return updates
+        return Updates(learner, rows, self.settings, (part.seed, part.number))
 
     def _sources(self, part: Part) -> list[Trajectories]:
         """What a part learns from."""
         return [self.rows_of(part)]
 
-    def _actor(self, arrays: Arrays, spec: EnvSpec, device: str) -> Actor:
+    def _actor(self, arrays: Arrays, spec: EnvSpec, device: str) -> BatchPolicy:
         from baselines.model_free.learner import Learner
 
         learner = Learner(self.settings, spec.state_dim, spec.action_space, np.random.SeedSequence(0), device)
         learner.load(arrays)
         return learner
-
-
-class Policies(Trainee, Protocol):
-    """A training that ends with a policy."""
-
-    def arrays(self) -> Arrays:
-        """The weights that act."""
-        ...
 
 
 class Updates:
@@ -105,7 +72,7 @@ class Updates:
         self.state, self.load_state, self.arrays = learner.state, learner.load_state, learner.arrays
 
     def advance(self, chunk: int) -> tuple[int, dict[str, float]]:
-        """So many updates; the values are the means of their losses.
+        """Makes the updates of one chunk; the values are the means of their losses.
 
         Raises:
             DivergenceError: a loss became non-finite.
@@ -118,9 +85,7 @@ class Updates:
         sums: dict[str, float] = {}
         with torch_seed(seed):
             for step, batch in enumerate(chosen, start + 1):
-                losses = self.learner.update(self._rows.batch(batch), step)
-                for name, value in losses.items():
-                    if not math.isfinite(value):
-                        raise DivergenceError(f"{name} became {value} at step {step}; lower the learning rate")
+                for name, value in self.learner.update(self._rows.batch(batch), step).items():
+                    check_finite(name, value, step)
                     sums[name] = sums.get(name, 0.0) + value
         return stop, {name: value / (stop - start) for name, value in sums.items()}

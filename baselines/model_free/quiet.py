@@ -9,10 +9,7 @@ import structlog
 
 gym_notices.notices.notices.clear()  # printed, so no warnings filter could catch it
 
-import d3rlpy  # noqa: E402 (all of these: after its banner is gone)
-import d3rlpy.algos.qlearning.torch.bcq_impl  # noqa: E402
-import d3rlpy.algos.qlearning.torch.cql_impl  # noqa: E402
-import d3rlpy.models.torch.imitators  # noqa: E402
+import d3rlpy  # noqa: E402 (after its banner is gone)
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 

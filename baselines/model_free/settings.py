@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from baselines.policy_method import GAMMA
 from persim.envs.spec import EnvSpec
-from persim.errors import InputError, check_at_least, check_between, check_choice
+from persim.errors import check_at_least, check_between, check_choice
 from persim.methods import Options
 
 
@@ -27,7 +27,6 @@ class OfflineSettings:
     """
 
     update_ms: ClassVar[float]  # of one core at the paper's nets and batch (docs/baselines.md)
-
     updates: int
     batch_size: int
     gamma: float = GAMMA
@@ -35,8 +34,8 @@ class OfflineSettings:
     normalised: bool = False
 
     def __post_init__(self) -> None:
-        check_at_least("updates", self.updates, 1)
-        check_at_least("batch_size", self.batch_size, 1)
+        for name in ("updates", "batch_size", "critics", "target_interval"):  # not every algorithm has all of them
+            check_at_least(name, getattr(self, name, 1), 1)
         check_between("gamma", self.gamma, 0, 1)
 
 
@@ -52,7 +51,6 @@ class DiscreteBCQSettings(OfflineSettings):
     """
 
     update_ms: ClassVar[float] = 4.0
-
     batch_size: int = 64
     learning_rate: float = 3e-4
     tau: float = 0.005
@@ -76,7 +74,6 @@ class BCQSettings(OfflineSettings):
     """
 
     update_ms: ClassVar[float] = 70.0
-
     batch_size: int = 100
     learning_rate: float = 1e-3
     tau: float = 0.005
@@ -101,17 +98,11 @@ class DiscreteCQLSettings(OfflineSettings):
     """
 
     update_ms: ClassVar[float] = 17.0
-
     batch_size: int = 512
     learning_rate: float = 1e-4
     critics: int = 3
     alpha: float = 1.0
     target_interval: int = 8000
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least("critics", self.critics, 1)
-        check_at_least("target_interval", self.target_interval, 1)
 
 
 @dataclass(frozen=True)
@@ -130,7 +121,6 @@ class CQLSettings(OfflineSettings):
     """
 
     update_ms: ClassVar[float] = 130.0
-
     batch_size: int = 256
     actor_learning_rate: float = 3e-5
     critic_learning_rate: float = 3e-4
@@ -139,19 +129,14 @@ class CQLSettings(OfflineSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.form not in ("0.80", "0.90", "2.8"):
-            raise InputError(f"form {self.form!r} of the threshold is unknown; use 0.80, 0.90 or 2.8")
+        check_choice("form of the threshold", self.form, ("0.80", "0.90", "2.8"))
 
 
 # The paper gives BCQ's; for CQL it is silent, and d3rlpy's own examples have this.
 PAPER_UPDATES = {"discrete_bcq": 550_000, "bcq": 550_000, "discrete_cql": 500_000, "cql": 500_000}
 _FEW_UPDATES = {"discrete_bcq": 55_000, "bcq": 11_000, "discrete_cql": 10_000, "cql": 5_000}
-UPDATES = {
-    "paper": PAPER_UPDATES,
-    "laptop": _FEW_UPDATES,
-    "quick": _FEW_UPDATES,
-    "smoke": dict.fromkeys(PAPER_UPDATES, 10),
-}
+_TEN_UPDATES = dict.fromkeys(PAPER_UPDATES, 10)
+UPDATES = {"paper": PAPER_UPDATES, "laptop": _FEW_UPDATES, "quick": _FEW_UPDATES, "smoke": _TEN_UPDATES}
 
 # MountainCar's velocity is at most 0.07, its position ten times as much: on raw states the nets hardly see it.
 NORMALISED = frozenset({"mountaincar"})
@@ -173,8 +158,7 @@ def offline_settings(algorithm: str, updates: int, *, normalised: bool = False) 
     Raises:
         InputError: another algorithm, or fewer than 1 update.
     """
-    check_choice("algorithm", algorithm, PAPER_UPDATES)
-    if algorithm == "discrete_cql":
+    if check_choice("algorithm", algorithm, PAPER_UPDATES) == "discrete_cql":
         interval = round(DiscreteCQLSettings.target_interval * updates / PAPER_UPDATES[algorithm])
         return DiscreteCQLSettings(updates, normalised=normalised, target_interval=max(1, interval))
     if algorithm == "cql":

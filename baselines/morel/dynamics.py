@@ -15,15 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from baselines.common.chunks import check_finite
 from baselines.common.scale import Scale
 from baselines.common.snapshots import adam_arrays, below, load_adam, load_net, net_arrays, under
 from baselines.morel.settings import DynamicsSettings
 from persim import seeding
 from persim.data.trajectories import Trajectories
-from persim.learning.training import DivergenceError
 from persim.storage.store import Arrays
-
-LAYERS = 4
 
 
 class Ensemble(nn.Module):
@@ -64,7 +62,7 @@ class Ensemble(nn.Module):
         hidden = inputs.expand(len(self.weights[0]), -1, -1)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             hidden = torch.baddbmm(bias, hidden, weight)
-            if 0 < layer < LAYERS - 1:
+            if 0 < layer < len(self.weights) - 1:
                 hidden = hidden.relu()
         return hidden
 
@@ -135,10 +133,7 @@ class DynamicsTraining:
             errors.sum().backward()
             self._adam.step()
             loss = float(errors.detach().mean())
-            if not math.isfinite(loss):
-                raise DivergenceError(
-                    f"the loss of the dynamics became {loss} at step {update + 1}; lower the learning rate"
-                )
+            check_finite("the loss of the dynamics", loss, update + 1)
             total += loss
         return total / (stop - start)
 
@@ -152,7 +147,7 @@ class DynamicsTraining:
 
     def state(self) -> Arrays:
         """The weights and Adam's moments as named arrays."""
-        return {**under("net/", net_arrays(self.ensemble)), **under("adam/", adam_arrays(self._adam))}
+        return under({"net/": net_arrays(self.ensemble), "adam/": adam_arrays(self._adam)})
 
     def load_state(self, arrays: Arrays) -> None:
         """Restores what ``state`` returned."""

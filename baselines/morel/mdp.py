@@ -19,7 +19,6 @@ from baselines.common.snapshots import copy_of
 from baselines.morel.dynamics import Ensemble, disagreement
 from baselines.morel.quiet import VecEnv
 from baselines.morel.settings import PessimismSettings
-from persim.data.trajectories import ActionSpace
 from persim.envs.spec import EnvSpec
 from persim.storage.store import Arrays
 
@@ -52,21 +51,21 @@ class PessimisticMDP:
         ensemble: the dynamics.
         starts: states of the data ``[T, S]``; an episode starts in any of them.
         threshold: the largest disagreement at which the detector does not fire.
-        settings: the penalty and the switches.
-        spec: tells where the environment's episodes end.
+        settings: the penalty, the horizon and the switches.
+        spec: the environment.
     """
 
     def __init__(
         self, ensemble: Ensemble, starts: Tensor, threshold: float, settings: PessimismSettings, spec: EnvSpec
     ) -> None:
-        self._ensemble, self.threshold, self._settings = ensemble, threshold, settings
+        self._ensemble, self.threshold, self.settings, self.spec = ensemble, threshold, settings, spec
         self._starts = ensemble.states.normalise(starts) if settings.normalises_starts_twice else starts
-        self._terminated = spec.terminated if settings.terminates else None
+        self.device = starts.device
 
     def start(self, count: int, rng: np.random.Generator) -> Tensor:
         """Draws ``count`` start states ``[B, S]``."""
         rows = torch.from_numpy(rng.integers(len(self._starts), size=count))
-        return self._starts[rows.to(self._starts.device)]
+        return self._starts[rows.to(self.device)]
 
     @torch.no_grad()
     def step(self, states: Tensor, actions: Tensor) -> Outcome:
@@ -75,8 +74,8 @@ class PessimisticMDP:
         mean = self._ensemble.outputs.restore(outputs.mean(0))
         following = states + mean[:, :-1]
         halted = ~(disagreement(outputs) <= self.threshold)  # so that NaN halts, too
-        rewards = torch.where(halted, self._settings.penalty, mean[:, -1])
-        ended = halted if self._terminated is None else halted | self._terminated(following)
+        rewards = torch.where(halted, self.settings.penalty, mean[:, -1])
+        ended = halted | self.spec.terminated(following) if self.settings.terminates else halted
         return Outcome(following, rewards, halted, ended)
 
 
@@ -93,42 +92,23 @@ class Episodes(VecEnv):  # type: ignore[misc]  # stable-baselines3 is untyped
     """B episodes; when one ends, the next begins at once in a new start state.
 
     Args:
-        mdp: where they take place.
+        mdp: where they take place; after its horizon an episode is truncated, which is not an end of the MDP.
         count: B.
-        state_dim: S.
-        space: the action space.
-        horizon: steps after which an episode is truncated (which is not an end of the MDP).
         ignores_ends: whether to hide the ends of episodes from the learner.
-        device: device of the MDP.
 
     Attributes:
         rng: draws the start states.
-        totals: since ``count_anew``, ``[4]``: steps, sum of rewards, finished episodes, and those among them that the
-            detector ended.
+        totals: ``[4]``: steps, sum of rewards, finished episodes, and those among them that the detector ended.
     """
 
-    def __init__(
-        self,
-        mdp: PessimisticMDP,
-        count: int,
-        state_dim: int,
-        space: ActionSpace,
-        horizon: int,
-        *,
-        ignores_ends: bool = False,
-        device: str = "cpu",
-    ) -> None:
+    def __init__(self, mdp: PessimisticMDP, count: int, *, ignores_ends: bool = False) -> None:
         # Unbounded: the model knows nothing of the environment's bounds.
-        super().__init__(count, gym.spaces.Box(-np.inf, np.inf, (state_dim,)), space)
-        self._mdp, self._horizon, self._ignores_ends, self._device = mdp, horizon, ignores_ends, device
-        self.rng = np.random.default_rng(0)
-        self._states, self._steps = torch.zeros(count, state_dim), np.zeros(count, np.int64)
+        space = gym.spaces.Box(-np.inf, np.inf, (mdp.spec.state_dim,))
+        super().__init__(count, space, mdp.spec.action_space)
+        self._mdp, self._ignores_ends, self._device = mdp, ignores_ends, mdp.device
+        self.rng, self.totals = np.random.default_rng(0), np.zeros(4)
+        self._states, self._steps = torch.zeros(count, *space.shape), np.zeros(count, np.int64)
         self._actions = torch.zeros(0)
-        self.count_anew()
-
-    def count_anew(self) -> None:
-        """Sets ``totals`` to zero."""
-        self.totals = np.zeros(4)
 
     def reset(self) -> NDArray[np.float32]:
         """Begins all episodes; returns their states ``[B, S]``."""
@@ -149,7 +129,7 @@ class Episodes(VecEnv):  # type: ignore[misc]  # stable-baselines3 is untyped
         outcome = self._mdp.step(self._states, self._actions)
         self._steps += 1
         ended, rewards = copy_of(outcome.ended), copy_of(outcome.rewards)
-        cut = (self._steps >= self._horizon) & ~ended
+        cut = (self._steps >= self._mdp.settings.horizon) & ~ended
         over = ended | cut
         self.totals += len(rewards), rewards.sum(), over.sum(), copy_of(outcome.halted).sum()
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
@@ -177,13 +157,11 @@ class Episodes(VecEnv):  # type: ignore[misc]  # stable-baselines3 is untyped
         """Returns None for every episode; stable-baselines3 asks for ``render_mode`` only."""
         return [None] * self.num_envs
 
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Not supported: the episodes have no attributes of their own."""
-        raise NotImplementedError(attr_name)
+    def env_method(self, name: str, *args: Any, **options: Any) -> Any:
+        """Not supported: the episodes have no methods and no attributes of their own."""
+        raise NotImplementedError(name)
 
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **options: Any) -> list[Any]:
-        """Not supported: the episodes have no methods of their own."""
-        raise NotImplementedError(method_name)
+    set_attr = env_method
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> Sequence[bool]:
         """Returns False for every episode: none is wrapped."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from baselines.common.generators import global_seed
 from baselines.common.snapshots import adam_arrays, below, copy_of, load_adam, load_net, net_arrays, under
 from baselines.morel.settings import PPOSettings
+from persim.data.policies import BatchPolicy
 from persim.data.trajectories import ActionSpace
 from persim.learning.training import DivergenceError
 from persim.storage.store import Arrays
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # acting needs no stable-baselines3, which takes seconds to i
     from baselines.morel.mdp import Episodes
 
 
-class StochasticActor:
+class StochasticActor(BatchPolicy):
     """The policy after training, in NumPy; it draws its actions, as the evaluation in the public code does.
 
     Args:
@@ -84,10 +85,7 @@ class PolicyTraining:
                 ent_coef=s.entropy,
                 vf_coef=s.value / 2,  # stable-baselines3 does not halve the squared error
                 max_grad_norm=s.gradient_norm,
-                policy_kwargs={
-                    "net_arch": {"pi": list(s.widths), "vf": list(s.widths)},
-                    "activation_fn": torch.nn.Tanh,
-                },
+                policy_kwargs={"net_arch": list(s.widths), "activation_fn": torch.nn.Tanh},
                 device="cpu",
             )
         self._ppo.set_logger(Logger(folder=None, output_formats=[]))  # PPO's own makes a folder in /tmp
@@ -101,17 +99,13 @@ class PolicyTraining:
         Raises:
             DivergenceError: a loss became non-finite.
         """
-        self._episodes.count_anew()
+        self._episodes.totals[:] = 0
         with global_seed(seed):
             self._episodes.rng = np.random.default_rng(seed.spawn(1)[0])
             self._learn((stop - start) * self._settings.update_steps, stop)
         steps, rewards, ended, halted = self._episodes.totals.tolist()
-        episodes = max(ended, 1)
-        return {
-            "policy_length": steps / episodes,
-            "policy_return": rewards / episodes,
-            "policy_halt_share": halted / episodes,
-        }
+        totals = {"policy_length": steps, "policy_return": rewards, "policy_halt_share": halted}
+        return {name: total / max(ended, 1) for name, total in totals.items()}
 
     def _learn(self, steps: int, update: int) -> None:
         ppo = self._ppo
@@ -141,13 +135,9 @@ class PolicyTraining:
 
     def state(self) -> Arrays:
         """Everything that the next update depends on: weights, Adam's moments, and the state of the episodes."""
-        policy = self._ppo.policy
-        return {
-            **under("net/", net_arrays(policy)),
-            **under("adam/", adam_arrays(policy.optimizer)),
-            **under("episodes/", self._episodes.state()),
-            "starts": np.array(self._ppo._last_episode_starts),
-        }
+        policy, episodes = self._ppo.policy, self._episodes.state()
+        parts = {"net/": net_arrays(policy), "adam/": adam_arrays(policy.optimizer), "episodes/": episodes}
+        return under(parts) | {"starts": np.array(self._ppo._last_episode_starts)}
 
     def load_state(self, arrays: Arrays) -> None:
         """Restores what ``state`` returned after at least one update."""

@@ -8,7 +8,6 @@ from baselines.policy_method import GAMMA
 from persim.envs.spec import EnvSpec
 from persim.errors import InputError, check_at_least, check_between, check_choice
 
-RULES = ("fixed", "percentile")
 # Epochs and minimum of gradient steps of the dynamics; steps of the policy in the pessimistic MDP.
 PAPER_MOREL = {"epochs": 2, "min_updates": 5_000, "ppo_steps": 1_000_000}
 BUDGETS = {
@@ -16,9 +15,6 @@ BUDGETS = {
     "quick": {"epochs": 1, "min_updates": 2_000, "ppo_steps": 100_000},
     "smoke": {"epochs": 1, "min_updates": 10, "ppo_steps": 1},
 }
-
-_WIDTHS = {"halfcheetah": 1024}
-_PENALTIES = {"halfcheetah": -200.0}
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class PessimismSettings:
     normalises_starts_twice: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("rule of the threshold", self.rule, RULES)
+        check_choice("rule of the threshold", self.rule, ("fixed", "percentile"))
         check_at_least("horizon", self.horizon, 1)
         if not self.threshold > 0:
             raise InputError(f"threshold is {self.threshold}, but it has to be positive")
@@ -135,11 +131,9 @@ class PPOSettings:
         for name in ("learning_rate", "gamma"):
             check_between(name, getattr(self, name), 0, 1)
         for name in ("episodes", "minibatches"):
-            if self.update_steps % getattr(self, name):
-                raise InputError(
-                    f"{name} is {getattr(self, name)}, which does not divide update_steps, {self.update_steps}; "
-                    "give a divisor"
-                )
+            value, steps = getattr(self, name), self.update_steps
+            if steps % value:
+                raise InputError(f"{name} is {value}, which does not divide update_steps, {steps}; give a divisor")
 
     @property
     def updates(self) -> int:
@@ -165,9 +159,6 @@ class MorelSettings:
         Raises:
             InputError: a number is out of range.
         """
-        width = _WIDTHS.get(spec.name, 128 if spec.discrete else 512)
-        return cls(
-            DynamicsSettings(width, epochs, min_updates),
-            PessimismSettings(_PENALTIES.get(spec.name, -50.0)),
-            PPOSettings(ppo_steps),
-        )
+        width = 1024 if spec.name == "halfcheetah" else 128 if spec.discrete else 512
+        penalty = -200.0 if spec.name == "halfcheetah" else -50.0
+        return cls(DynamicsSettings(width, epochs, min_updates), PessimismSettings(penalty), PPOSettings(ppo_steps))

@@ -9,11 +9,12 @@ from baselines.cadm import rollouts
 from baselines.cadm.acting import ContextScorer, PlanReward, Recorder, plan_reward, recorded
 from baselines.cadm.nets import Batch, CaDMNets, bound_penalty, reconstruction
 from baselines.cadm.rollouts import Model
-from baselines.cadm.scales import Scale, Scales
-from baselines.cadm.settings import CaDMSettings
+from baselines.cadm.scales import Scales
+from baselines.cadm.settings import ActingSettings, CaDMSettings
+from baselines.common.scale import Scale
 from persim.envs import get
 from persim.evaluation.prediction import History
-from tests.baselines.cadm_toys import PUSHED, noise, pets, vanilla
+from tests.baselines.cadm_toys import PUSHED, noise, pets, planning, vanilla
 
 S, A, K = 2, 2, 10
 
@@ -106,10 +107,11 @@ def scale(width, seed):
     return Scale(noise(width, seed=seed), noise(width, seed=seed + 1).abs() + 0.5)
 
 
-def model_of(settings, per_member=1, spec=PUSHED, mixed=False):
+def model_of(settings, per_member=1, spec=PUSHED, **acting):
     scales = Scales(scale(S, 1), Scale.none(A, torch.device("cpu")), Scale.none(K * (S + A), torch.device("cpu")),
                     scale(S, 3), scale(S, 5))  # fmt: skip
-    return Model(nets_of(settings), scales, spec, settings.members, per_member, mixed)
+    acting = ActingSettings(planning(spec), per_member * settings.members, **acting)
+    return Model(nets_of(settings), scales, spec, settings, acting)
 
 
 def slow_rollout(model, member, state, context, actions):
@@ -154,18 +156,16 @@ def test_a_plan_that_leaves_the_numbers_scores_minus_infinity():
 def test_a_particle_keeps_its_member_with_that_members_context_and_draws_from_its_gaussian():
     settings, particles = pets(members=2), 4000
     model = model_of(settings, particles)
-    contexts, state, seen = model.contexts(noise(1, K * (S + A))), noise(1, S, seed=3), []
-    model.play(
-        state, contexts, torch.tensor([[1, 0]]), lambda *step: seen.append(step), torch.Generator().manual_seed(0)
-    )
+    contexts, state = model.contexts(noise(1, K * (S + A))), noise(1, S, seed=3)
+    seen = list(model.play(state, contexts, torch.tensor([[1, 0]]), torch.Generator().manual_seed(0)))
     first = seen[0][2]
     for e in range(2):
-        inputs = torch.cat([model.scales.states.apply(state[0]), torch.eye(A)[1], contexts[e, 0]])
+        inputs = torch.cat([model.scales.states.normalise(state[0]), torch.eye(A)[1], contexts[e, 0]])
         out = mlp(model.nets.ahead, e, inputs[None], silu)[0]
         logvar = model.nets.highest[0, 0] - softplus(model.nets.highest[0, 0] - out[S:])
         logvar = model.nets.lowest[0, 0] + softplus(logvar - model.nets.lowest[0, 0])
         spread = model.scales.targets.spread * torch.exp(0.5 * logvar)
-        mean = state[0] + model.scales.targets.undo(out[:S])
+        mean = state[0] + model.scales.targets.restore(out[:S])
         error = (first[e, :, 0].mean(0) - mean) / spread
         assert error.abs().max() < 4 / np.sqrt(particles)
         torch.testing.assert_close(first[e, :, 0].std(0), spread, rtol=0.05, atol=0)
@@ -176,7 +176,7 @@ def test_the_mixed_members_of_the_public_code_leave_a_fifth_of_the_particles_the
     contexts = torch.arange(5.0).view(5, 1, 1).expand(5, 3, 1)  # member e's context is e
     own = model_of(pets(), 4).of_particles(contexts)
     assert all((own[e] == e).all() for e in range(5))
-    mixed = model_of(pets(), 4, mixed=True).of_particles(contexts)
+    mixed = model_of(pets(), 4, mixed_members=True).of_particles(contexts)
     slow = torch.tensor([[float((4 * e + j) % 5) for j in range(4)] for e in range(5)])
     torch.testing.assert_close(mixed[:, :, 0, 0], slow)
     assert (mixed == own).float().mean() == pytest.approx(0.2)
@@ -185,7 +185,8 @@ def test_the_mixed_members_of_the_public_code_leave_a_fifth_of_the_particles_the
 @pytest.mark.parametrize("episodes", [1, 3])
 def test_the_mixed_episodes_of_the_public_code_differ_in_every_second_round(episodes):
     contexts = noise(5, episodes, 4)
-    scorer = ContextScorer(model_of(pets(), 4), contexts, plan_reward(PUSHED), torch.Generator(), mixed_episodes=True)
+    model = model_of(pets(), 4, mixed_episodes=True)
+    scorer = ContextScorer(model, contexts, plan_reward(PUSHED), torch.Generator())
     turned = np.transpose(contexts.numpy(), (1, 0, 2))  # round 1: [m, E]; round 2 turns it once more
     again = np.transpose(turned, (1, 0, 2)).reshape(episodes, 5, 4)
     for wanted in (turned, again, turned, again):
@@ -222,11 +223,11 @@ def test_progress_adds_the_best_height_on_the_way_once_a_step_if_it_is_asked_for
 def test_the_history_of_a_prediction_is_what_the_policy_would_have_recorded():
     model, rng = model_of(vanilla()), np.random.default_rng(0)
     states, actions = rng.normal(size=(2, 15, S)).astype(np.float32), rng.integers(0, 2, (2, 14))
-    recorder = Recorder(2, model, K)
+    recorder = Recorder(2, model)
     for t in range(14):
         recorder.add(*(torch.from_numpy(x) for x in (states[:, t], actions[:, t], states[:, t + 1])))
-    torch.testing.assert_close(recorded(History(states, actions), 2, model, K), recorder.histories())
-    assert not recorded(None, 2, model, K).any()
-    short = recorded(History(states[:, :4], actions[:, :3]), 2, model, K)
+    torch.testing.assert_close(recorded(History(states, actions), 2, model), recorder.histories())
+    assert not recorded(None, 2, model).any()
+    short = recorded(History(states[:, :4], actions[:, :3]), 2, model)
     assert short[:, : 3 * S].all()
     assert not short[:, 3 * S : K * S].any()

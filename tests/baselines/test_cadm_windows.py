@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from baselines.cadm.rollouts import Model
-from baselines.cadm.scales import Scale
+from baselines.cadm.scales import scale_of
 from baselines.cadm.stage import Stage, Table, stage_scales
 from baselines.cadm.windows import (
     CheetahObservations,
@@ -23,6 +23,7 @@ from persim.data.collect import collect
 from persim.envs import get
 from persim.envs.halfcheetah import SPEC_COST_005
 from persim.errors import InputError
+from persim.methods import Part
 from tests.baselines.cadm_toys import GLIDE, PUSHED, method, pets, pushed, recorded, vanilla
 
 K, M = 10, 10
@@ -101,7 +102,7 @@ def test_something_is_held_out_if_there_are_two_trajectories():
 
 
 def table(settings, data=None, spec=PUSHED):
-    return Table(recorded(spec) if data is None else data, spec, settings, 0, "cpu")
+    return Table(Part(0, recorded(spec) if data is None else data, spec, seed=0), settings)
 
 
 def test_the_first_window_of_each_trajectory_is_trained_unless_the_defect_is_asked_for():
@@ -154,17 +155,17 @@ def test_a_batch_holds_the_scaled_columns_of_its_rows():
     torch.testing.assert_close(batch.following[0], (after - s.states.mean) / s.states.spread)
     torch.testing.assert_close(batch.targets[0], (after - before - s.targets.mean) / s.targets.spread)
     torch.testing.assert_close(batch.back_targets[0], (before - after - s.back_targets.mean) / s.back_targets.spread)
-    torch.testing.assert_close(batch.actions[0], s.actions.apply(torch.tensor(data.action[rows])))
-    torch.testing.assert_close(batch.history[0], s.history.apply(of.histories(windows)))
+    torch.testing.assert_close(batch.actions[0], s.actions.normalise(torch.tensor(data.action[rows])))
+    torch.testing.assert_close(batch.history[0], s.history.normalise(of.histories(windows)))
 
 
 def test_a_constant_column_is_left_at_0():
     values = torch.tensor([[3.7, 1.0], [3.7, 2.0], [3.7, 3.0]])
-    scale = Scale.of(values)
+    scale = scale_of(values)
     assert scale.spread[0] == 0
-    assert scale.apply(values)[:, 0].abs().max() < 1e-6
-    torch.testing.assert_close(scale.undo(torch.ones(2)), torch.tensor([3.7, 2 + np.sqrt(2 / 3)]), check_dtype=False)
-    torch.testing.assert_close(scale.undo(scale.apply(values)), values)
+    assert scale.normalise(values)[:, 0].abs().max() < 1e-6
+    torch.testing.assert_close(scale.restore(torch.ones(2)), torch.tensor([3.7, 2 + np.sqrt(2 / 3)]), check_dtype=False)
+    torch.testing.assert_close(scale.restore(scale.normalise(values)), values)
     torch.testing.assert_close(scale.spread[1], torch.tensor(np.sqrt(2 / 3), dtype=torch.float32))
 
 

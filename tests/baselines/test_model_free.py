@@ -193,7 +193,7 @@ def test_a_diverged_critic_stops_with_its_step(settings):
     (lambda: DiscreteBCQSettings(0), "updates"),
     (lambda: CQLSettings(5, gamma=1.0), "gamma"),
     (lambda: DiscreteCQLSettings(5, critics=0), "critics"),
-    (lambda: CQLSettings(5, form="0.85"), "use 0.80, 0.90 or 2.8"),
+    (lambda: CQLSettings(5, form="0.85"), "use one of: 0.80, 0.90, 2.8"),
     (lambda: offline_settings("bqc", 5), "did you mean 'bcq'"),
     (lambda: Augmented(DISCRETE[0], WALK, None, per_agent=0), "per_agent"),
 ])  # fmt: skip

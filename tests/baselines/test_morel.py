@@ -171,16 +171,10 @@ def test_episodes_start_in_states_of_the_data_or_with_the_defect_in_their_z_scor
     torch.testing.assert_close(twice, Scale.of(torch.from_numpy(np.array(data.observation))).normalise(starts))
 
 
-def episodes_of(mdp, spec, count=6, **options):
-    episodes = Episodes(mdp, count, spec.state_dim, spec.action_space, PESSIMISM.horizon, **options)
-    episodes.rng = np.random.default_rng(0)
-    return episodes
-
-
 def test_an_episode_is_cut_off_at_the_horizon_and_shows_the_state_it_would_have_been_in():
     data = recorded(GLIDE)
     mdp = mdp_of(data, GLIDE)
-    episodes = episodes_of(mdp, GLIDE)
+    episodes = Episodes(mdp, 6)
     states, action = episodes.reset(), np.zeros((6, 1), np.float32)
     for step in range(1, 11):
         outcome = mdp.step(torch.from_numpy(states), torch.from_numpy(action))
@@ -199,7 +193,7 @@ def test_an_episode_is_cut_off_at_the_horizon_and_shows_the_state_it_would_have_
 
 def test_a_halted_episode_begins_anew_and_is_no_cut_off():
     data = recorded(GLIDE)
-    episodes = episodes_of(mdp_of(data, GLIDE, threshold=0.0), GLIDE)
+    episodes = Episodes(mdp_of(data, GLIDE, threshold=0.0), 6)
     episodes.reset()
     for _ in range(7):
         states, rewards, ended, infos = episodes.step(np.zeros((6, 1), np.float32))
@@ -212,7 +206,7 @@ def test_a_halted_episode_begins_anew_and_is_no_cut_off():
 
 def test_the_defect_keeps_ends_to_itself():
     data = recorded(GLIDE)
-    episodes = episodes_of(mdp_of(data, GLIDE, threshold=0.0), GLIDE, ignores_ends=True)
+    episodes = Episodes(mdp_of(data, GLIDE, threshold=0.0), 6, ignores_ends=True)
     before = episodes.reset()
     states, rewards, ended, _ = episodes.step(np.zeros((6, 1), np.float32))
     assert (rewards == -50).all()

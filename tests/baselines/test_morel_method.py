@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from baselines.common import chunks
-from baselines.morel.method import Morel
+from baselines.morel.method import Morel, Stages
 from baselines.morel.policy import StochasticActor
 from baselines.morel.settings import DynamicsSettings, MorelSettings, PessimismSettings, PPOSettings
-from baselines.morel.stages import Stages
 from persim.errors import InputError
 from persim.learning.training import KIND as CHECKPOINT
 from persim.learning.training import DivergenceError
@@ -82,8 +81,9 @@ def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(spec,
 @SPECS
 def test_the_actor_is_the_policy_that_stable_baselines_trained(spec):
     data = recorded(spec)
-    stages = Stages(SHORT, data, spec, (0, 0), "cpu")
-    chunks.train(stages, None, None)
+    part = Part(0, data, spec, 0)
+    stages = Stages(SHORT, data, part)
+    chunks.train(stages, part, {})
     actor = StochasticActor(stages.policy.actor(), spec.action_space)
     with torch.no_grad():
         theirs = stages.policy._ppo.policy.get_distribution(torch.from_numpy(np.array(data.observation))).distribution

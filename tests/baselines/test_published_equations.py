@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import log_softmax, mse_loss, nll_loss, relu, smooth_l1_loss
 
 from baselines.common.generators import torch_seed
-from baselines.model_free import bcq, cql
+from baselines.model_free.algorithms import build
 from baselines.model_free.learner import Batch
 from baselines.model_free.quiet import d3rlpy
 from baselines.model_free.settings import BCQSettings, CQLSettings, DiscreteBCQSettings, DiscreteCQLSettings
@@ -30,9 +30,9 @@ def batch(size=7, actions=3, *, discrete=True):
     )  # fmt: skip
 
 
-def build(make, settings, noise=0.3):
+def noisy(settings, noise=0.3):
     with torch_seed(SEED):
-        learner = make(settings, 4, 3, "cpu")
+        learner = build(settings, 4, 3, "cpu")
     with torch.no_grad():  # biases are zero at first, which would hide a missing one
         nets = learner.modules.get_torch_modules()
         for net in (net for name, net in nets.items() if not name.startswith("log_")):
@@ -51,7 +51,7 @@ def mlp(net, x):
 
 def test_discrete_bcq_is_the_authors_loss():
     """Fujimoto et al. 2019b, and ``train`` in discrete_BCQ.py of their code."""
-    learner, b = build(bcq.discrete_bcq, DiscreteBCQSettings(1, widths=WIDTHS), noise=1.0), batch()
+    learner, b = noisy(DiscreteBCQSettings(1, widths=WIDTHS), noise=1.0), batch()
     online, target, imitator = learner.q_function[0], learner.modules.targ_q_funcs[0], learner.modules.imitator
     frequent = log_softmax(mlp(imitator, b.next_observations), 1).exp()
     allowed = (frequent / frequent.max(1, keepdim=True)[0] > 0.3).float()
@@ -67,7 +67,7 @@ def test_discrete_bcq_is_the_authors_loss():
 
 
 def test_discrete_bcqs_target_follows_by_tau_at_every_step():
-    learner = build(bcq.discrete_bcq, DiscreteBCQSettings(1, widths=WIDTHS, tau=0.25))
+    learner = noisy(DiscreteBCQSettings(1, widths=WIDTHS, tau=0.25))
     before = [p.clone() for p in learner.modules.targ_q_funcs.parameters()]
     learner.inner_update(batch(), 1)
     for old, new, online in zip(
@@ -78,7 +78,7 @@ def test_discrete_bcqs_target_follows_by_tau_at_every_step():
 
 def test_bcqs_decoder_is_bounded_and_its_loss_the_authors():
     """Fujimoto et al. 2019a, Algorithm 1, line 5: reconstruction + 0.5 * divergence from the unit normal."""
-    learner, b = build(bcq.bcq, BCQSettings(1, widths=WIDTHS, vae_widths=(16, 16))), batch(discrete=False)
+    learner, b = noisy(BCQSettings(1, widths=WIDTHS, vae_widths=(16, 16))), batch(discrete=False)
     decoder, encoder = learner.modules.vae_decoder, learner.modules.vae_encoder
     latent = torch.randn(7, 6, generator=torch.Generator().manual_seed(5))
     expected = torch.tanh(mlp(decoder, torch.cat([b.observations, latent], 1)))
@@ -96,7 +96,7 @@ def test_bcqs_decoder_is_bounded_and_its_loss_the_authors():
 
 def test_bcq_starts_with_equal_targets_and_acts_on_more_samples():
     with torch_seed(SEED):
-        learner = bcq.bcq(BCQSettings(1, widths=WIDTHS, vae_widths=(16, 16), acting_samples=40), 4, 3, "cpu")
+        learner = build(BCQSettings(1, widths=WIDTHS, vae_widths=(16, 16), acting_samples=40), 4, 3, "cpu")
     for target, online in (("targ_policy", "policy"), ("targ_q_funcs", "q_funcs")):
         nets = (getattr(learner.modules, name) for name in (target, online))
         for a, b in zip(*(net.parameters() for net in nets), strict=True):
@@ -110,7 +110,7 @@ def test_bcq_starts_with_equal_targets_and_acts_on_more_samples():
 
 
 def test_discrete_cql_in_one_pass_is_d3rlpys_loss_and_gradient():
-    learner, b = build(cql.discrete_cql, DiscreteCQLSettings(1, widths=WIDTHS)), batch()
+    learner, b = noisy(DiscreteCQLSettings(1, widths=WIDTHS)), batch()
     target = learner.compute_target(b)
     slow = d3rlpy.algos.qlearning.torch.cql_impl.DiscreteCQLImpl.compute_loss
     gradients = []
@@ -128,7 +128,7 @@ def test_discrete_cql_in_one_pass_is_d3rlpys_loss_and_gradient():
 ])  # fmt: skip
 def test_continuous_cqls_threshold_means_what_its_release_says(form, expected):
     """What each release adds to the loss of the critics, at its first step (alpha is 5 in 0.80, else 1)."""
-    learner, b = build(cql.cql, CQLSettings(1, widths=WIDTHS, form=form)), batch(discrete=False)
+    learner, b = noisy(CQLSettings(1, widths=WIDTHS, form=form)), batch(discrete=False)
     weight, threshold = learner._conservative_weight, learner._alpha_threshold
     torch.manual_seed(4)
     terms = learner._compute_conservative_loss(b.observations, b.actions, b.next_observations, b.returns_to_go)

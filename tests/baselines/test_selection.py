@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from baselines.common import chunks
-from baselines.model_free.augmented import Augmented
-from baselines.model_free.selection import TRIALS, Selection
+from baselines.model_free.augmented import TRIALS, Augmented, Selection
 from persim.data.policies import UniformPolicy
 from persim.evaluation.reward import average_rewards
 from persim.methods import Part, PerSim, PerSimSettings, simulated
@@ -19,7 +18,7 @@ from tests.baselines.toy import WALK, recorded
 class Counter:
     """A training whose weights are the number of chunks done."""
 
-    learner = None
+    learner = None  # the policy, which these judges do not look at
 
     def __init__(self, chunks):
         self.chunks, self.done = chunks, 0
