@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from persim.data.policies import BatchPolicy, EpsilonPolicy, NearestPolicy, UniformPolicy, load_behaviour_policies
@@ -17,6 +18,7 @@ from persim.errors import InputError, check_choice
 from persim.seeding import Streams, drawn, generator
 
 Columns = dict[str, Any]  # arrays by column name of Trajectories
+Progress = Callable[[int, int], None]
 _logger = logging.getLogger(__name__)
 
 REGIMES = ("pure", "random", "pure-eps-20", "pure-eps-40")
@@ -28,13 +30,13 @@ def collect(
     spec: EnvSpec,
     covariates: Array,
     policy: BatchPolicy,
-    rng: np.random.Generator,
+    rng: Generator,
     *,
     horizon: int | None = None,
     regime: str = "",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Trajectories:
-    """Record one episode of every agent, stepping all running episodes as one batch.
+    """Record one episode of each of N agents, stepping all running episodes as one batch.
 
     Args:
         spec: the environment.
@@ -44,9 +46,6 @@ def collect(
         horizon: steps after which an episode is truncated; the environment's own by default.
         regime: the name under which the trajectories are recorded.
         progress: called after every step with its number, from 1, and the number of running episodes.
-
-    Returns:
-        Trajectories of N agents.
     """
     limit = spec.horizon if horizon is None else horizon
     covariates = spec.covariate_rows(covariates)
@@ -61,12 +60,8 @@ def collect(
         block = transitions(spec, states[usable], actions[usable], following[usable])
         running = usable.copy()
         running[usable] = ~block["terminated"]
-        block |= {
-            "agent": active[usable],
-            "step": np.full(usable.sum(), step),
-            "truncated": ~block["terminated"] & (step == limit - 1),
-        }
-        blocks.append(block)
+        truncated = ~block["terminated"] & (step == limit - 1)
+        blocks.append(block | {"agent": active[usable], "step": np.full(usable.sum(), step), "truncated": truncated})
         active, states = active[running], following[running]
         policy.keep(running)
         if isinstance(rng, Streams):
@@ -129,10 +124,8 @@ def check_regime(regime: str, spec: EnvSpec) -> str:
 
 def _behaviour_policies(spec: EnvSpec, regime: str) -> list[BatchPolicy]:
     if not spec.policy_agents:
-        raise InputError(
-            f"regime {regime!r} follows policies trained on a few agents, but {spec.name} names no policy_agents; "
-            "use --regime random"
-        )
+        why = f"follows policies trained on a few agents, but {spec.name} names no policy_agents"
+        raise InputError(f"regime {regime!r} {why}; use --regime random")
     return load_behaviour_policies(spec.name, len(spec.policy_agents))
 
 
@@ -161,7 +154,7 @@ def population(spec: EnvSpec, n_agents: int, seed: int) -> Array:
 
 
 def collect_regime(
-    spec: EnvSpec, regime: str, n_agents: int, seed: int, progress: Callable[[int, int], None] | None = None
+    spec: EnvSpec, regime: str, n_agents: int, seed: int, progress: Progress | None = None
 ) -> Trajectories:
     """Record the offline dataset of a regime: one trajectory of each of N agents (Section 5.1).
 

@@ -7,10 +7,12 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
+from gymnasium.spaces import Discrete
+from numpy.random import Generator
 from numpy.typing import NDArray
 
+from persim.envs.spec import ActionSpace, Array
 from persim.errors import InputError, check_choice
 from persim.seeding import drawn
 from persim.storage import store
@@ -23,7 +25,7 @@ class BatchPolicy(ABC):
     """A policy that turns states ``[B, S]`` into actions ``[B]`` or ``[B, A]``."""
 
     @abstractmethod
-    def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    def act(self, states: NDArray[Any], rng: Generator) -> NDArray[Any]:
         """Choose actions ``[B]`` or ``[B, A]`` for states ``[B, S]``; all randomness comes from ``rng``."""
 
     def keep(self, running: NDArray[np.bool_]) -> None:  # noqa: B027 (most policies remember nothing)
@@ -33,12 +35,12 @@ class BatchPolicy(ABC):
 class UniformPolicy(BatchPolicy):
     """Draw actions uniformly from the action space, whatever the state (regime ``random``)."""
 
-    def __init__(self, space: gym.spaces.Discrete | gym.spaces.Box) -> None:
+    def __init__(self, space: ActionSpace) -> None:
         self._space = space
 
-    def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    def act(self, states: NDArray[Any], rng: Generator) -> NDArray[Any]:
         """Draw uniform actions ``[B]`` or ``[B, A]``, one per state ``[B, S]``."""
-        if isinstance(self._space, gym.spaces.Discrete):
+        if isinstance(self._space, Discrete):
             choices = int(self._space.n)
             return drawn(rng, len(states), lambda g, n: g.integers(choices, size=n))
         low, high = self._space.low, self._space.high
@@ -48,10 +50,10 @@ class UniformPolicy(BatchPolicy):
 class EpsilonPolicy(BatchPolicy):
     """Follow ``base``, but act uniformly at random with probability ``epsilon`` at each step."""
 
-    def __init__(self, base: BatchPolicy, epsilon: float, space: gym.spaces.Discrete | gym.spaces.Box) -> None:
+    def __init__(self, base: BatchPolicy, epsilon: float, space: ActionSpace) -> None:
         self._base, self._epsilon, self._uniform = base, epsilon, UniformPolicy(space)
 
-    def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    def act(self, states: NDArray[Any], rng: Generator) -> NDArray[Any]:
         """Choose actions ``[B]`` or ``[B, A]`` by ``base`` for states ``[B, S]``, and replace some at random."""
         chosen, random = self._base.act(states, rng), self._uniform.act(states, rng)
         explore = drawn(rng, len(states), lambda g, n: g.random(n)) < self._epsilon
@@ -76,7 +78,7 @@ class NetworkPolicy(BatchPolicy):
     def __init__(self, layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]], head: str = "argmax") -> None:
         self._layers, self._head = layers, check_choice("head", head, ("argmax", "tanh"))
 
-    def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    def act(self, states: NDArray[Any], rng: Generator) -> NDArray[Any]:
         """Compute actions ``[B]`` or ``[B, A]`` for states ``[B, S]``; ``rng`` is not used."""
         hidden = np.asarray(states, dtype=np.float32)
         for weight, bias in self._layers[:-1]:
@@ -87,9 +89,8 @@ class NetworkPolicy(BatchPolicy):
 
     def save(self, path: Path, settings: dict[str, object]) -> None:
         """Write the weights together with the settings they were trained with."""
-        arrays: store.Arrays = {}
-        for index, (weight, bias) in enumerate(self._layers):
-            arrays |= {f"{index}.weight": weight, f"{index}.bias": bias}
+        arrays = {f"{index}.weight": weight for index, (weight, _) in enumerate(self._layers)}
+        arrays |= {f"{index}.bias": bias for index, (_, bias) in enumerate(self._layers)}
         store.write_arrays(path, arrays, KIND, {**settings, "head": self._head})
 
     @classmethod
@@ -114,10 +115,8 @@ def has_test_policy(env: str) -> bool:
     return weights_path(env).exists()
 
 
-def load_test_policy(env: str, space: gym.spaces.Discrete | gym.spaces.Box) -> BatchPolicy:
-    """Load the policy whose actions the prediction test plays (Section 5.2).
-
-    Where the package ships no test policy, the actions are uniformly random.
+def load_test_policy(env: str, space: ActionSpace) -> BatchPolicy:
+    """Load the policy that the prediction test plays (Section 5.2); it is random where the package ships none.
 
     Raises:
         InputError: the shipped file is damaged.
@@ -146,10 +145,9 @@ def load_behaviour_policies(env: str, count: int) -> list[BatchPolicy]:
     missing = missing_policies(env, count)
     if missing:
         numbers = ",".join(map(str, missing))
-        raise InputError(
-            f"{env} has no behaviour policy {numbers}, but this regime follows it; train it with "
-            f"persim train-policies --env {env} --policies {numbers}, or use --regime random"
-        )
+        command = f"persim train-policies --env {env} --policies {numbers}"
+        wanted = f"train it with {command}, or use --regime random"
+        raise InputError(f"{env} has no behaviour policy {numbers}, but this regime follows it; {wanted}")
     return [_shipped(env, which) for which in range(1, count + 1)]
 
 
@@ -176,28 +174,16 @@ class NearestPolicy(BatchPolicy):
         covariates: ``[B, C]``, of the agent of each episode.
     """
 
-    def __init__(
-        self,
-        policies: list[BatchPolicy],
-        training: NDArray[np.float64],
-        scale: NDArray[np.float64],
-        covariates: NDArray[np.float64],
-    ) -> None:
+    def __init__(self, policies: list[BatchPolicy], training: Array, scale: Array, covariates: Array) -> None:
         distance = np.square((covariates[:, None] - training) / scale).sum(2)
         # Rounded so that equal distances tie: 1 - 0.6 and 1.4 - 1 differ in the last bit.
         self._policies, self.nearest = policies, distance.round(9).argmin(axis=1)
 
-    def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    def act(self, states: NDArray[Any], rng: Generator) -> NDArray[Any]:
         """Choose actions ``[B]`` or ``[B, A]`` for states ``[B, S]``, each by its agent's policy."""
-        actions: NDArray[Any] | None = None
-        for index in np.unique(self.nearest):
-            rows = self.nearest == index
-            chosen = self._policies[index].act(states[rows], rng)
-            if actions is None:
-                actions = np.empty((len(states), *chosen.shape[1:]), dtype=chosen.dtype)
-            actions[rows] = chosen
-        assert actions is not None  # there is at least one episode
-        return actions
+        parts = [self._policies[i].act(states[self.nearest == i], rng) for i in np.unique(self.nearest)]
+        order = np.argsort(self.nearest, kind="stable")  # of the episodes in the parts
+        return np.concatenate(parts)[np.argsort(order)]
 
     def keep(self, running: NDArray[np.bool_]) -> None:
         """Drop the episodes where ``running`` ``[B]`` is false."""

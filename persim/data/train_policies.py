@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,12 +12,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
 from persim import seeding
 from persim.data.collect import collect
 from persim.data.policies import KIND, WEIGHTS_FOLDER, NetworkPolicy
-from persim.envs.spec import EnvSpec
+from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError, check_choice
 from persim.storage import store
 
@@ -55,61 +56,24 @@ class PolicyRecipe:
 
 # Settings follow rl-baselines3-zoo.
 RECIPES = {
-    "mountaincar": PolicyRecipe(
-        test_target=-150.0,
-        target=-200.0,
-        steps=300_000,
-        settings={
-            "learning_rate": 4e-3,
-            "batch_size": 128,
-            "buffer_size": 10_000,
-            "learning_starts": 1_000,
-            "gamma": 0.98,
-            "target_update_interval": 600,
-            "train_freq": 16,
-            "gradient_steps": 8,
-            "exploration_fraction": 0.2,
-            "exploration_final_eps": 0.07,
-        },
-    ),
-    "cartpole": PolicyRecipe(
-        test_target=150.0,
-        target=120.0,
-        steps=100_000,
-        settings={
-            "learning_rate": 1e-3,
-            "batch_size": 64,
-            "buffer_size": 100_000,
-            "learning_starts": 1_000,
-            "gamma": 0.99,
-            "target_update_interval": 500,
-            "train_freq": 4,
-            "gradient_steps": 2,
-            "exploration_fraction": 0.16,
-            "exploration_final_eps": 0.04,
-        },
-    ),
-    "halfcheetah": PolicyRecipe(
-        test_target=4000.0,
-        target=3000.0,
-        steps=1_000_000,
-        window=5,
-        episodes=10,
-        every=10_000,
-        algorithm="TD3",
-        layers=(256, 256),
-        settings={"learning_rate": 1e-3, "batch_size": 256, "learning_starts": 10_000, "gamma": 0.99},
-        tolerance=0.05,
-    ),
-}
+    "mountaincar": PolicyRecipe(test_target=-150.0, target=-200.0, steps=300_000, settings={
+        "learning_rate": 4e-3, "batch_size": 128, "buffer_size": 10_000, "learning_starts": 1_000, "gamma": 0.98,
+        "target_update_interval": 600, "train_freq": 16, "gradient_steps": 8,
+        "exploration_fraction": 0.2, "exploration_final_eps": 0.07}),
+    "cartpole": PolicyRecipe(test_target=150.0, target=120.0, steps=100_000, settings={
+        "learning_rate": 1e-3, "batch_size": 64, "buffer_size": 100_000, "learning_starts": 1_000, "gamma": 0.99,
+        "target_update_interval": 500, "train_freq": 4, "gradient_steps": 2,
+        "exploration_fraction": 0.16, "exploration_final_eps": 0.04}),
+    "halfcheetah": PolicyRecipe(test_target=4000.0, target=3000.0, steps=1_000_000, settings={
+        "learning_rate": 1e-3, "batch_size": 256, "learning_starts": 10_000, "gamma": 0.99},
+        window=5, episodes=10, every=10_000, algorithm="TD3", layers=(256, 256), tolerance=0.05),
+}  # fmt: skip
 
 
-def mean_reward(
-    spec: EnvSpec, policy: NetworkPolicy, covariates: NDArray[np.float64], seed: int, episodes: int = 100
-) -> float:
+def mean_reward(spec: EnvSpec, policy: NetworkPolicy, covariates: Array, seed: int, episodes: int = 100) -> float:
     """Measure the mean reward of a policy over episodes of one agent with covariates ``[C]``."""
-    agents = np.tile(covariates, (episodes, 1))
-    data = collect(spec, agents, policy, seeding.generator(seed, "policy-evaluation"))
+    rng = seeding.generator(seed, "policy-evaluation")
+    data = collect(spec, np.tile(covariates, (episodes, 1)), policy, rng)
     return float(data.reward.sum()) / episodes
 
 
@@ -132,55 +96,48 @@ def _weights(model: Any) -> NetworkPolicy:
     return NetworkPolicy(list(zip(copies[::2], copies[1::2], strict=True)), head)
 
 
-class _NearTarget:
-    """Stop the test policy's training near its target, and keep the policy nearest to it (DQN's reward jumps)."""
+class _Rule(ABC):
+    """Decides when a training has reached its target, and keeps the policy to use."""
 
     def __init__(self, measure: Callable[[NetworkPolicy], float], recipe: PolicyRecipe) -> None:
-        self._measure, self._recipe = measure, recipe
-        self.gap, self.steps = np.inf, 0
+        self.measure, self.recipe, self.rewards = measure, recipe, deque[float](maxlen=recipe.window)
         self.policy: NetworkPolicy | None = None
-        self.latest = float("nan")
+        self.steps, self.latest, self.reached = 0, math.nan, False
 
-    def stop(self, model: Any, step: int, infos: list[dict[str, Any]]) -> bool:
-        """Tell whether the policy kept is near enough to the target to stop."""
-        if step % self._recipe.every:
-            return False
-        policy = _weights(model)
-        self.latest = self._measure(policy)
-        gap = abs(self.latest - self._recipe.test_target)
+    @abstractmethod
+    def stop(self, model: Any, step: int) -> bool:
+        """Tell whether to stop; ``rewards`` are those of the latest training episodes."""
+
+
+class _NearTarget(_Rule):
+    """Stop the test policy's training near its target, and keep the policy nearest to it (DQN's reward jumps)."""
+
+    gap = math.inf
+
+    def stop(self, model: Any, step: int) -> bool:
+        policy, target = _weights(model), self.recipe.test_target
+        self.latest = self.measure(policy)
+        gap, tolerated = abs(self.latest - target), self.recipe.tolerance * abs(target)
         if gap < self.gap:
             self.gap, self.policy, self.steps = gap, policy, step
-        return self.gap <= self._recipe.tolerance * abs(self._recipe.test_target)
-
-    @property
-    def reached(self) -> bool:
-        """Whether the policy kept is near enough to the target to be used."""
-        return self.gap <= 5 * self._recipe.tolerance * abs(self._recipe.test_target)
+        self.reached = self.gap <= 5 * tolerated
+        return self.gap <= tolerated
 
 
-class _GoodEnough:
+class _GoodEnough(_Rule):
     """Stop a behaviour policy's training once its latest episodes, exploration included, earn the target on average.
 
     Where gravity is low, exploration alone can earn the target, so the policy has to earn it without, too.
     """
 
-    def __init__(self, measure: Callable[[NetworkPolicy], float], recipe: PolicyRecipe) -> None:
-        self._measure, self._recipe, self._rewards = measure, recipe, deque[float](maxlen=recipe.window)
-        self.steps, self.reached = 0, False
-        self.policy: NetworkPolicy | None = None
-        self.latest = float("nan")
-
-    def stop(self, model: Any, step: int, infos: list[dict[str, Any]]) -> bool:
-        """Tell whether the training episodes and the policy itself have reached the target."""
-        self._rewards.extend(info["episode"]["r"] for info in infos if "episode" in info)
-        if step % self._recipe.every or len(self._rewards) < self._recipe.window:
+    def stop(self, model: Any, step: int) -> bool:
+        if len(self.rewards) < self.recipe.window:
             return False
-        self.latest = float(np.mean(self._rewards))
-        if self.latest >= self._recipe.target:
-            policy = _weights(model)
-            self.latest = min(self.latest, self._measure(policy))
-            self.reached = self.latest >= self._recipe.target
-            self.policy, self.steps = policy, step
+        self.latest = float(np.mean(self.rewards))
+        if self.latest >= self.recipe.target:
+            self.policy, self.steps = _weights(model), step
+            self.latest = min(self.latest, self.measure(self.policy))
+            self.reached = self.latest >= self.recipe.target
         return self.reached
 
 
@@ -209,18 +166,17 @@ def train_policy(
     def measure(policy: NetworkPolicy) -> float:
         return mean_reward(spec, policy, covariates, seed, recipe.episodes)
 
+    named = dict(zip(spec.covariate_names, covariates.tolist(), strict=True))
     rule = _NearTarget(measure, recipe) if which == "test" else _GoodEnough(measure, recipe)
     names = ("policy", spec.name) if which == "test" else ("policy", spec.name, which)
-    steps = _learn(spec, covariates, recipe, seeding.integer(seed, *names), rule, progress)
+    steps = _learn(spec, named, seeding.integer(seed, *names), rule, progress)
     if rule.policy is None or not rule.reached:
-        raise InputError(
-            f"policy {which} of {spec.name} did not reach about {policy_target(spec, which):.0f} in {steps} steps "
-            f"(the latest reward was {rule.latest:.0f}); try another --seed"
-        )
+        missed = f"about {policy_target(spec, which):.0f} in {steps} steps (the latest reward was {rule.latest:.0f})"
+        raise InputError(f"policy {which} of {spec.name} did not reach {missed}; try another --seed")
     return rule.policy, {
         "env": spec.name,
         "policy": which,
-        "covariates": dict(zip(spec.covariate_names, covariates.tolist(), strict=True)),
+        "covariates": named,
         "seed": seed,
         "steps": rule.steps,
         "mean_reward": measure(rule.policy),
@@ -229,14 +185,7 @@ def train_policy(
     }
 
 
-def _learn(
-    spec: EnvSpec,
-    covariates: NDArray[np.float64],
-    recipe: PolicyRecipe,
-    seed: int,
-    rule: _NearTarget | _GoodEnough,
-    progress: Progress | None,
-) -> int:
+def _learn(spec: EnvSpec, covariates: dict[str, Any], seed: int, rule: _Rule, progress: Progress | None) -> int:
     """Train until the rule stops it or the steps are used up; return the number of steps taken."""
     try:
         import stable_baselines3 as sb3
@@ -245,26 +194,22 @@ def _learn(
     except ImportError as error:
         raise InputError("stable-baselines3 is missing; install it with: pip install stable-baselines3") from error
 
+    recipe = rule.recipe
+
     class _Stop(BaseCallback):  # type: ignore[misc]  # imported late, untyped
         def _on_step(self) -> bool:
-            stop = rule.stop(self.model, self.num_timesteps, self.locals["infos"])
+            rule.rewards.extend(info["episode"]["r"] for info in self.locals["infos"] if "episode" in info)
+            stop = self.num_timesteps % recipe.every == 0 and rule.stop(self.model, self.num_timesteps)
             if progress is not None and (stop or self.num_timesteps % 500 == 0):
                 progress(self.num_timesteps, recipe.steps, rule.latest)
             return not stop
 
-    named = dict(zip(spec.covariate_names, covariates.tolist(), strict=True))
-    settings = dict(recipe.settings)
+    settings = {**recipe.settings, "policy_kwargs": {"net_arch": list(recipe.layers)}}
     if recipe.algorithm == "TD3":
         still, noise = np.zeros(spec.action_dim), np.full(spec.action_dim, 0.1)
         settings["action_noise"] = sb3.common.noise.NormalActionNoise(still, noise)
-    model = getattr(sb3, recipe.algorithm)(
-        "MlpPolicy",
-        gym.make(f"PerSim/{spec.title}-v0", **named),
-        policy_kwargs={"net_arch": list(recipe.layers)},
-        seed=seed,
-        device="cpu",
-        **settings,
-    )
+    env = gym.make(f"PerSim/{spec.title}-v0", **covariates)
+    model = getattr(sb3, recipe.algorithm)("MlpPolicy", env, seed=seed, device="cpu", **settings)
     model.set_logger(Logger(None, []))  # the default logger would leave a folder in /tmp
     model.learn(recipe.steps, callback=_Stop())
     return int(model.num_timesteps)
@@ -272,12 +217,9 @@ def _learn(
 
 def write_manifest(folder: Path = WEIGHTS_FOLDER) -> None:
     """Write a list of the policies in a folder, with their training settings and measured rewards."""
-    entries = {}
+    entries, keys = {}, ("env", "policy", "covariates", "mean_reward", "steps", "seed", "command", "note")
     for path in sorted(folder.glob("*.safetensors")):
         arrays, made = store.read_arrays(path, KIND)
-        keys = ("env", "policy", "covariates", "mean_reward", "steps", "seed", "command", "note")
-        entries[path.name] = {key: made[key] for key in keys if key in made} | {
-            "parameters": int(sum(array.size for array in arrays.values())),
-            "sha256": store.content_hash(arrays, made),
-        }
+        contents = {"parameters": sum(a.size for a in arrays.values()), "sha256": store.content_hash(arrays, made)}
+        entries[path.name] = {key: made[key] for key in keys if key in made} | contents
     store.write_record(folder / MANIFEST, "policies", entries)

@@ -12,12 +12,13 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from persim.envs.spec import ActionSpace as ActionSpace
+from persim.envs.spec import HasActions
 from persim.errors import InputError
 from persim.storage import store
 
 KIND = "trajectories"
 _COLUMNS = ("agent", "step", "observation", "action", "next_observation", "reward", "terminated", "truncated")
-ActionSpace = gym.spaces.Discrete | gym.spaces.Box
 
 
 def _space_to_settings(space: ActionSpace) -> dict[str, object]:
@@ -34,7 +35,7 @@ def _space_from_settings(settings: dict[str, Any]) -> ActionSpace:
 
 
 @dataclass(frozen=True)
-class Trajectories:
+class Trajectories(HasActions):
     """Transitions, one per row, ordered by agent, episode and step.
 
     Axis letters: M rows, N agents, S state dimensions, A action dimensions, C covariates.
@@ -78,7 +79,6 @@ class Trajectories:
     def __post_init__(self) -> None:
         _check_shapes(self)
         _check_values(self)
-        _check_steps(self)
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, np.ndarray) and value.flags.writeable:
@@ -93,17 +93,6 @@ class Trajectories:
     def state_dim(self) -> int:
         """The number S of state dimensions."""
         return int(self.observation.shape[1])
-
-    @property
-    def discrete(self) -> bool:
-        """Whether the actions are discrete."""
-        return isinstance(self.action_space, gym.spaces.Discrete)
-
-    @property
-    def action_dim(self) -> int:
-        """The number A of discrete actions or of action dimensions."""
-        space = self.action_space
-        return int(space.n) if isinstance(space, gym.spaces.Discrete) else int(space.shape[0])
 
     @property
     def delta(self) -> NDArray[np.float32]:
@@ -131,8 +120,7 @@ class Trajectories:
             InputError: an id is out of range, or no row is left.
         """
         rows = np.isin(self.agent, self.agent_ids(agents))
-        columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
-        return replace(self, **columns)
+        return replace(self, **{name: getattr(self, name)[rows] for name in _COLUMNS})
 
     def agent_ids(self, agents: Sequence[int]) -> NDArray[np.int64]:
         """Return these agents as an array of ids ``[B]``.
@@ -158,48 +146,38 @@ class Trajectories:
         """
         arrays, settings = store.read_arrays(path, KIND)
         try:
-            columns = {name: arrays[name] for name in _COLUMNS}
+            about: dict[str, Any] = {name: arrays[name] for name in _COLUMNS}
+            about |= {name: settings[name] for name in ("env", "n_agents", "regime")}
             space = _space_from_settings(settings["action_space"])
-            env, n_agents, regime = settings["env"], int(settings["n_agents"]), settings["regime"]
-            synthetic = bool(settings.get("synthetic", False))
         except KeyError as error:
             raise InputError(f"{str(path)!r} lacks {error}; record the dataset again") from error
-        covariates = arrays.get("covariates")
-        return cls(env, n_agents, space, **columns, covariates=covariates, regime=regime, synthetic=synthetic)
+        about |= {"covariates": arrays.get("covariates"), "synthetic": settings.get("synthetic", False)}
+        return cls(action_space=space, **about)
 
     def _arrays(self) -> store.Arrays:
-        arrays: store.Arrays = {name: getattr(self, name) for name in _COLUMNS}
-        if self.covariates is not None:
-            arrays["covariates"] = self.covariates
-        return arrays
+        arrays = {name: getattr(self, name) for name in _COLUMNS}
+        return arrays if self.covariates is None else arrays | {"covariates": self.covariates}
 
     def _settings(self) -> dict[str, object]:
-        settings: dict[str, object] = {
-            "env": self.env,
-            "n_agents": self.n_agents,
-            "action_space": _space_to_settings(self.action_space),
-            "regime": self.regime,
-        }
-        if self.synthetic:  # left out for recorded data, whose hashes are older than this field
-            settings["synthetic"] = True
-        return settings
+        settings: dict[str, object] = {"env": self.env, "n_agents": self.n_agents, "regime": self.regime}
+        settings["action_space"] = _space_to_settings(self.action_space)
+        # Left out for recorded data, whose hashes are older than this field.
+        return settings | ({"synthetic": True} if self.synthetic else {})
 
 
 def _check_shapes(data: Trajectories) -> None:
     rows = len(data.agent)
     if rows == 0:
         raise InputError("trajectories hold no transition; give at least one")
-    state_dim = data.observation.shape[-1]
-    action_shape: tuple[int, ...] = (rows,) if data.discrete else (rows, data.action_dim)
-    wanted: dict[str, tuple[int, ...]] = {name: (rows,) for name in _COLUMNS}
-    wanted |= {name: (rows, state_dim) for name in ("observation", "next_observation")} | {"action": action_shape}
+    wanted: dict[str, tuple[int, ...]] = dict.fromkeys(_COLUMNS, (rows,))
+    wanted |= dict.fromkeys(("observation", "next_observation"), (rows, data.observation.shape[-1]))
+    wanted["action"] = (rows,) if data.discrete else (rows, data.action_dim)
+    if data.covariates is not None:
+        wanted["covariates"] = (data.n_agents, *data.covariates.shape[1:])
     for name, shape in wanted.items():
         found = getattr(data, name).shape
         if found != shape:
             raise InputError(f"trajectories: column {name!r} has shape {found}; give shape {shape}")
-    if data.covariates is not None and len(data.covariates) != data.n_agents:
-        given = len(data.covariates)
-        raise InputError(f"trajectories: {given} rows of covariates for {data.n_agents} agents; give one row per agent")
 
 
 def _check_values(data: Trajectories) -> None:
@@ -208,18 +186,13 @@ def _check_values(data: Trajectories) -> None:
         if column is not None and not np.isfinite(column).all():
             raise InputError(f"trajectories: column {name!r} holds a non-finite value; remove those transitions")
     if data.agent.min() < 0 or data.agent.max() >= data.n_agents:
-        raise InputError(
-            f"trajectories: agent ids run from {data.agent.min()} to {data.agent.max()}; "
-            f"give ids in 0..{data.n_agents - 1}"
-        )
+        given = f"{data.agent.min()} to {data.agent.max()}"
+        raise InputError(f"trajectories: agent ids run from {given}; give ids in 0..{data.n_agents - 1}")
     space = data.action_space
     low, high = (0, space.n - 1) if isinstance(space, gym.spaces.Discrete) else (space.low, space.high)
     fitting = not data.discrete or np.issubdtype(data.action.dtype, np.integer)
     if not fitting or ((data.action < low) | (data.action > high)).any():
         raise InputError(f"trajectories: column 'action' holds a value outside {space}; give actions in that space")
-
-
-def _check_steps(data: Trajectories) -> None:
     starts = data.step == 0
     goes_on = (data.step[1:] == data.step[:-1] + 1) & (data.agent[1:] == data.agent[:-1])
     if not (starts[0] and (starts[1:] | goes_on).all()):

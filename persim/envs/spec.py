@@ -6,22 +6,20 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import gymnasium as gym
 import numpy as np
-import torch
+from gymnasium.spaces import Box, Discrete
+from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from persim.errors import InputError
 
 Array = NDArray[np.float64]
-ActionSpace = gym.spaces.Discrete | gym.spaces.Box
+ActionSpace = Discrete | Box
 Agents = NDArray[np.int64]  # ids of agents
 Actions = NDArray[np.int64] | NDArray[np.float32]
-ResetFn = Callable[[np.random.Generator, Array], Array]
-StepFn = Callable[[Array, Actions, Array], Array]
-RewardFn = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-TerminatedFn = Callable[[torch.Tensor], torch.Tensor]
-StateFn = Callable[[torch.Tensor], torch.Tensor]
+RewardFn = Callable[[Tensor, Tensor, Tensor], Tensor]
+StateFn = Callable[[Tensor], Tensor]
 FramesFn = Callable[[Array, Array], Iterator[NDArray[np.uint8]]]
 
 
@@ -57,8 +55,25 @@ class PlanningHints:
     best_safety: float = math.inf
 
 
+class HasActions:
+    """What follows from an action space."""
+
+    action_space: ActionSpace
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the actions are discrete."""
+        return isinstance(self.action_space, Discrete)
+
+    @property
+    def action_dim(self) -> int:
+        """The number A of discrete actions or of action dimensions."""
+        space = self.action_space
+        return int(space.n) if isinstance(space, Discrete) else int(space.shape[0])
+
+
 @dataclass(frozen=True)
-class EnvSpec:
+class EnvSpec(HasActions):
     """An environment with agents that differ in their covariates (Appendix E.1, Table 4).
 
     Axis letters: B batch, S state dimensions, A action dimensions, C covariates.
@@ -88,12 +103,12 @@ class EnvSpec:
     test_agents: tuple[tuple[float, ...], ...]
     policy_agents: tuple[tuple[float, ...], ...]
     horizon: int
-    observation_space: gym.spaces.Box
-    action_space: gym.spaces.Discrete | gym.spaces.Box
-    reset: ResetFn
-    step: StepFn
+    observation_space: Box
+    action_space: ActionSpace
+    reset: Callable[[Generator, Array], Array]
+    step: Callable[[Array, Actions, Array], Array]
     reward: RewardFn
-    terminated: TerminatedFn
+    terminated: StateFn
     planning: PlanningHints = field(default_factory=PlanningHints)
     frames: FramesFn | None = None
     state_names: tuple[str, ...] = ()
@@ -107,17 +122,6 @@ class EnvSpec:
     def state_labels(self) -> tuple[str, ...]:
         """The S ``state_names``, or ``state 1`` to ``state S`` where the environment has none."""
         return self.state_names or tuple(f"state {number + 1}" for number in range(self.state_dim))
-
-    @property
-    def action_dim(self) -> int:
-        """The number A of discrete actions or of action dimensions."""
-        space = self.action_space
-        return int(space.n) if isinstance(space, gym.spaces.Discrete) else int(space.shape[0])
-
-    @property
-    def discrete(self) -> bool:
-        """Whether the actions are discrete."""
-        return isinstance(self.action_space, gym.spaces.Discrete)
 
     @property
     def covariate_names(self) -> tuple[str, ...]:
@@ -137,10 +141,8 @@ class EnvSpec:
         """
         table = np.atleast_2d(np.asarray(rows, dtype=np.float64))
         if table.ndim != 2 or table.shape[1] != len(self.covariates):
-            raise InputError(
-                f"covariates of shape {table.shape} do not fit {self.name}; "
-                f"give one row per agent with columns {', '.join(self.covariate_names)}"
-            )
+            wanted = f"give one row per agent with columns {', '.join(self.covariate_names)}"
+            raise InputError(f"covariates of shape {table.shape} do not fit {self.name}; {wanted}")
         if not np.isfinite(table).all():
             raise InputError(f"covariates of {self.name} hold a non-finite value; give finite numbers")
         return table
@@ -154,12 +156,10 @@ class EnvSpec:
         for covariate, values in zip(self.covariates, covariates.T, strict=True):
             outside = values[(values < covariate.low) | (values > covariate.high)]
             if len(outside):
-                raise InputError(
-                    f"{covariate.name} is {outside[0]:g}, outside {covariate.low:g} to {covariate.high:g} of "
-                    f"{self.name}; give a value in that range, or pass any_covariates=True"
-                )
+                found = f"{covariate.name} is {outside[0]:g}, outside {covariate.low:g} to {covariate.high:g}"
+                raise InputError(f"{found} of {self.name}; give a value in that range, or pass any_covariates=True")
 
-    def sample_agents(self, n_agents: int, rng: np.random.Generator) -> Array:
+    def sample_agents(self, n_agents: int, rng: Generator) -> Array:
         """Draw covariates ``[N, C]``: the test agents first, the others uniform in the ranges (Section 5.1).
 
         Raises:
@@ -167,12 +167,9 @@ class EnvSpec:
         """
         n_test = len(self.test_agents)
         if n_agents < n_test:
-            raise InputError(
-                f"number of agents is {n_agents}, but {self.name} has {n_test} test agents, which always come "
-                f"first; give at least {n_test}"
-            )
-        low = np.array([covariate.low for covariate in self.covariates])
-        high = np.array([covariate.high for covariate in self.covariates])
+            have = f"{self.name} has {n_test} test agents, which come first"
+            raise InputError(f"number of agents is {n_agents}, but {have}; give at least {n_test}")
+        low, high = np.array([(covariate.low, covariate.high) for covariate in self.covariates]).T
         rest = rng.uniform(low, high, size=(n_agents - n_test, len(self.covariates)))
         return np.concatenate([np.array(self.test_agents, dtype=np.float64), rest])
 

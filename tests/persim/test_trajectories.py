@@ -98,7 +98,7 @@ def test_is_immutable(cartpole_data):
         ("action", lambda x: x + 1, "outside Discrete"),
         ("action", lambda x: x.astype(np.float32), "outside Discrete"),
         ("step", lambda x: x + 1, "has to count 0, 1, 2"),
-        ("covariates", lambda x: x[:-1], "rows of covariates"),
+        ("covariates", lambda x: x[:-1], r"'covariates' has shape \(11, 2\)"),
     ],
 )
 def test_invalid_columns_are_refused(cartpole_data, column, change, expected):
