@@ -34,9 +34,9 @@ FLOORS = [
     ["baselines"],
     ["sweeps.grid"],
     ["sweeps.engine"],
-    ["sweeps.tuning", "sweeps.options"],
+    ["sweeps.tuning"],
     ["sweeps.reporting", "sweeps.tracking"],
-    ["sweeps.benchmark_options"],
+    ["sweeps.benchmark_options", "sweeps.options"],
     ["sweeps.rank_cv", "sweeps.tune", "sweeps.benchmark", "sweeps.report", "sweeps.figures"],
     ["sweeps"],
 ]
