@@ -1,21 +1,28 @@
-"""What the sweeps share: options and their checks, and one driver at a time."""
+"""What the sweeps share: options and their checks, one driver at a time, and how they begin and end."""
 
 from __future__ import annotations
 
 import argparse
 import fcntl
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from persim import console
 from persim.data import REGIMES, check_regime
 from persim.envs import EnvSpec, get, names
 from persim.errors import InputError, check_at_least, check_between
+from persim.storage.cells import CellStore, Request
 from persim.storage.store import is_remote
 from sweeps.engine import lock as remote_lock
 from sweeps.engine.session import check_address
+from sweeps.tuning.sweep import Failure, Sweep
+
+if TYPE_CHECKING:  # MLflow takes seconds to import, --help none
+    from sweeps.tracking.mirror import Mirror
 
 
 def add_data_options(p: console.Parser) -> None:
@@ -30,7 +37,7 @@ def add_run_options(p: console.Parser) -> None:
     p.add_argument("--holdout", type=float, default=0.2, help="share of transitions held out (0.2)")
     p.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
     p.add_argument(
-        "--store", type=console.folder, default=Path("runs"), help="folder for data, models and results (runs)"
+        "--store", type=console.folder, default=Path("runs"), help="folder of data, models and results (runs)"
     )
     p.add_argument(
         "--tracking-uri",
@@ -80,3 +87,50 @@ def only_driver(root: Path, sweep_id: str) -> Iterator[None]:
                 f"another process is running this sweep in store {str(root)!r}; wait for it, or give another --store"
             ) from error
         yield
+
+
+@contextmanager
+def driving(args: argparse.Namespace, sweep: Sweep, request: Callable[[], Request]) -> Iterator[Mirror]:
+    """Connect to MLflow, prepare the store, and be the only driver of a sweep.
+
+    If the ``with`` block raises, the run of the sweep in MLflow ends as failed.
+
+    Raises:
+        InputError: MLflow does not answer, the store cannot be written, or another process drives this sweep.
+    """
+    from sweeps.tracking.mirror import Mirror
+
+    if old := CellStore(args.store).of_old_version():
+        print(old, file=sys.stderr)
+    mirror = Mirror(args.tracking_uri, args.store, f"sweeps/{sweep.suite}.py")
+    try:
+        with only_driver(args.store, sweep.id):
+            try:
+                yield mirror
+            except BaseException:
+                mirror.end(request(), status="FAILED")
+                raise
+    except BaseException:
+        mirror.close()
+        raise
+
+
+def close(mirror: Mirror, request: Request) -> bool:
+    """Send what is left, and say where to look; returns whether MLflow has everything."""
+    lacking = mirror.close()
+    if lacking:
+        print(f"MLflow at {mirror.uri} lacks {lacking} runs; the next command sends them when it answers again")
+    else:
+        print(f"MLflow: {mirror.how_to_look(request)}")
+    return not lacking
+
+
+def incomplete(mirror: Mirror, request: Request, failures: Sequence[Failure], finished: int, trials: int) -> int:
+    """End a sweep of which some trials are missing; returns the exit status."""
+    for failure in failures:
+        mirror.fail(request, failure.cell, failure.error)
+        print(f"failed: {failure.name}: {failure.error}", file=sys.stderr)
+    mirror.end(request, status="FAILED")
+    close(mirror, request)
+    print(f"{finished} of {trials} trials finished; the same command tries the rest", file=sys.stderr)
+    return 1

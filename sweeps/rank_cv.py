@@ -16,23 +16,24 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from persim import console
 from persim.data.policies import has_test_policy, load_test_policy
 from persim.errors import InputError, check_at_least
 from persim.learning.presets import EPOCHS, RANKS
 from persim.methods.job import Job
-from persim.methods.measure import dataset
 from persim.methods.tuned import RANK, rank_path
 from persim.storage import store
-from persim.storage.cells import CellStore, FinishedCell, file_name, finite_or_none
-from sweeps.engine.session import ray_session
-from sweeps.options import add_data_options, add_run_options, check_options
+from persim.storage.cells import CellStore, FinishedCell, file_name
+from sweeps.options import add_data_options, add_run_options, check_options, close, driving, incomplete
 from sweeps.tuning.ranks import RankSummary, SweepSettings, choose, curves, summarise
-from sweeps.tuning.sweep import Failure, check_files, close, driving, incomplete, open_mirror
+from sweeps.tuning.sweep import check_files, run_missing
+
+if TYPE_CHECKING:
+    from sweeps.tuning.tuner import Plan
 
 MANIFEST = "sweep"
-SOURCE = "sweeps/rank_cv.py"
 
 
 def parser() -> console.Parser:
@@ -43,11 +44,8 @@ def parser() -> console.Parser:
     p.add_argument("--repeats", type=int, default=3, help="trials per rank, each with its own hold-out split (3)")
     p.add_argument("--epochs", type=int, default=EPOCHS, help=f"passes over the training transitions ({EPOCHS})")
     add_run_options(p)
-    p.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the last unfinished sweep of --env in the store, with the settings it was started with",
-    )
+    about = "go on with the last unfinished sweep of --env in the store, with the settings it was started with"
+    p.add_argument("--resume", action="store_true", help=about)
     return p
 
 
@@ -93,10 +91,9 @@ def unfinished_settings(root: Path, env: str) -> SweepSettings:
 
 def _refuse_other_options(args: argparse.Namespace, given: Sequence[str], saved: SweepSettings) -> None:
     """``--resume`` takes the saved settings; an option that says otherwise is a mistake."""
+    options = {word.partition("=")[0] for word in given}
     for name, value in asdict(saved).items():
-        said = getattr(args, name)
-        explicit = any(word == f"--{name}" or word.startswith(f"--{name}=") for word in given)
-        if explicit and said != value:
+        if f"--{name}" in options and (said := getattr(args, name)) != value:
             raise InputError(
                 f"--{name} {said} differs from the unfinished sweep's {value}; leave it out, or leave --resume out"
             )
@@ -129,10 +126,7 @@ def _report(
     plot = root / "plots" / f"rank-{file_name(settings.env)}-{settings.regime}-{settings.agents}.png"
     plot_ranks(plot, settings.title, trials, [s for s in summaries if math.isfinite(s.error)], chosen)
     path = rank_path(root, settings.env, settings.regime, settings.agents)
-    evidence = [
-        {**asdict(s), "error": finite_or_none(s.error), "prediction_rmse": list(map(finite_or_none, s.prediction_rmse))}
-        for s in summaries
-    ]
+    evidence = [summary.as_json() for summary in summaries]
     store.write_record(path, RANK, {"rank": chosen.rank, "settings": settings.as_json(), "table": evidence})
     trained = f"{settings.repeats} trials a rank, {settings.epochs} epochs, hold-out {settings.holdout:.0%}"
     print(f"\n{settings.title}: {trained}\n\n{table(summaries, chosen)}")
@@ -141,20 +135,10 @@ def _report(
     return chosen, summaries, plot
 
 
-def _run(args: argparse.Namespace, settings: SweepSettings, cells: CellStore, jobs: Sequence[Job]) -> list[Failure]:
-    """Compute the cells that are missing; returns the trials that failed."""
-    done = {job.cell.id for job in jobs} & cells.finished_ids()
-    if done:
-        print(f"{len(done)} of {len(jobs)} trials are finished already in {cells.root}", file=sys.stderr)
-    if len(done) == len(jobs):
-        return []
-    data = dataset(jobs[0], cells)
-    todo = [job.cell for job in jobs if job.cell.id not in done]
-    points = [{"rank": cell.settings["rank"], "repeat": cell.measure["split"] + 1} for cell in todo]
-    with ray_session(args.address, args.cpus) as cpus:  # first: it sets what Ray reads when imported
-        from sweeps.tuning.tuner import each_of, run_trials
+def _plan(todo: Sequence[Job]) -> Plan:
+    from sweeps.tuning.tuner import each_of
 
-        return run_trials(settings, each_of(points), len(points), data, cells.root, cpus)
+    return each_of([{"rank": job.cell.settings["rank"], "repeat": job.cell.measure["split"] + 1} for job in todo])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -167,13 +151,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse_other_options(args, given, settings)
     cells, jobs = CellStore(args.store), settings.jobs()
     check_files(jobs, cells)
-    mirror, request = open_mirror(args, SOURCE), settings.request(jobs)
-    with driving(args.store, settings, mirror, lambda: request):
-        manifest = _manifest_path(args.store, settings)
+    request, manifest = settings.request(jobs), _manifest_path(args.store, settings)
+    with driving(args, settings, lambda: request) as mirror:
         if not manifest.exists():
             store.write_record(manifest, MANIFEST, {"settings": settings.as_json(), "finished": False})
         cells.ask(request)
-        failures = _run(args, settings, cells, jobs)
+        finished = cells.finished_ids()
+        todo = [job for job in jobs if job.cell.id not in finished]
+        there = len(jobs) - len(todo)
+        failures = run_missing(args, settings, jobs[0], cells, there, len(jobs), lambda: _plan(todo))
         trials = [done for job in jobs if (done := cells.finished(job.cell)) is not None]
         if len(trials) < len(jobs):
             return incomplete(mirror, request, failures, len(trials), len(jobs))

@@ -15,24 +15,24 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from persim import console
 from persim.envs import EnvSpec, get
 from persim.errors import InputError, check_at_least, check_choice
 from persim.learning.presets import EPOCHS, MEMBERS
-from persim.methods.measure import dataset
 from persim.methods.tuned import OBJECTIVES
 from persim.planning.registry import PLANNERS, default_planner
 from persim.storage.cells import CellStore
 from persim.storage.store import canonical_json
-from sweeps.engine.session import ray_session
-from sweeps.options import add_data_options, add_run_options, check_options
+from sweeps.options import add_data_options, add_run_options, check_options, close, driving, incomplete
 from sweeps.tuning.space import PLANNING, Space, Values, as_yaml, default_space
 from sweeps.tuning.study import Journal, Ranked, StudySettings, ranking, write_best
-from sweeps.tuning.sweep import Failure, check_files, close, driving, incomplete, open_mirror
+from sweeps.tuning.sweep import check_files, run_missing
 
-SOURCE = "sweeps/tune.py"
+if TYPE_CHECKING:
+    from sweeps.tuning.tuner import Plan
+
 SHOWN = 10
 REWARD_EPISODES = 5
 
@@ -52,10 +52,8 @@ def parser() -> console.Parser:
     return p
 
 
-def _space(args: argparse.Namespace, spec: EnvSpec) -> dict[str, Any] | Path:
-    """The path of the space file, or the built-in space with ``--epochs``."""
-    if args.space is not None:
-        return Path(args.space)
+def _built_in(args: argparse.Namespace, spec: EnvSpec) -> dict[str, Any]:
+    """The space that is searched if no file is given, with ``--epochs``."""
     space = default_space(spec, planning=args.objective == "reward")
     return space if args.epochs is None else {**space, "epochs": args.epochs}
 
@@ -66,13 +64,13 @@ def _read_space(args: argparse.Namespace, spec: EnvSpec) -> Space:
     Raises:
         InputError: a setting is out of range, or nothing is tuned.
     """
-    given = _space(args, spec)
-    space = Space.read(given) if isinstance(given, Path) else Space.of(given)
-    if isinstance(given, Path) and "epochs" in space.domains and args.epochs is not None:
-        raise InputError(f"--epochs {args.epochs} and the epochs of space {str(given)!r} both count; give one of them")
+    space = Space.of(_built_in(args, spec)) if args.space is None else Space.read(args.space)
     if "epochs" not in space.domains:
         epochs = EPOCHS if args.epochs is None else args.epochs
         space = Space({**space.domains, **Space.of({"epochs": epochs}).domains})
+    elif args.space is not None and args.epochs is not None:
+        why = f"--epochs {args.epochs} and the epochs of space {str(args.space)!r} both count"
+        raise InputError(f"{why}; give one of them")
     if args.objective == "holdout" and (idle := [name for name in PLANNING if name in space.domains]):
         print(f"{', '.join(idle)} left out: settings of the planner count with --objective reward", file=sys.stderr)
         space = Space({name: domain for name, domain in space.domains.items() if name not in PLANNING})
@@ -131,21 +129,10 @@ def first_values(study: StudySettings) -> Values:
     return {name: known[name] for name in study.space.domains if name in known} | study.space.fixed
 
 
-def _run(args: argparse.Namespace, study: StudySettings, journal: Journal, cells: CellStore) -> list[Failure]:
-    """Run the trials that are missing; returns those that failed."""
-    finished = len(journal.finished())
-    if finished:
-        print(f"{finished} of {args.trials} trials are finished already in {args.store}", file=sys.stderr)
-    if finished >= args.trials:
-        return []
-    first = first_values(study)
-    data = dataset(study.job(first), cells)
-    with ray_session(args.address, args.cpus) as cpus:  # first: it sets what Ray reads when imported
-        from sweeps.tuning.search import plan
-        from sweeps.tuning.tuner import run_trials
+def _plan(study: StudySettings, cells: CellStore, journal: Journal) -> Plan:
+    from sweeps.tuning.search import plan
 
-        planned = plan(study, cells, journal, first)
-        return run_trials(study, planned, args.trials - finished, data, args.store, cpus)
+    return plan(study, cells, journal, first_values(study))
 
 
 def _text(value: Any) -> str:
@@ -165,13 +152,12 @@ def _setting(study: StudySettings, values: Values, name: str) -> str:
 def table(study: StudySettings, lines: Sequence[Ranked]) -> str:
     """Lay out the best trials with the settings that were tuned, for a terminal."""
     names = list(study.space.tuned)
-    head = ["trial", "hold-out error" if study.objective == "holdout" else "mean reward", *names, "seconds"]
-    form = "{:.3e}" if study.objective == "holdout" else "{:.1f}"
+    what, digits = ("mean reward", ".1f") if study.plays else ("hold-out error", ".3e")
     rows = []
     for line in lines:
         settings = [_setting(study, line.entry.values, name) for name in names]
-        rows.append([str(line.number), form.format(line.value), *settings, f"{line.seconds:.1f}"])
-    return console.table(head, rows, left=0)
+        rows.append([str(line.number), f"{line.value:{digits}}", *settings, f"{line.seconds:.1f}"])
+    return console.table(["trial", what, *names, "seconds"], rows, left=0)
 
 
 def _report(study: StudySettings, root: Path, journal: Journal) -> Ranked:
@@ -196,17 +182,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.print_space:
         check_choice("objective", args.objective, OBJECTIVES)
-        given = _space(args, get(args.env))
-        print(as_yaml(given) if isinstance(given, dict) else given.read_text(), end="")
+        print(as_yaml(_built_in(args, get(args.env))) if args.space is None else args.space.read_text(), end="")
         return 0
     study, cells = checked_settings(args), CellStore(args.store)
     journal = Journal(study, cells)
     journal.finished()  # reads the records of all trials
     check_files([study.job(values) for values in ({}, *(entry.values for entry in journal.entries))], cells)
-    mirror = open_mirror(args, SOURCE)
-    with driving(args.store, study, mirror, journal.request):
+    with driving(args, study, journal.request) as mirror:
         cells.ask(journal.request())
-        failures = _run(args, study, journal, cells)
+        job, done = study.job(first_values(study)), len(journal.finished())
+        failures = run_missing(args, study, job, cells, done, args.trials, lambda: _plan(study, cells, journal))
         finished = len(journal.finished())
         if failures or finished < args.trials:
             return incomplete(mirror, journal.request(), failures, finished, args.trials)

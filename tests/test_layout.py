@@ -34,9 +34,9 @@ FLOORS = [
     ["baselines"],
     ["sweeps.grid"],
     ["sweeps.engine"],
-    ["sweeps.options", "sweeps.tracking"],
     ["sweeps.tuning"],
-    ["sweeps.reporting"],
+    ["sweeps.reporting", "sweeps.tracking"],
+    ["sweeps.options"],
     ["sweeps.rank_cv", "sweeps.tune", "sweeps.benchmark", "sweeps.report", "sweeps.figures"],
     ["sweeps"],
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from persim.errors import InputError
 from persim.methods import PerSim, PerSimSettings, PlanningSettings
 from persim.methods.holdout import holdouts
 from persim.methods.job import Job, predictions
-from persim.storage.cells import FinishedCell
+from persim.storage.cells import FinishedCell, finite_or_none
 from sweeps.tuning.sweep import Sweep
 
 
@@ -80,6 +80,11 @@ class RankSummary:
     prediction_rmse: list[float]
     seconds: float
     repeats: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The summary as a record holds it, without numbers that are not finite."""
+        rmse = list(map(finite_or_none, self.prediction_rmse))
+        return {**asdict(self), "error": finite_or_none(self.error), "prediction_rmse": rmse}
 
 
 def summarise(trials: Sequence[FinishedCell]) -> list[RankSummary]:

@@ -11,7 +11,6 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState, create_trial
-from ray.tune import Callback
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from persim import seeding
@@ -20,7 +19,7 @@ from persim.methods.measure import checkpoint_path
 from persim.storage.cells import CellStore, FinishedCell, code_version, finite_or_none, row
 from sweeps.tuning.space import Values
 from sweeps.tuning.study import REDUCTION, Entry, Journal, StudySettings
-from sweeps.tuning.tuner import Plan, Search
+from sweeps.tuning.tuner import Listener, Plan, Search
 
 
 class SeededTPE(BaseSampler):  # type: ignore[misc]  # Optuna is skipped by mypy
@@ -90,20 +89,15 @@ def search(study: StudySettings, journal: Journal, first: Values) -> Search:
 
 def asha(study: StudySettings, journal: Journal) -> Asha:
     """ASHA that knows what the trials so far had at the rungs."""
-    scheduler = Asha(
-        time_attr="epoch",
-        metric="rung_error",
-        mode="min",
-        max_t=study.largest_epochs + 1,  # a trial ends by itself
-        grace_period=study.grace,
-        reduction_factor=REDUCTION,
-    )
+    longest = study.largest_epochs + 1  # a trial ends by itself
+    steps = {"time_attr": "epoch", "grace_period": study.grace, "max_t": longest, "reduction_factor": REDUCTION}
+    scheduler = Asha(metric="rung_error", mode="min", **steps)
     for number, (entry, _) in enumerate(journal.finished()):
         scheduler.replay(f"known-{number}", entry.rungs)
     return scheduler
 
 
-class Keeper(Callback):  # type: ignore[misc]  # Ray is untyped
+class Keeper(Listener):
     """Keeps the journal, and records the trials that ASHA has stopped."""
 
     def __init__(self, study: StudySettings, cells: CellStore, journal: Journal, scheduler: Asha) -> None:
@@ -112,28 +106,19 @@ class Keeper(Callback):  # type: ignore[misc]  # Ray is untyped
         self._entries: dict[str, Entry] = {}
         self._started: dict[str, float] = {}
 
-    def __getstate__(self) -> dict[str, object]:
-        """Keep nothing: Tune saves its callbacks, but a new run makes them anew."""
-        return {}
-
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Enter new trials, in the order in which they were suggested: they need not start in it."""
         self._started.setdefault(trial.trial_id, time.time())
-        for known in trials:
-            if known.trial_id not in self._entries:
-                self._enter(known)
-
-    def _enter(self, trial: Any) -> None:
-        """Find the place of a trial that goes on, or give one to a new trial."""
-        values = self._study.space.decode(trial.config)
-        entry = next((entry for entry in self._waiting if entry.values == values), None)
-        if entry is None:
-            entry = Entry(values)
-            self._journal.entries.append(entry)
-            self._journal.write()
-        else:
-            self._waiting.remove(entry)
-        self._entries[trial.trial_id] = entry
+        for new in (known for known in trials if known.trial_id not in self._entries):
+            values = self._study.space.decode(new.config)
+            entry = next((entry for entry in self._waiting if entry.values == values), None)
+            if entry is not None:  # the trial of an earlier run goes on
+                self._waiting.remove(entry)
+            else:
+                entry = Entry(values)
+                self._journal.entries.append(entry)
+                self._journal.write()
+            self._entries[new.trial_id] = entry
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """Enter a rung."""

@@ -1,14 +1,12 @@
-"""What both sweeps share: the trials as jobs, the files of earlier runs, and what is said at the end."""
+"""What both sweeps share: the trials as jobs, the files of earlier runs, and how the missing trials are run."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from persim.envs import get
@@ -17,10 +15,10 @@ from persim.methods.job import Job
 from persim.methods.measure import checkpoint_path, dataset
 from persim.storage import store
 from persim.storage.cells import Cell, CellStore, FinishedCell, Request
-from sweeps.options import only_driver
+from sweeps.engine.session import ray_session
 
-if TYPE_CHECKING:  # MLflow takes seconds to import, --help none
-    from sweeps.tracking.mirror import Mirror
+if TYPE_CHECKING:  # Ray Tune and Optuna take seconds to import, --help none
+    from sweeps.tuning.tuner import Plan
 
 
 @dataclass(frozen=True)
@@ -115,52 +113,32 @@ def check_files(jobs: Sequence[Job], cells: CellStore) -> None:
             store.read_arrays(path, CHECKPOINT)
 
 
-def open_mirror(args: argparse.Namespace, source: str) -> Mirror:
-    """Connect to MLflow and prepare the store.
+def run_missing(
+    args: argparse.Namespace,
+    sweep: Sweep,
+    first: Job,
+    cells: CellStore,
+    done: int,
+    trials: int,
+    plan: Callable[[], Plan],
+) -> list[Failure]:
+    """Run the trials that are missing, if any, and return those that failed for good.
 
-    Raises:
-        InputError: MLflow does not answer, or the store cannot be written.
+    Args:
+        args: the command line, for ``--address`` and ``--cpus``.
+        sweep: makes the trials.
+        first: any of its jobs; all have the same dataset.
+        cells: the store.
+        done: how many trials are finished.
+        trials: how many there have to be.
+        plan: decides which trials run.
     """
-    from sweeps.tracking.mirror import Mirror
+    if done:
+        print(f"{done} of {trials} trials are finished already in {cells.root}", file=sys.stderr)
+    if done >= trials:
+        return []
+    data = dataset(first, cells)
+    with ray_session(args.address, args.cpus) as cpus:  # first: it sets what Ray reads when imported
+        from sweeps.tuning.tuner import run_trials
 
-    return Mirror(args.tracking_uri, args.store, source)
-
-
-@contextmanager
-def driving(root: Path, sweep: Sweep, mirror: Mirror, request: Callable[[], Request]) -> Iterator[None]:
-    """Be the only driver of a sweep; if the ``with`` block raises, its run in MLflow ends as failed.
-
-    Raises:
-        InputError: another process drives this sweep.
-    """
-    try:
-        with only_driver(root, sweep.id):
-            try:
-                yield
-            except BaseException:
-                mirror.end(request(), status="FAILED")
-                raise
-    except BaseException:
-        mirror.close()
-        raise
-
-
-def close(mirror: Mirror, request: Request) -> bool:
-    """Send what is left, and say where to look; returns whether MLflow has everything."""
-    lacking = mirror.close()
-    if lacking:
-        print(f"MLflow at {mirror.uri} lacks {lacking} runs; the next command sends them when it answers again")
-    else:
-        print(f"MLflow: {mirror.how_to_look(request)}")
-    return not lacking
-
-
-def incomplete(mirror: Mirror, request: Request, failures: Sequence[Failure], finished: int, trials: int) -> int:
-    """End a sweep of which some trials are missing; returns the exit status."""
-    for failure in failures:
-        mirror.fail(request, failure.cell, failure.error)
-        print(f"failed: {failure.name}: {failure.error}", file=sys.stderr)
-    mirror.end(request, status="FAILED")
-    close(mirror, request)
-    print(f"{finished} of {trials} trials finished; the same command tries the rest", file=sys.stderr)
-    return 1
+        return run_trials(sweep, plan(), trials - done, data, cells.root, cpus)

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,14 +20,15 @@ from ray import tune
 from ray.tune import Callback
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
+from tqdm import tqdm
 
 from persim.data import Trajectories
 from persim.methods import PerSim
 from persim.methods.holdout import Progress, run_trial
 from persim.storage.cells import CellStore
-from sweeps.tuning.bar import SweepBar
 from sweeps.tuning.sweep import Failure, Sweep
 
+_BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} epochs, {elapsed}, {remaining} left{postfix}"
 REPORT_SECONDS = 1.0
 MAX_FAILURES = 3
 Rungs = Sequence[tuple[int, float]]  # epochs with the hold-out error after each
@@ -56,6 +58,59 @@ class Plan:
     known: Mapping[str, Rungs] = field(default_factory=dict)
 
 
+class Listener(Callback):  # type: ignore[misc]  # Ray is untyped
+    """A callback of Tune that is not saved with its state: a new run makes its own."""
+
+    def __getstate__(self) -> dict[str, object]:
+        """Keep nothing."""
+        return {}
+
+
+class SweepBar(Listener):
+    """One bar for a whole sweep: epochs done, latest losses, trials finished and failed, time left.
+
+    Args:
+        title: shown in front.
+        trials: how many there are to run.
+        epochs: per trial, at most.
+    """
+
+    def __init__(self, title: str, trials: int, epochs: int) -> None:
+        self._epochs, self._trials = epochs, trials
+        self._done: dict[str, int] = {}
+        self._finished, self._failed, self._latest = 0, 0, ""
+        pause, form = 0.5 if sys.stderr.isatty() else 10.0, _BAR_FORMAT
+        self._bar = tqdm(total=trials * epochs, desc=title, dynamic_ncols=True, mininterval=pause, bar_format=form)
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        """Advance the bar to the epoch that the trial reports."""
+        holdout = result.get("holdout_loss")
+        held = "" if holdout is None else f" hold-out {holdout:.2e}"
+        self._latest = f"rank {result.get('rank')}: loss {result.get('loss', float('nan')):.2e}{held}"
+        self._advance(trial.trial_id, int(result.get("epoch", 0)))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Count a finished trial in full, also one that was stopped or found in the store."""
+        self._finished += 1
+        self._advance(trial.trial_id, self._epochs)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Count a trial that failed for good."""
+        self._failed += 1
+        self._advance(trial.trial_id, 0)
+
+    def _advance(self, trial_id: str, epoch: int) -> None:
+        before = self._done.get(trial_id, 0)
+        self._done[trial_id] = max(before, epoch)
+        self._bar.update(self._done[trial_id] - before)
+        failed = f", {self._failed} failed" if self._failed else ""
+        self._bar.set_postfix_str(f"{self._finished}/{self._trials} trials{failed}; {self._latest}")
+
+    def close(self) -> None:
+        """Leave the bar on the screen and end its line."""
+        self._bar.close()
+
+
 def each_of(points: Sequence[Mapping[str, Any]]) -> Plan:
     """Run each of these configurations once, in their order.
 
@@ -66,20 +121,12 @@ def each_of(points: Sequence[Mapping[str, Any]]) -> Plan:
     return Plan(Search(space, metric="value", mode="min", points_to_evaluate=[dict(point) for point in points], seed=0))
 
 
-def _trainable(
-    config: dict[str, Any],
-    data: Trajectories | None = None,
-    sweep: Sweep | None = None,
-    known: Mapping[str, Rungs] | None = None,
-    root: str = "",
-) -> None:
+def _trainable(config: dict[str, Any], data: Trajectories, sweep: Sweep, known: Mapping[str, Rungs], root: str) -> None:
     """One trial on a worker; reports at every rung, and about once a second."""
-    assert data is not None
-    assert sweep is not None
     job, last = sweep.trial(config), time.monotonic()
     assert isinstance(job.method, PerSim)
     rank, epochs = job.method.settings.rank, job.method.settings.train.epochs
-    before = (known or {}).get(job.cell.id, ())
+    before = known.get(job.cell.id, ())
 
     def at_rung(epoch: int, error: float) -> dict[str, Any]:
         value = sweep.value_at_rung(error)
@@ -126,23 +173,12 @@ def run_trials(sweep: Sweep, plan: Plan, count: int, data: Trajectories, root: P
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trainable = tune.with_parameters(_trainable, data=data, sweep=sweep, known=plan.known, root=str(root))
-            tuner = tune.Tuner(
-                tune.with_resources(trainable, {"cpu": 1}),
-                tune_config=tune.TuneConfig(
-                    num_samples=count,
-                    max_concurrent_trials=max(1, cpus),
-                    search_alg=plan.search,
-                    scheduler=plan.scheduler,
-                    reuse_actors=True,
-                ),
-                run_config=tune.RunConfig(
-                    name=sweep.id,
-                    storage_path=str(folder),
-                    failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-                    callbacks=[bar, *plan.callbacks],
-                    verbose=0,
-                ),
-            )
+            workers = {"max_concurrent_trials": max(1, cpus), "reuse_actors": True}
+            how = tune.TuneConfig(search_alg=plan.search, scheduler=plan.scheduler, num_samples=count, **workers)
+            place = {"name": sweep.id, "storage_path": str(folder), "verbose": 0}
+            retry = tune.FailureConfig(max_failures=MAX_FAILURES)
+            run = tune.RunConfig(failure_config=retry, callbacks=[bar, *plan.callbacks], **place)
+            tuner = tune.Tuner(tune.with_resources(trainable, {"cpu": 1}), tune_config=how, run_config=run)
             results = tuner.fit()
     finally:
         bar.close()

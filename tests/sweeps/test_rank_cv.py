@@ -18,7 +18,8 @@ from persim.storage import store
 from persim.storage.cells import CellStore, Request
 from sweeps import options as common
 from sweeps import rank_cv
-from sweeps.tuning.sweep import Failure, incomplete
+from sweeps.options import incomplete
+from sweeps.tuning.sweep import Failure
 from sweeps.tuning.tuner import each_of
 
 SCRIPT = Path(rank_cv.__file__)
