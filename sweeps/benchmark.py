@@ -30,8 +30,8 @@ from sweeps.grid import estimate
 from sweeps.grid.command import check, grid_of, parser
 from sweeps.grid.suites import Grid
 from sweeps.grid.tasks import Task, missing, plan
-from sweeps.options import only_driver
-from sweeps.tracking.mirror import Mirror, tracking_folder
+from sweeps.options import close, driving, only_driver
+from sweeps.tracking.mirror import tracking_folder
 
 LOCK = "benchmark"
 
@@ -181,21 +181,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             failed = run(args, grid, cells)
         print("MLflow was left out; the next command that has it shows these cells")
         return 1 if failed else 0
-    mirror = Mirror(args.tracking_uri, args.store, "sweeps/benchmark.py")
-    try:
-        with only_driver(args.store, LOCK):
-            cells.ask(request)
-            failed = run(args, grid, cells)
-        by_id = {job.cell.id: job.cell for job in grid.jobs()}
-        for cell_id, error in failed.items():
-            mirror.fail(request, by_id[cell_id], error)
+    with driving(args, LOCK, LOCK, lambda: request) as mirror:
+        cells.ask(request)
+        failed = run(args, grid, cells)
+        for job in grid.jobs():
+            if job.cell.id in failed:
+                mirror.fail(request, job.cell, failed[job.cell.id])
         mirror.end(request, status="FAILED" if failed else "FINISHED")
-    finally:
-        lacking = mirror.close()
-    if lacking:
-        print(f"MLflow at {mirror.uri} lacks {lacking} runs; the next command sends them when it answers again")
-    else:
-        print(f"MLflow: {mirror.how_to_look(request)}")
+    close(mirror, request)
     return 1 if failed else 0
 
 

@@ -15,11 +15,11 @@ from persim import console
 from persim.data import REGIMES, check_regime
 from persim.envs import EnvSpec, get, names
 from persim.errors import InputError, check_at_least, check_between
-from persim.storage.cells import CellStore, Request
+from persim.storage.cells import Request
 from persim.storage.store import is_remote
 from sweeps.engine import lock as remote_lock
 from sweeps.engine.session import check_address
-from sweeps.tuning.sweep import Failure, Sweep
+from sweeps.tuning.sweep import Failure
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, --help none
     from sweeps.tracking.mirror import Mirror
@@ -90,8 +90,8 @@ def only_driver(root: Path, sweep_id: str) -> Iterator[None]:
 
 
 @contextmanager
-def driving(args: argparse.Namespace, sweep: Sweep, request: Callable[[], Request]) -> Iterator[Mirror]:
-    """Connect to MLflow, prepare the store, and be the only driver of a sweep.
+def driving(args: argparse.Namespace, command: str, lock: str, request: Callable[[], Request]) -> Iterator[Mirror]:
+    """Connect to MLflow, prepare the store, and be the only driver that holds the lock.
 
     If the ``with`` block raises, the run of the sweep in MLflow ends as failed.
 
@@ -100,11 +100,9 @@ def driving(args: argparse.Namespace, sweep: Sweep, request: Callable[[], Reques
     """
     from sweeps.tracking.mirror import Mirror
 
-    if old := CellStore(args.store).of_old_version():
-        print(old, file=sys.stderr)
-    mirror = Mirror(args.tracking_uri, args.store, f"sweeps/{sweep.suite}.py")
+    mirror = Mirror(args.tracking_uri, args.store, f"sweeps/{command}.py")
     try:
-        with only_driver(args.store, sweep.id):
+        with only_driver(args.store, lock):
             try:
                 yield mirror
             except BaseException:

@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cells, jobs = CellStore(args.store), settings.jobs()
     check_files(jobs, cells)
     request, manifest = settings.request(jobs), _manifest_path(args.store, settings)
-    with driving(args, settings, lambda: request) as mirror:
+    with driving(args, settings.suite, settings.id, lambda: request) as mirror:
         if not manifest.exists():
             store.write_record(manifest, MANIFEST, {"settings": settings.as_json(), "finished": False})
         cells.ask(request)

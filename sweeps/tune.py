@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     journal = Journal(study, cells)
     journal.finished()  # reads the records of all trials
     check_files([study.job(values) for values in ({}, *(entry.values for entry in journal.entries))], cells)
-    with driving(args, study, journal.request) as mirror:
+    with driving(args, study.suite, study.id, journal.request) as mirror:
         cells.ask(journal.request())
         job, done = study.job(first_values(study)), len(journal.finished())
         failures = run_missing(args, study, job, cells, done, args.trials, lambda: _plan(study, cells, journal))
