@@ -1,64 +1,55 @@
-"""What MLflow shows of a finished cell: its parameters, metrics and dataset, within MLflow's limits."""
+"""The parameters, metrics and dataset of a finished cell in the form that MLflow takes."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from persim.storage.cells import FinishedCell
+from persim.data import Trajectories
+from persim.storage.cells import Cell, FinishedCell
 
 PARAMS_PER_BATCH, ENTRIES_PER_BATCH = 100, 1000  # MLflow's limits of one request
 _VALUE_LENGTH, _NAME_LENGTH, _DIGEST_LENGTH = 500, 250, 36
 _NOT_IN_NAMES = re.compile(r"[^\w/.\- :]")
 
 
-@dataclass(frozen=True)
-class DatasetNote:
-    """What a cell was trained on.
-
-    Attributes:
-        name: of the dataset.
-        digest: content hash; MLflow keeps its first 36 digits.
-        source: path or URI of the file.
-        profile: numbers to show, such as ``{"agents": 500, "transitions": 98000}``.
-    """
-
-    name: str
-    digest: str
-    source: str
-    profile: Mapping[str, object] = field(default_factory=dict)
-
-
-def dataset_input(note: DatasetNote) -> Any:
-    """The dataset as an MLflow input of a run."""
+def dataset_input(cell: Cell, data: Trajectories, source: str) -> Any:
+    """What a cell was trained on as an MLflow input; ``source`` is the path or URI of the file."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(
-        name=note.name[:_VALUE_LENGTH],
-        digest=note.digest[:_DIGEST_LENGTH],
-        source_type=note.source.partition("://")[0] if "://" in note.source else "local",
-        source=json.dumps({"uri": note.source}),
-        profile=json.dumps(dict(note.profile)),
+        name=f"{cell.env} {cell.regime} N={cell.agents}"[:_VALUE_LENGTH],
+        digest=data.content_hash[:_DIGEST_LENGTH],
+        source_type=source.partition("://")[0] if "://" in source else "local",
+        source=json.dumps({"uri": source}),
+        profile=json.dumps({"agents": data.n_agents, "transitions": len(data), "seed": cell.seed}),
     )
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
-def params(values: Mapping[str, object]) -> list[Any]:
+def params(values: Mapping[str, object]) -> dict[str, str]:
     """MLflow parameters; nested mappings become dotted names."""
-    from mlflow.entities import Param
-
-    return [Param(_name(name), str(value)[:_VALUE_LENGTH]) for name, value in _flat(values)]
+    return {_name(name): str(value)[:_VALUE_LENGTH] for name, value in _flat(values)}
 
 
-def cell_params(done: FinishedCell, more: Mapping[str, object]) -> list[Any]:
-    """Who, what and with which settings; the fields of the cell win over settings of the same name."""
+def cell_params(done: FinishedCell, labels: Mapping[str, object]) -> dict[str, str]:
+    """What was measured of which method, with all settings that the method used.
+
+    A setting has its last name where that is unique in the run (``rank``), else its dotted path. ``labels`` are
+    parameters that do not follow from the cell.
+    """
     cell = done.cell
-    fixed = {"env": cell.env, "regime": cell.regime, "agents": cell.agents, "method": cell.method}
-    return params({**cell.settings, **more, **fixed, "trial": cell.trial, "seed": done.seed, "commit": done.commit})
+    own = {"env": cell.env, "regime": cell.regime, "agents": cell.agents, "method": cell.method, "what": cell.what}
+    own |= {"seed": cell.seed, "commit": done.commit, **labels}
+    paths = _flat({**cell.settings, "measure": cell.measure})
+    leaves = [(path, path.rpartition(".")[2], value) for path, value in paths if path != "measure.what"]
+    count = Counter([*own, *(leaf for _, leaf, _ in leaves)])
+    used = {leaf if count[leaf] == 1 else path: value for path, leaf, value in leaves}
+    return params({**{f"settings.{name}" if name in own else name: value for name, value in used.items()}, **own})
 
 
 def cell_metrics(done: FinishedCell) -> list[Any]:
@@ -68,8 +59,7 @@ def cell_metrics(done: FinishedCell) -> list[Any]:
     metrics = [Metric(name, value, done.ended, 0) for name, value in _values(done.rows)]
     metrics += [Metric(_name(f"seconds/{name}"), value, done.ended, 0) for name, value in done.seconds.items()]
     for name, points in done.curves.items():
-        curve = _name(f"curve/{name}")
-        metrics += [Metric(curve, y, done.started, int(x)) for x, y in points if _finite(y)]
+        metrics += [Metric(_name(f"curve/{name}"), y, done.started, int(x)) for x, y in points if _finite(y)]
     return metrics
 
 
@@ -82,10 +72,8 @@ def _values(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
             by_metric.setdefault(metric, []).append(value)
         if _finite(value):
             values.append((metric if agent is None else f"{metric}/agent_{agent}", float(value)))
-    for metric, found in by_metric.items():
-        if all(_finite(value) for value in found):
-            values.append((f"{metric}/mean", math.fsum(found) / len(found)))
-    return values
+    means = ((metric, found) for metric, found in by_metric.items() if all(map(_finite, found)))
+    return values + [(f"{metric}/mean", math.fsum(found) / len(found)) for metric, found in means]
 
 
 def _finite(value: float | None) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,23 +15,31 @@ from mlflow.entities import LoggedModelOutput
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
-from persim.learning.model import LowRankDynamics, ModelSettings
+from persim.learning.model import LowRankDynamics
 
 NAME = "simulator"
 _SCRIPT = Path(__file__).with_name("simulator.py")
 _PACKAGES = ("mlflow", "numpy", "pandas", "safetensors", "torch")
 
 
-def log_simulator(client: Any, experiment_id: str, run_id: str, file: Path) -> str:
-    """Makes a model of the simulator in ``file`` and ties it to a run; returns the model's id.
-
-    The client is asked step by step: MLflow's one-call ``log_model`` writes to whatever tracking server
-    the process has set as its default.
+def logger_of(file: Path) -> Callable[[Any, str, str], None]:
+    """What logs the simulator in a file, given a client and the ids of experiment and run.
 
     Raises:
         InputError: the file is missing or damaged.
     """
-    dynamics, _ = LowRankDynamics.load(file)
+    shape = LowRankDynamics.load(file)[0].settings
+    actions = [ColSpec(DataType.long, "action")] if shape.discrete else _columns("action", shape.action_dim)
+    given = [ColSpec(DataType.long, "agent"), *_columns("state", shape.state_dim), *actions]
+    return partial(_log, file, ModelSignature(Schema(given), Schema(_columns("next_state", shape.state_dim))))
+
+
+def _columns(name: str, number: int) -> list[ColSpec]:
+    return [ColSpec(DataType.double, f"{name}_{i}") for i in range(number)]
+
+
+def _log(file: Path, signature: ModelSignature, client: Any, experiment_id: str, run_id: str) -> None:
+    """Make a model and tie it to a run, step by step: MLflow's one call for it writes to the process's default URI."""
     made = client.create_logged_model(experiment_id, NAME, source_run_id=run_id, model_type="LowRankDynamics")
     about = Model(run_id=run_id, model_id=made.model_id, model_uuid=made.model_id, artifact_path=made.artifact_location)
     warnings.filterwarnings("ignore", message=".*An input example was not provided")  # the signature says it all
@@ -38,27 +48,11 @@ def log_simulator(client: Any, experiment_id: str, run_id: str, file: Path) -> s
             Path(folder) / NAME,
             python_model=str(_SCRIPT),
             artifacts={"simulator": str(file.resolve())},
-            signature=signature(dynamics.settings),
-            pip_requirements=_requirements(),
+            signature=signature,
+            # Package indexes do not know the mark of a CPU or CUDA build.
+            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in _PACKAGES],
             mlflow_model=about,
         )
         client.log_model_artifacts(made.model_id, str(Path(folder) / NAME))
     client.finalize_logged_model(made.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=0)])
-    return str(made.model_id)
-
-
-def _requirements() -> list[str]:
-    """Versions here, less the mark of a CPU or CUDA build, which package indexes do not know."""
-    return [f"{name}=={version(name).split('+')[0]}" for name in _PACKAGES]
-
-
-def signature(shape: ModelSettings) -> Any:
-    """Columns in and out: agent, state and action to next state."""
-    states = [ColSpec(DataType.double, f"state_{i}") for i in range(shape.state_dim)]
-    if shape.discrete:
-        actions = [ColSpec(DataType.long, "action")]
-    else:
-        actions = [ColSpec(DataType.double, f"action_{i}") for i in range(shape.action_dim)]
-    following = [ColSpec(DataType.double, f"next_state_{i}") for i in range(shape.state_dim)]
-    return ModelSignature(Schema([ColSpec(DataType.long, "agent"), *states, *actions]), Schema(following))
