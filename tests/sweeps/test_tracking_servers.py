@@ -1,17 +1,15 @@
-"""The tracker with many processes at once, and with real servers that get lost."""
+"""The mirror with many processes at once, with killed ones, and with real servers that get lost."""
 
 import getpass
 import multiprocessing
 import os
 import shutil
 import signal
-import socket
+import sqlite3
 import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -20,116 +18,114 @@ import pandas as pd
 import pytest
 
 from persim.learning.model import LowRankDynamics, ModelSettings
-from sweeps.tracking.tracker import DatasetNote, Extras, default_uri
-from tests.sweeps.mlflow_helpers import GROUP, finished_trial, runs, send, tracker
+from persim.storage.cells import CellStore
+from sweeps.tracking.mirror import default_uri
+from tests.sweeps.mlflow_helpers import free_port, grid, history, mirror, mlflow_server, reward, runs, sweep, trial
 
-PROCESSES, EACH = 8, 50
-
-
-def log_cells(uri, store, worker, each):
-    """What one process does: its own tracker, its own cells, one group shared by all."""
-    mine = tracker(uri, store)
-    for index in range(each):
-        send(mine, finished_trial(repeat=worker * each + index, points=20))
-    mine.close_group(GROUP, {}, {}, [])
-    os._exit(0 if mine.close() else 1)  # a fork has no business in pytest's own clean-up
+PROCESSES, EACH = 8, 12
+FORK = multiprocessing.get_context("fork")
 
 
-def log_at_once(uri, store, each):
-    context = multiprocessing.get_context("fork")
-    processes = [
-        context.Process(target=log_cells, args=(uri, store, worker, each), daemon=True) for worker in range(PROCESSES)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * PROCESSES
+def finish_cells(uri, root, request, done):
+    """What one process does: its own mirror of the store that all share, its own cells."""
+    mine = mirror(uri, root)
+    for each in done:
+        CellStore(root).finish(each)
+    mine.end(request)
+    os._exit(0 if mine.close(deadline=230) == 0 else 1)  # a fork has no business in pytest's own clean-up
+
+
+def check_children(uri, root, request, number):
     client, parents, children = runs(uri)
     assert [run.info.status for run in parents] == ["FINISHED"]
-    assert len(children) == PROCESSES * each
-    assert {int(run.data.params["trial"]) for run in children} == set(range(PROCESSES * each))
+    assert sorted(run.data.tags["persim.cell_id"] for run in children) == sorted(request.cells)  # each of them once
+    assert len(children) == number
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
     assert {run.info.status for run in children} == {"FINISHED"}
     assert all(len(run.data.metrics) == len(children[0].data.metrics) for run in children)
     for run in children[::37]:
-        assert len(client.get_metric_history(run.info.run_id, "curve/train_mse")) == 20
+        assert len(history(client, run, "curve/train_mse")) == 20
 
 
-def test_eight_processes_make_one_database_and_lose_no_run(tmp_path):
-    log_at_once(default_uri(tmp_path), tmp_path, EACH)
+def mirror_at_once(uri, root, each):
+    done = [trial(repeat, points=20) for repeat in range(PROCESSES * each)]
+    request = sweep(root, *done)
+    for path in (root / "cells").glob("*"):
+        path.unlink()
+    processes = [fork(uri, root, request, done[worker::PROCESSES]) for worker in range(PROCESSES)]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * PROCESSES
+    check_children(uri, root, request, PROCESSES * each)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def test_eight_processes_make_one_database_and_send_every_cell_once(tmp_path):
+    mirror_at_once(default_uri(tmp_path), tmp_path, EACH)
 
 
-@contextmanager
-def mlflow_server(backend, folder, port):
-    """A real MLflow server on loopback; yields its process and URI."""
-    words = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    words += ["--backend-store-uri", backend, "--artifacts-destination", f"{folder}/artifacts"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "server.log").open("a") as log:
-        process = subprocess.Popen(
-            [sys.executable, *words], stdout=log, stderr=log, env=environment, start_new_session=True
-        )
-    try:
-        for _ in range(450):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "server.log").read_text()[-2000:]
-                time.sleep(0.2)
-        else:
-            raise AssertionError("MLflow server did not start: " + (folder / "server.log").read_text()[-2000:])
-        yield process, f"http://127.0.0.1:{port}"
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+def fork(uri, root, request, done):
+    process = FORK.Process(target=finish_cells, args=(uri, root, request, done), daemon=True)
+    process.start()
+    return process
+
+
+def test_killed_processes_lose_and_double_nothing(tmp_path):
+    uri, done = default_uri(tmp_path), [trial(repeat, points=20) for repeat in range(40)]
+    request = sweep(tmp_path, *done[:1])
+    first = fork(uri, tmp_path, request, [])  # makes the database
+    first.join()
+    request = sweep(tmp_path, *done)
+    for wanted in (4, 15, 28):
+        process = fork(uri, tmp_path, request, [])
+        with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+            while database.execute("SELECT COUNT(*) FROM runs").fetchone()[0] < wanted and process.is_alive():
+                time.sleep(0.002)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    last = mirror(uri, tmp_path)
+    last.end(request)
+    assert last.close() == 0
+    check_children(uri, tmp_path, request, 40)
 
 
 @pytest.mark.slow
-def test_a_real_server_lost_midway_gets_everything_later(tmp_path):
+def test_a_real_server_lost_midway_gets_everything_later(tmp_path, caplog):
     backend, port = f"sqlite:///{tmp_path}/server.db", free_port()
     with mlflow_server(backend, tmp_path, port) as (process, uri):
-        first = tracker(uri, tmp_path)
-        send(first, finished_trial())
-        while finished_trial().cell.id not in first._runs.finished():
+        first = mirror(uri, tmp_path)
+        request = sweep(tmp_path, trial(points=1))
+        while not first._synced:
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        send(first, finished_trial(repeat=1))
-        first.close_group(GROUP, {}, {}, [])
-        assert not first.close()
+        request = sweep(tmp_path, trial(points=1), trial(1, points=1))
+        first.end(request)
+        assert first.close() == 1
+    assert caplog.text.count("cannot be updated") == 1
     with mlflow_server(backend, tmp_path, port):
-        later = tracker(uri, tmp_path)
-        for repeat in range(2):
-            send(later, finished_trial(repeat=repeat))
-        later.close_group(GROUP, {"chosen_rank": [(0, 5.0)]}, {}, [])
-        assert later.close()
+        later = mirror(uri, tmp_path)
+        later.end(request, {"chosen_rank": [(0, 5.0)]})
+        assert later.close() == 0
         _, parents, children = runs(uri)
     assert [run.info.status for run in parents] == ["FINISHED"]
-    assert sorted(child.data.params["trial"] for child in children) == ["0", "1"]
+    assert sorted(child.data.params["split"] for child in children) == ["0", "1"]
 
 
 @pytest.mark.slow
-def test_a_server_that_comes_back_during_the_sweep_gets_everything(tmp_path):
+def test_a_server_that_comes_back_during_the_sweep_gets_everything(tmp_path, caplog):
     backend, port = f"sqlite:///{tmp_path}/server.db", free_port()
     with mlflow_server(backend, tmp_path, port) as (_, uri):
-        first = tracker(uri, tmp_path)
-    send(first, finished_trial())
-    while not first._lost:
+        first = mirror(uri, tmp_path)
+    request = sweep(tmp_path, trial())
+    while first._losses < 4:
         time.sleep(0.05)
+    assert caplog.text.count("cannot be updated") == 1  # one line when it is lost, not one a try
     with mlflow_server(backend, tmp_path, port):
-        send(first, finished_trial(repeat=1))
-        first.close_group(GROUP, {}, {}, [])
-        assert first.close()
-        assert sorted(child.data.params["trial"] for child in runs(uri)[2]) == ["0", "1"]
+        request = sweep(tmp_path, trial(), trial(1))
+        first.end(request)
+        assert first.close() == 0
+        assert sorted(child.data.params["split"] for child in runs(uri)[2]) == ["0", "1"]
 
 
 @pytest.fixture
@@ -164,24 +160,24 @@ def postgres():
 
 
 @pytest.mark.slow
-def test_a_server_on_postgresql_takes_eight_processes_and_everything_of_a_cell(postgres, tmp_path):
+def test_a_server_on_postgresql_takes_eight_processes_and_everything_of_a_cell(postgres, tmp_path, cartpole_data):
     with mlflow_server(postgres, tmp_path, free_port()) as (_, uri):
-        log_at_once(uri, tmp_path, 10)
+        mirror_at_once(uri, tmp_path, 10)
         shape = ModelSettings(n_agents=7, state_dim=3, action_dim=2, discrete=True, rank=2, members=2)
         file = tmp_path / "model.safetensors"
         LowRankDynamics(shape, np.random.SeedSequence(0).spawn(2)).save(file)
-        note = DatasetNote("cartpole-random-500", "0123456789abcdef" * 4, "/data/x.safetensors", {"agents": 500})
-        again = tracker(uri, tmp_path)
-        send(again, finished_trial(repeat=0, points=20))  # there already
-        send(again, finished_trial(repeat=900, points=2500), Extras(note, file, (file,)))
-        again.close_group(GROUP, {"reward/mean": [(25, 1.0), (50, 2.0)]}, {"persim.best": "PerSim"}, [file])
-        assert again.close()
-        client, parents, children = runs(uri)
-        assert (len(parents), len(children)) == (1, PROCESSES * 10 + 1)
-        (run,) = (child for child in children if child.data.params["trial"] == "900")
-        assert len(client.get_metric_history(run.info.run_id, "curve/train_mse")) == 2500
-        assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == [note.name]
-        assert [entry.path for entry in client.list_artifacts(run.info.run_id)] == ["model.safetensors"]
+        cartpole_data.save(CellStore(tmp_path).dataset_path("cartpole", "random", 12, 0))
+        again = mirror(uri, tmp_path)
+        request = grid(tmp_path, reward(agents=12, model=file.name, points=2500), reward(agents=50))
+        again.end(request, {"x": [(25, 1.0), (50, 2.0)]}, {"persim.best": "PerSim"}, [file])
+        assert again.close() == 0
+        assert len(runs(uri)[2]) == PROCESSES * 10  # they were there already
+        client, (parent,), children = runs(uri, "reward")
+        (run,) = (child for child in children if child.data.params["agents"] == "12")
+        assert len(history(client, run, "curve/train_mse")) == 2500
+        assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["cartpole random N=12"]
+        assert [entry.path for entry in client.list_artifacts(parent.info.run_id)] == ["model.safetensors"]
+        assert history(client, parent, "reward/random") == [(12, 100.0), (50, 100.0)]
         mlflow.set_tracking_uri(uri)
         try:
             loaded = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/simulator")
