@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,6 @@ from sweeps.tracking.access import alone
 _CELL_TAG, _KIND_TAG, _PARENT_TAG = "persim.cell_id", "persim.kind", "mlflow.parentRunId"
 _KEY_TAG, _GROUP_TAG = "persim.sweep_id", "persim.group"  # of a parent, and of its children
 _PAGE = 1000
-
-
-@dataclass
-class _Parent:
-    """A parent run that MLflow has."""
-
-    run_id: str
-    status: str
 
 
 class Runs:
@@ -47,7 +38,7 @@ class Runs:
         self._client, self._lock, self._source = client, lock, source
         self.finished: dict[tuple[str, str], dict[str, Any]] = {}  # by group and cell id, what their runs show
         self.opened: dict[str, str] = {}  # by key, the groups of the parents that this process has added to
-        self._parents: dict[str, _Parent] = {}
+        self._parents: dict[str, tuple[str, str]] = {}  # by key, run id and status
         self._shown: dict[tuple[str, str], dict[int, float]] = {}  # by key and metric, what parents show
         with alone(lock):
             found = client.get_experiment_by_name(experiment)
@@ -70,12 +61,12 @@ class Runs:
     def _learn(self, run: Any) -> None:
         tags, data, status = run.data.tags, run.data, str(run.info.status)
         if _CELL_TAG not in tags:
-            self._parents[tags.get(_KEY_TAG)] = _Parent(str(run.info.run_id), status)
+            self._parents[tags.get(_KEY_TAG)] = (str(run.info.run_id), status)
         elif status == "FINISHED" and _GROUP_TAG in tags:  # earlier versions had no groups, and other cells
-            known = {"parent": tags[_KEY_TAG], **data.params, **data.metrics}
+            known = {**data.params, **data.metrics, "parent": tags[_KEY_TAG]}
             self.finished[tags[_GROUP_TAG], tags[_CELL_TAG]] = known
 
-    def _parent(self, key: str) -> _Parent | None:
+    def _parent(self, key: str) -> tuple[str, str] | None:
         if key not in self._parents:  # another process may have made it
             for run in self._search(f"tags.`{_KEY_TAG}` = '{key}' and tags.`{_KIND_TAG}` = 'sweep'"):
                 self._learn(run)
@@ -86,12 +77,8 @@ class Runs:
     ) -> None:
         """Make the run of a cell, unless MLflow has it; what an earlier attempt left half-sent is deleted first.
 
-        Args:
-            request: what asked for the cell.
-            done: the cell.
-            dataset: what it was trained on, as an MLflow input.
-            model: file of the trained simulator, to become an MLflow model.
-            error: why the cell failed; empty if it did not.
+        The dataset is an MLflow input, the model the file of a trained simulator, which becomes an MLflow model, and
+        the error says why the cell failed.
 
         Raises:
             InputError: the simulator is damaged.
@@ -142,16 +129,16 @@ class Runs:
 
     def _open(self, parent: views.Parent, group: str) -> str:
         """The run id of a parent, which is found or made, and set to running."""
-        known = self._parent(parent.key)
-        if known is None:
-            tags = {_KEY_TAG: parent.key, _GROUP_TAG: group, _KIND_TAG: "sweep"}
-            known = self._parents[parent.key] = _Parent(self._create(parent.title, tags), "RUNNING")
+        run_id, status = self._parent(parent.key) or ("", "RUNNING")
+        if not run_id:
+            run_id = self._create(parent.title, {_KEY_TAG: parent.key, _GROUP_TAG: group, _KIND_TAG: "sweep"})
+        self._parents[parent.key] = (run_id, status)
         if parent.key not in self.opened:
-            self._log(known.run_id, entries.params(parent.params), [])  # does no harm if they are there
-            if known.status != "RUNNING":
-                self._client.update_run(known.run_id, status="RUNNING")
-            known.status, self.opened[parent.key] = "RUNNING", group
-        return known.run_id
+            self._log(run_id, entries.params(parent.params), [])  # does no harm if they are there
+            if status != "RUNNING":
+                self._client.update_run(run_id, status="RUNNING")
+            self._parents[parent.key], self.opened[parent.key] = (run_id, "RUNNING"), group
+        return run_id
 
     def compare(self, *, correct: bool) -> None:
         """Show the comparison of methods on their parents; means that have changed are sent only to ``correct`` it."""
@@ -176,7 +163,7 @@ class Runs:
         for key in {request.id} if request.settings else keys:
             self.close(key, status)
             self._show(key, points)
-            run_id = self._parents[key].run_id
+            run_id, _ = self._parents[key]
             self._client.log_batch(run_id, tags=[RunTag(*pair) for pair in tags.items()])
             for file in files:
                 if not file.exists():
@@ -186,24 +173,24 @@ class Runs:
 
     def close(self, key: str, status: str) -> None:
         """End a parent."""
-        parent = self._parent(key)
-        if parent is not None and parent.status != status:  # ending it once more would move the time of its end
-            self._client.set_terminated(parent.run_id, status)
-            parent.status = status
+        run_id, now = self._parent(key) or ("", status)
+        if now != status:  # ending it once more would move the time of its end
+            self._client.set_terminated(run_id, status)
+            self._parents[key] = (run_id, status)
         self.opened.pop(key, None)
 
     def _show(self, key: str, points: views.Points, *, correct: bool = True) -> None:
         """Add the points that a parent does not show yet; without ``correct``, none at a step that it shows."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1e3)
-        for name, pairs in points.items():
-            wanted, parent = {x: y for x, y in pairs if math.isfinite(y)}, self._parent(key)
-            if parent is not None and _news(wanted, self._shown.get((key, name), {}), correct):
-                history = self._client.get_metric_history(parent.run_id, name)
-                shown = {old.step: old.value for old in sorted(history, key=lambda old: int(old.timestamp))}
+        run_id, now = (self._parent(key) or [""])[0], int(time.time() * 1e3)
+        for name, pairs in points.items() if run_id else ():
+            wanted = {step: value for step, value in pairs if math.isfinite(value)}
+            if _news(wanted, self._shown.get((key, name), {}), correct):
+                history = sorted(self._client.get_metric_history(run_id, name), key=lambda old: int(old.timestamp))
+                shown = {old.step: old.value for old in history}
                 news = _news(wanted, shown, correct)
-                self._log(parent.run_id, {}, [Metric(name, y, now, x) for x, y in news.items()])
+                self._log(run_id, {}, [Metric(name, value, now, step) for step, value in news.items()])
                 self._shown[key, name] = shown | news
 
 

@@ -1,6 +1,8 @@
 """MLflow mirrors the store: every finished cell once, nothing lost, never in the way of the sweep."""
 
+import os
 import time
+import uuid
 
 import mlflow
 import numpy as np
@@ -11,8 +13,11 @@ from mlflow import MlflowClient
 
 from persim.errors import InputError
 from persim.learning.model import LowRankDynamics, ModelSettings
+from persim.storage.cells import CellStore
+from persim.storage.store import store_path
 from sweeps.tracking import mirror as mirror_module
 from sweeps.tracking import runs as mlflow_runs
+from sweeps.tracking.mirror import default_uri
 from tests.sweeps.mlflow_helpers import SETTINGS, database, grid, history, mirror, reward, runs, sweep, trial
 
 
@@ -242,6 +247,30 @@ def test_cells_of_all_requests_are_sent_by_whatever_command_comes_next(uri, tmp_
     assert later.close() == 0
     counts = {suite: [len(found) for found in runs(uri, suite)[1:]] for suite in ("rank_cv", "smoke", "reward")}
     assert counts == {"rank_cv": [1, 1], "smoke": [1, 1], "reward": [2, 3]}
+
+
+def test_an_object_store_is_mirrored_into_a_folder_here(tmp_path, cartpole_data, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = store_path(f"memory://{uuid.uuid4().hex}/runs")
+    (tmp_path / "runs").mkdir()
+    database(tmp_path / "runs")
+    simulator(root / "models" / "m.safetensors")
+    cartpole_data.save(CellStore(root).dataset_path("cartpole", "random", 12, 0))
+    first = mirror(None, root)
+    request = grid(root, reward(agents=12, model="models/m.safetensors"), reward("true-env"))
+    first.sync()
+    request = grid(
+        root, reward(agents=12, model="models/m.safetensors"), reward("true-env"), reward("bcq-p", agents=12)
+    )
+    first.end(request)
+    assert first.close() == 0
+    assert sorted(os.listdir(tmp_path / "runs")) == ["mlartifacts", "mlflow.db", "mlflow.db.lock"]
+    _, parents, children = runs(default_uri(root), "reward")
+    assert {run.info.status for run in parents + children} == {"FINISHED"}
+    assert sorted(len(run.inputs.dataset_inputs) for run in children) == [0, 1, 1]
+    assert sorted(len(run.outputs.model_outputs) for run in children) == [0, 0, 1]
+    assert list((tmp_path / "runs" / "mlartifacts").rglob("*.safetensors"))
+    assert list(tmp_path.rglob("*memory*")) == []
 
 
 def test_a_sync_costs_nothing_when_there_is_nothing_new(uri, tmp_path, monkeypatch):

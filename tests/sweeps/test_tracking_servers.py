@@ -22,7 +22,7 @@ from persim.storage.cells import CellStore
 from sweeps.tracking.mirror import default_uri
 from tests.sweeps.mlflow_helpers import free_port, grid, history, mirror, mlflow_server, reward, runs, sweep, trial
 
-PROCESSES, EACH = 8, 20
+PROCESSES, EACH = 8, 12
 FORK = multiprocessing.get_context("fork")
 
 
