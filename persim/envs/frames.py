@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import gymnasium as gym
@@ -24,12 +24,10 @@ def gymnasium_frames(env_id: str, states: Array, **attributes: float) -> Iterato
     picture: Any = gym.make(env_id, render_mode="rgb_array").unwrapped
     for name, value in attributes.items():
         setattr(picture, name, value)
-    try:
+    with closing(picture):
         for state in states:
             picture.state = np.array(state)
             yield np.asarray(picture.render())
-    finally:
-        picture.close()
 
 
 def mujoco_frames(model: Any, positions: Array, camera_name: str) -> Iterator[NDArray[np.uint8]]:

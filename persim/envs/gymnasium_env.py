@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from persim.envs.registry import get, names
-from persim.envs.spec import pictures
-from persim.errors import InputError, check_choice, nearest
+from persim.envs.spec import Array, pictures
+from persim.errors import InputError, check_choice
 
 Observation = NDArray[np.float32]
+Info = dict[str, Any]
 
 
 class AgentEnv(gym.Env[Observation, Any]):
@@ -30,32 +31,25 @@ class AgentEnv(gym.Env[Observation, Any]):
             ``render_mode`` is given for an environment without pictures.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012 (gymnasium declares it so)
+    metadata: Info = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012 (gymnasium declares it so)
 
     def __init__(
         self, name: str, render_mode: str | None = None, any_covariates: bool = False, **covariates: float
     ) -> None:
-        self.persim_spec, self.render_mode = get(name), render_mode
+        spec = get(name)
+        self.persim_spec, self.render_mode = spec, render_mode
+        self.observation_space, self.action_space = spec.observation_space, spec.action_space
         if render_mode is not None:
             check_choice("render_mode", render_mode, self.metadata["render_modes"])
-            self._frames = pictures(self.persim_spec)
-        allowed = self.persim_spec.covariate_names
+            self._frames = pictures(spec)
         for key in covariates:
-            if key not in allowed:
-                raise InputError(
-                    f"covariate {key!r} is unknown in {name}{nearest(key, allowed)}; use: {', '.join(allowed)}"
-                )
-        row = [covariates.get(cov.name, cov.default) for cov in self.persim_spec.covariates]
-        self._covariates = self.persim_spec.covariate_rows([row])
+            check_choice(f"covariate of {name}", key, spec.covariate_names)
+        self._covariates = spec.covariate_rows([covariates.get(cov.name, cov.default) for cov in spec.covariates])
         if not any_covariates:
-            self.persim_spec.check_ranges(self._covariates)
-        self.observation_space = self.persim_spec.observation_space
-        self.action_space = self.persim_spec.action_space
-        self._state: NDArray[np.float64] | None = None
+            spec.check_ranges(self._covariates)
+        self._state: Array | None = None
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Observation, Info]:
         """Start an episode, at random or in the state ``options={"state": [...]}``; return observation ``[S]``."""
         super().reset(seed=seed)
         state = self.persim_spec.reset(self.np_random, self._covariates)
@@ -64,7 +58,7 @@ class AgentEnv(gym.Env[Observation, Any]):
         self._state = state
         return state[0].astype(np.float32), {}
 
-    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
         """Step the true dynamics by one action, a number or ``[A]``; the observation returned is ``[S]``.
 
         Raises:
@@ -98,9 +92,5 @@ def register_all() -> None:
     """Register the built-in environments with gymnasium, for example as ``PerSim/CartPole-v0``."""
     for name in names():
         spec = get(name)
-        gym.register(
-            id=f"PerSim/{spec.title}-v0",
-            entry_point="persim.envs.gymnasium_env:AgentEnv",
-            max_episode_steps=spec.horizon,
-            kwargs={"name": name},
-        )
+        entry, limit = "persim.envs.gymnasium_env:AgentEnv", spec.horizon
+        gym.register(f"PerSim/{spec.title}-v0", entry, max_episode_steps=limit, kwargs={"name": name})

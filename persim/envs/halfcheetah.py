@@ -9,7 +9,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +17,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.spaces import Box
+from numpy.random import Generator
 from numpy.typing import NDArray
+from torch import Tensor
 
 from persim.envs.frames import mujoco_frames
 from persim.envs.spec import Actions, Array, Covariate, EnvSpec
-from persim.errors import InputError
+from persim.errors import check_between
 
 STEP_S = 0.05
 FRAMES = 5
@@ -136,12 +138,11 @@ def _simulate(models: list[Any], start: Array, control: Array, after: Array) -> 
     if not hasattr(_local, "data"):
         _local.rollout, _local.data = rollout.Rollout(nthread=0), mujoco.MjData(_original())
     # The shapes are known to fit, and MuJoCo's checks of every model would take longer than the rest of this function.
-    _local.rollout.rollout(
-        models, [_local.data], start, control, skip_checks=True, nstep=FRAMES, state=after, initial_warmstart=None
-    )
+    options = {"skip_checks": True, "nstep": FRAMES, "initial_warmstart": None}
+    _local.rollout.rollout(models, [_local.data], start, control, state=after, **options)
 
 
-def reset(rng: np.random.Generator, covariates: Array) -> Array:
+def reset(rng: Generator, covariates: Array) -> Array:
     """Draw initial states ``[B, 18]`` for covariates ``[B, 2]``: at rest with noise of 0.001, root velocity 0."""
     states = rng.normal(scale=RESET_NOISE, size=(len(covariates), 18))
     states[:, 0] = 0
@@ -167,18 +168,16 @@ def step(states: Array, actions: Actions, covariates: Array) -> Array:
     after = np.empty((len(states), FRAMES, 19))
     models = [agent_model(mass, damping) for mass, damping in covariates.tolist()]
     tasks = max(1, min(_cores() * TASKS_PER_THREAD, len(states) // MIN_ROWS_PER_TASK))
-    edges = np.linspace(0, len(states), tasks + 1).astype(int)
-    rows = [slice(first, last) for first, last in pairwise(edges.tolist())]
+    rows = [slice(*ends) for ends in pairwise(np.linspace(0, len(states), tasks + 1).astype(int).tolist())]
     with _quiet:
         run = map if tasks == 1 else _executor().map
         list(run(lambda part: _simulate(models[part], start[part], control[part], after[part]), rows))
-    end = after[:, -1]
-    following = np.concatenate([end[:, 1:2] / STEP_S, end[:, 2:]], axis=1)
+    following = np.concatenate([after[:, -1, 1:2] / STEP_S, after[:, -1, 2:]], axis=1)
     following[~(good & (np.abs(following) < MAX_STATE).all(1))] = np.nan
     return following
 
 
-def terminated(next_states: torch.Tensor) -> torch.Tensor:
+def terminated(next_states: Tensor) -> Tensor:
     """Return False ``[...]`` for all states ``[..., 18]``: only the step limit ends an episode."""
     return torch.zeros_like(next_states[..., 0], dtype=torch.bool)
 
@@ -201,32 +200,28 @@ def with_control_cost(cost: float) -> EnvSpec:
     Raises:
         InputError: the cost is negative or not finite.
     """
-    if not (math.isfinite(cost) and cost >= 0):
-        raise InputError(f"control cost is {cost:g}; give a finite number of at least 0")
+    check_between("control cost", cost, 0, math.inf, closed=True)
 
-    def reward(states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor) -> torch.Tensor:
+    def reward(states: Tensor, actions: Tensor, next_states: Tensor) -> Tensor:
         """Return rewards ``[...]``: root velocity of next states ``[..., 18]`` less cost of actions ``[..., 6]``."""
         return next_states[..., 0] - cost * actions.square().sum(-1)
 
-    name = _BASE.name if cost == CONTROL_COST else f"{_BASE.name}-cost-{cost:g}"
-    return replace(_BASE, name=name, reward=reward)
+    return EnvSpec(
+        name="halfcheetah" if cost == CONTROL_COST else f"halfcheetah-cost-{cost:g}",
+        title="HalfCheetah",
+        covariates=(Covariate("mass", "", 0.2, 1.8, 1.0), Covariate("damping", "", 0.2, 1.8, 1.0)),
+        test_agents=((0.3, 1.7), (1.7, 0.3), (0.3, 0.3), (1.7, 1.7), (1.0, 1.0)),
+        policy_agents=((0.6, 1.4), (1.4, 0.6), (0.6, 0.6), (1.4, 1.4)),
+        horizon=1000,
+        observation_space=Box(-np.inf, np.inf, (18,), np.float32),
+        action_space=Box(-1.0, 1.0, (6,), np.float32),
+        reset=reset,
+        step=step,
+        reward=reward,
+        terminated=terminated,
+        frames=frames,
+    )
 
-
-_BASE = EnvSpec(
-    name="halfcheetah",
-    title="HalfCheetah",
-    covariates=(Covariate("mass", "", 0.2, 1.8, 1.0), Covariate("damping", "", 0.2, 1.8, 1.0)),
-    test_agents=((0.3, 1.7), (1.7, 0.3), (0.3, 0.3), (1.7, 1.7), (1.0, 1.0)),
-    policy_agents=((0.6, 1.4), (1.4, 0.6), (0.6, 0.6), (1.4, 1.4)),
-    horizon=1000,
-    observation_space=gym.spaces.Box(-np.inf, np.inf, (18,), np.float32),
-    action_space=gym.spaces.Box(-1.0, 1.0, (6,), np.float32),
-    reset=reset,
-    step=step,
-    reward=lambda states, actions, next_states: next_states[..., 0],
-    terminated=terminated,
-    frames=frames,
-)
 
 SPEC = with_control_cost(CONTROL_COST)
 SPEC_COST_005 = with_control_cost(0.05)

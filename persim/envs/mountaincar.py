@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import gymnasium as gym
 import numpy as np
-import torch
-from numpy.typing import NDArray
+from gymnasium.spaces import Box, Discrete
+from numpy.random import Generator
+from torch import Tensor
 
 from persim.envs.frames import gymnasium_frames
 from persim.envs.spec import Actions, Array, Covariate, EnvSpec, PlanningHints
@@ -18,7 +16,7 @@ FORCE = 0.001
 PROGRESS_WEIGHT = 0.01
 
 
-def reset(rng: np.random.Generator, covariates: Array) -> Array:
+def reset(rng: Generator, covariates: Array) -> Array:
     """Draw initial states ``[B, 2]`` for covariates ``[B, 1]``: at rest, position uniform in [-0.6, -0.4]."""
     position = rng.uniform(-0.6, -0.4, size=len(covariates))
     return np.stack([position, np.zeros_like(position)], axis=1)
@@ -29,26 +27,25 @@ def step(states: Array, actions: Actions, covariates: Array) -> Array:
 
     A state is (position, velocity). Section 3 of the paper leaves out the clipping at walls and top speed.
     """
-    position, velocity = states[:, 0], states[:, 1]
-    gravity = covariates[:, 0]
-    velocity = velocity + (actions - 1) * FORCE + np.cos(3 * position) * (-gravity)
+    position, velocity = states.T
+    velocity = velocity + (actions - 1) * FORCE + np.cos(3 * position) * (-covariates[:, 0])
     velocity = np.clip(velocity, -MAX_SPEED, MAX_SPEED)
     position = np.clip(position + velocity, MIN_POSITION, MAX_POSITION)
     velocity = np.where((position == MIN_POSITION) & (velocity < 0), 0.0, velocity)
     return np.stack([position, velocity], axis=1)
 
 
-def terminated(next_states: torch.Tensor) -> torch.Tensor:
+def terminated(next_states: Tensor) -> Tensor:
     """Return whether ``[...]`` the car of states ``[..., 2]`` is at the goal and not rolling back."""
     return (next_states[..., 0] >= GOAL_POSITION) & (next_states[..., 1] >= 0)
 
 
-def reward(states: torch.Tensor, actions: torch.Tensor, next_states: torch.Tensor) -> torch.Tensor:
+def reward(states: Tensor, actions: Tensor, next_states: Tensor) -> Tensor:
     """Return rewards ``[...]`` of -1 for steps to ``[..., 2]``, 0 at the goal (gymnasium: -1; Table 5 implies 0)."""
     return terminated(next_states).to(next_states.dtype) - 1
 
 
-def progress(states: torch.Tensor) -> torch.Tensor:
+def progress(states: Tensor) -> Tensor:
     """Return values ``[...]``, 0.01 times the position of states ``[..., 2]``, to rank plans that miss the goal.
 
     The paper does not mention this term, but its code has it; without it nearly all plans tie. Plans that
@@ -58,10 +55,7 @@ def progress(states: torch.Tensor) -> torch.Tensor:
     return PROGRESS_WEIGHT * states[..., 0].clamp(max=MAX_POSITION)
 
 
-def frames(states: Array, covariates: Array) -> Iterator[NDArray[np.uint8]]:
-    """Draw states ``[T, 2]`` as gymnasium does; all agents ``[1]`` look alike."""
-    return gymnasium_frames("MountainCar-v0", states)
-
+_LIMITS = np.array([(MIN_POSITION, -MAX_SPEED), (MAX_POSITION, MAX_SPEED)], dtype=np.float32)
 
 SPEC = EnvSpec(
     name="mountaincar",
@@ -70,15 +64,13 @@ SPEC = EnvSpec(
     test_agents=((0.0001,), (0.0005,), (0.001,), (0.0025,), (0.0035,)),
     policy_agents=((0.0003,), (0.00075,), (0.00175,), (0.0025,), (0.003,)),
     horizon=500,
-    observation_space=gym.spaces.Box(
-        np.array([MIN_POSITION, -MAX_SPEED], dtype=np.float32), np.array([MAX_POSITION, MAX_SPEED], dtype=np.float32)
-    ),
-    action_space=gym.spaces.Discrete(3),
+    observation_space=Box(*_LIMITS),
+    action_space=Discrete(3),
     reset=reset,
     step=step,
     reward=reward,
     terminated=terminated,
     planning=PlanningHints(best_reward=0.0, progress=progress, best_progress=PROGRESS_WEIGHT * MAX_POSITION),
-    frames=frames,
+    frames=lambda states, agent: gymnasium_frames("MountainCar-v0", states),  # all agents look alike
     state_names=("position", "velocity (per step)"),
 )

@@ -38,9 +38,8 @@ def get(name: str) -> EnvSpec:
     try:
         spec = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"environment {name!r} cannot be loaded ({error}); give module:ATTRIBUTE of an importable EnvSpec"
-        ) from error
+        why = f"environment {name!r} cannot be loaded ({error})"
+        raise InputError(f"{why}; give module:ATTRIBUTE of an importable EnvSpec") from error
     if not isinstance(spec, EnvSpec):
         raise InputError(f"environment {name!r} is a {type(spec).__name__}; give module:ATTRIBUTE of an EnvSpec")
     return spec

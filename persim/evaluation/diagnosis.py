@@ -67,12 +67,9 @@ def diagnose(model: LowRankDynamics, data: Trajectories) -> Diagnosis:
         InputError: the data do not fit the model.
     """
     shape = model.settings
-    theirs = (shape.n_agents, shape.state_dim, shape.action_dim, shape.discrete)
-    if theirs != (data.n_agents, data.state_dim, data.action_dim, data.discrete):
-        raise InputError(
-            f"the data have {data.n_agents} agents, {data.state_dim} state dimensions and {_kind(data)}, the model "
-            f"{shape.n_agents}, {shape.state_dim} and {_kind(shape)}; give the data that it was trained on"
-        )
+    given, wanted = _sizes(data), _sizes(shape)
+    if given != wanted:
+        raise InputError(f"the data have {given}, the model {wanted}; give the data that it was trained on")
     rows = np.linspace(0, len(data) - 1, min(ROWS, len(data))).astype(np.int64)
     columns = [torch.tensor(column[rows]) for column in (data.agent, data.observation, data.action, data.delta)]
     with torch.no_grad():
@@ -86,8 +83,9 @@ def diagnose(model: LowRankDynamics, data: Trajectories) -> Diagnosis:
         return _energies(agent, state, action, error)
 
 
-def _kind(shape: Any) -> str:
-    return f"{shape.action_dim} {'discrete actions' if shape.discrete else 'action dimensions'}"
+def _sizes(of: Any) -> str:
+    actions = "discrete actions" if of.discrete else "action dimensions"
+    return f"{of.n_agents} agents, {of.state_dim} state dimensions and {of.action_dim} {actions}"
 
 
 def _gram(factors: Tensor) -> Tensor:

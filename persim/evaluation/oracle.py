@@ -71,10 +71,8 @@ def optimal_values(
         InputError: ``has_oracle`` is false for the environment.
     """
     if not has_oracle(spec):
-        raise InputError(
-            f"{spec.name} has no oracle: value iteration needs two bounded state dimensions, discrete actions and "
-            "rewards of at most 0; use another environment"
-        )
+        needed = "two bounded state dimensions, discrete actions and rewards of at most 0"
+        raise InputError(f"{spec.name} has no oracle: value iteration needs {needed}; use another environment")
     grid = _Grid(spec, shape)
     backups = []
     for action in range(spec.action_dim):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 _FOLDER = Path(__file__).parents[1] / "paper"
 
 
@@ -35,28 +37,26 @@ def _table(name: str) -> tuple[dict[str, str], ...]:
         return tuple(csv.DictReader(file))
 
 
-def _rows(table: str, env: str, regime: str, method: str) -> list[dict[str, str]]:
-    return [row for row in _table(table) if (row["env"], row["regime"], row["method"]) == (env, regime, method)]
+def _rows(table: str, env: str, regime: str, method: str, **numbers: float | None) -> list[dict[str, str]]:
+    """Select rows of a table by names and by the numbers in other columns, where None is an empty field."""
+    rows = [row for row in _table(table) if (row["env"], row["regime"], row["method"]) == (env, regime, method)]
+    return [row for row in rows if all((float(row[key]) if row[key] else None) == x for key, x in numbers.items())]
 
 
-def _decimals(printed: str) -> int:
-    return len(printed.partition(".")[2])
+def _by_agent(
+    rows: Iterable[dict[str, str]], kind: Callable[[float, float, int], T], first: str, second: str
+) -> dict[int, T]:
+    """Read two columns, and the decimals of the first, by agent id (from 0)."""
+    numbers = ((int(row["agent"]) - 1, row[first], row[second]) for row in rows)
+    return {agent: kind(float(x), float(y), len(x.partition(".")[2])) for agent, x, y in numbers}
 
 
 def _errors(rows: Iterable[dict[str, str]]) -> dict[int, PaperError]:
-    return {
-        int(row["agent"]) - 1: PaperError(float(row["rmse_mean"]), float(row["r2_median"]), _decimals(row["rmse_mean"]))
-        for row in rows
-    }
+    return _by_agent(rows, PaperError, "rmse_mean", "r2_median")
 
 
 def _rewards(rows: Iterable[dict[str, str]]) -> dict[int, PaperReward]:
-    return {
-        int(row["agent"]) - 1: PaperReward(
-            float(row["reward_mean"]), float(row["reward_std"]), _decimals(row["reward_mean"])
-        )
-        for row in rows
-    }
+    return _by_agent(rows, PaperReward, "reward_mean", "reward_std")
 
 
 def observed_data(env: str, regime: str) -> list[float]:
@@ -89,28 +89,20 @@ def best_reward(env: str) -> dict[int, float]:
 
 def scarcity(env: str, regime: str, agents: int, method: str = "PerSim") -> dict[int, PaperReward]:
     """Return the average rewards of Tables 14 to 16 for N = ``agents`` by agent id (from 0); empty where absent."""
-    rows = _rows("scarcity_reward.csv", env, regime, method)
-    return _rewards(row for row in rows if int(row["n_agents"]) == agents)
+    return _rewards(_rows("scarcity_reward.csv", env, regime, method, n_agents=agents))
 
 
 def unseen_error(regime: str, method: str = "PerSim", fraction: float | None = None) -> dict[int, PaperError]:
     """Return the prediction errors of never observed MountainCar agents (Table 12) by agent id (from 0).
 
-    Args:
-        regime: how the data were recorded.
-        method: the method's name in the paper.
-        fraction: p, the share of training agents that the regression is fitted on; None for methods without p.
+    ``fraction`` is p, the share of training agents that the regression is fitted on; None for methods without p.
     """
-    return _errors(_of_fraction(_rows("unseen_prediction_error.csv", "mountaincar", regime, method), fraction))
+    return _errors(_rows("unseen_prediction_error.csv", "mountaincar", regime, method, p=fraction))
 
 
 def unseen_reward(regime: str, method: str = "PerSim", fraction: float | None = None) -> dict[int, PaperReward]:
     """Return the average rewards of never observed agents (Table 13); the arguments are those of ``unseen_error``."""
-    return _rewards(_of_fraction(_rows("unseen_reward.csv", "mountaincar", regime, method), fraction))
-
-
-def _of_fraction(rows: Iterable[dict[str, str]], fraction: float | None) -> Iterator[dict[str, str]]:
-    return (row for row in rows if (float(row["p"]) if row["p"] else None) == fraction)
+    return _rewards(_rows("unseen_reward.csv", "mountaincar", regime, method, p=fraction))
 
 
 def test_agents(env: str) -> dict[int, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,6 @@ from persim.evaluation.diagnosis import NEGLIGIBLE, Diagnosis
 from persim.evaluation.prediction import HORIZON, WARM_UP, TrueRollouts, predicted_states
 from persim.planning.scoring import Dynamics
 from persim.storage import store
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Frame = NDArray[np.uint8]
 
@@ -117,8 +114,8 @@ def prediction_figure(
     save_png(figure, path)
 
 
-def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG file, without the name of the software that drew it."""
+def save_png(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure as a PNG file, without the name of the software that drew it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, format="png", metadata={"Software": None})
     store.write_atomic(path, buffer.getvalue())
@@ -138,14 +135,10 @@ def named(name: str, unit: str) -> str:
 
 def diagnosis_figure(
     title: str, found: Diagnosis, points: NDArray[np.float32], maps: Sequence[tuple[str, Array]]
-) -> Figure:
+) -> Any:
     """Draw the energies of the terms, the energy beyond k directions, and a map of the agents per covariate.
 
-    Args:
-        title: title of the figure.
-        found: the diagnosis.
-        points: position ``[N, 2]`` of each agent on the map; unused without ``maps``.
-        maps: label and values ``[N]`` of each covariate.
+    The maps show the agents at ``points`` ``[N, 2]``, coloured by values ``[N]`` that come with their label.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -153,8 +146,7 @@ def diagnosis_figure(
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(4 * (2 + len(maps)), 3.6), layout="constrained")
         axes = figure.subplots(1, 2 + len(maps))
-        _draw_terms(axes[0], found)
-        _draw_lost(axes[1], found)
+        _draw_energies(axes[0], axes[1], found)
         for where, (label, values) in zip(axes[2:], maps, strict=True):
             draw_map(where, points, values, label)
             where.set_title("agents by their factors (t-SNE)")
@@ -162,22 +154,16 @@ def diagnosis_figure(
     return figure
 
 
-def _draw_terms(axes: Any, found: Diagnosis) -> None:
+def _draw_energies(terms: Any, lost: Any, found: Diagnosis) -> None:
+    """Draw the terms' energies, and on a logarithmic scale that beyond k directions, without the last point (0)."""
     members, rank = found.terms.shape
-    ranks = np.arange(1, rank + 1)
-    axes.bar(ranks, 100 * found.terms.mean(0), color=_BLUE, alpha=0.45)
-    axes.scatter(np.tile(ranks, members), 100 * found.terms.ravel(), s=12, color=_BLUE)
-    axes.set(title="energy of each term", xlabel="term, largest first", ylabel="% of the recorded differences")
-    axes.set_xticks(ranks)
-
-
-def _draw_lost(axes: Any, found: Diagnosis) -> None:
-    """Draw the energy beyond k directions on a logarithmic scale, without the last point, which is 0."""
-    ranks, error = np.arange(1, found.terms.shape[1] + 1), 100 * found.error.mean()
-    axes.plot(ranks[:-1], 100 * found.lost[:-1], "o-", color=_BLUE, label="beyond the best k directions")
-    axes.axhline(error, color=_ORANGE, label="error of the model")
-    axes.axhline(NEGLIGIBLE * error, color=_GREY, linestyle="--", linewidth=1, label="a tenth of it")
-    axes.axvline(found.needed, color=_GREY, linestyle=":", label=f"needed: {found.needed}")
-    axes.set(yscale="log", title="energy beyond k directions", xlabel="k", ylabel="% of the recorded differences")
-    axes.set_xticks(ranks)
-    axes.legend(framealpha=1, edgecolor="none", fontsize=8)
+    ranks, unit, error = np.arange(1, rank + 1), "% of the recorded differences", 100 * found.error.mean()
+    terms.bar(ranks, 100 * found.terms.mean(0), color=_BLUE, alpha=0.45)
+    terms.scatter(np.tile(ranks, members), 100 * found.terms.ravel(), s=12, color=_BLUE)
+    terms.set(title="energy of each term", xlabel="term, largest first", ylabel=unit, xticks=ranks)
+    lost.plot(ranks[:-1], 100 * found.lost[:-1], "o-", color=_BLUE, label="beyond the best k directions")
+    lost.axhline(error, color=_ORANGE, label="error of the model")
+    lost.axhline(NEGLIGIBLE * error, color=_GREY, linestyle="--", linewidth=1, label="a tenth of it")
+    lost.axvline(found.needed, color=_GREY, linestyle=":", label=f"needed: {found.needed}")
+    lost.set(yscale="log", title="energy beyond k directions", xlabel="k", ylabel=unit, xticks=ranks)
+    lost.legend(framealpha=1, edgecolor="none", fontsize=8)

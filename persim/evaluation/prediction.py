@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from persim.data.collect import collect
@@ -83,11 +84,7 @@ class PredictionError:
 
 
 def true_rollouts(
-    spec: EnvSpec,
-    policy: BatchPolicy,
-    rng: np.random.Generator,
-    agents: Sequence[int] | None = None,
-    episodes: int = EPISODES,
+    spec: EnvSpec, policy: BatchPolicy, rng: Generator, agents: Sequence[int] | None = None, episodes: int = EPISODES
 ) -> TrueRollouts:
     """Play the test policy (with epsilon 0.01) in the true environment of each test agent.
 
@@ -105,10 +102,8 @@ def true_rollouts(
     if not set(chosen) <= set(range(len(spec.test_agents))):
         raise InputError(f"agents {chosen} are not all test agents; use ids 0 to {len(spec.test_agents) - 1}")
     ids = np.repeat(np.array(chosen, dtype=np.int64), episodes)
-    covariates = np.array(spec.test_agents)[ids]
-    acting = EpsilonPolicy(policy, TEST_EPSILON, spec.action_space)
-    steps = WARM_UP + HORIZON
-    data = collect(spec, covariates, acting, rng, horizon=steps)
+    acting, steps = EpsilonPolicy(policy, TEST_EPSILON, spec.action_space), WARM_UP + HORIZON
+    data = collect(spec, np.array(spec.test_agents)[ids], acting, rng, horizon=steps)
     states = np.full((len(ids), steps + 1, data.state_dim), np.nan, dtype=np.float32)
     actions = np.zeros((len(ids), steps, *data.action.shape[1:]), dtype=data.action.dtype)
     states[data.agent, data.step] = data.observation
@@ -120,11 +115,7 @@ def true_rollouts(
 def open_loop(dynamics: Dynamics, agents: Agents, states: NDArray[Any], actions: NDArray[Any]) -> Array:
     """Predict states ``[B, H + 1, S]`` from the start and the actions alone: the mean of members that roll separately.
 
-    Args:
-        dynamics: the model.
-        agents: ``[B]``.
-        states: ``[B, S]``, where the rollouts start.
-        actions: ``[B, H]`` or ``[B, H, A]``.
+    Agents ``[B]`` start in states ``[B, S]`` and take actions ``[B, H]`` or ``[B, H, A]``.
     """
     who, played, start = (torch.tensor(array) for array in (agents, actions, states))  # copies: arrays may be read-only
     current = start.unsqueeze(0)

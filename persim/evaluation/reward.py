@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
-from persim.data.collect import collect
+from persim.data.collect import Progress, collect
 from persim.data.policies import BatchPolicy
-from persim.envs.spec import Array, EnvSpec
+from persim.envs.spec import Agents, Array, EnvSpec
 from persim.errors import check_at_least
 
 EPISODES = 20
@@ -54,7 +55,7 @@ class _Stopwatch(BatchPolicy):
     def __init__(self, policy: BatchPolicy) -> None:
         self._policy, self.seconds = policy, 0.0
 
-    def act(self, states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    def act(self, states: NDArray[Any], rng: Generator) -> NDArray[Any]:
         start = time.perf_counter()
         actions = self._policy.act(states, rng)
         self.seconds += time.perf_counter() - start
@@ -67,12 +68,12 @@ class _Stopwatch(BatchPolicy):
 def average_rewards(
     spec: EnvSpec,
     covariates: Array,
-    policy: Callable[[NDArray[np.int64]], BatchPolicy],
-    rng: np.random.Generator,
+    policy: Callable[[Agents], BatchPolicy],
+    rng: Generator,
     *,
     agents: Sequence[int],
     episodes: int = EPISODES,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> RewardResult:
     """Play episodes of several agents in the true environment, stepping all running episodes as one batch.
 

@@ -176,9 +176,9 @@ def test_a_rank_too_small_needs_all_and_errs(of_rank_three):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"n_agents": 7}, "the data have 6 agents, 4 state dimensions and 3 discrete actions, the model 7, 4"),
-        ({"state_dim": 3}, "the model 6, 3 and 3 discrete actions"),
-        ({"action_dim": 2, "discrete": False}, "the model 6, 4 and 2 action dimensions"),
+        ({"n_agents": 7}, "the data have 6 agents, 4 state dimensions and 3 discrete actions, the model 7 agents, 4"),
+        ({"state_dim": 3}, "the model 6 agents, 3 state dimensions and 3 discrete actions"),
+        ({"action_dim": 2, "discrete": False}, "the model 6 agents, 4 state dimensions and 2 action dimensions"),
     ],
 )
 def test_other_data_are_refused(change, expected, rng):
