@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from baselines.cadm import CaDM, CaDMSettings
+from baselines.cadm import CaDM
 from baselines.model_free.augmented import Augmented
 from baselines.model_free.method import ModelFree
 from baselines.morel.method import Morel
@@ -48,8 +48,8 @@ def _unseen(p: float) -> Entry:
 METHODS: dict[str, Entry] = {
     "persim": Entry("PerSim", PerSim.make, ranked=True),
     "true-env": Entry("True env+MPC", TrueEnv.make, learns=False, unseen=True),
-    "cadm": Entry("Vanilla CaDM", CaDM.maker(CaDMSettings.vanilla, pets=False), unseen=True),
-    "cadm-pets": Entry("PE-TS CaDM", CaDM.maker(CaDMSettings.pets, pets=True), unseen=True),
+    "cadm": Entry("Vanilla CaDM", CaDM.maker(pets=False), unseen=True),
+    "cadm-pets": Entry("PE-TS CaDM", CaDM.maker(pets=True), unseen=True),
     "bcq-p": Entry("BCQ-P", ModelFree.maker("bcq", pooled=True), unseen=True),
     "bcq-a": Entry("BCQ-A", ModelFree.maker("bcq", pooled=False)),
     "cql-p": Entry("CQL-P", ModelFree.maker("cql", pooled=True), unseen=True),

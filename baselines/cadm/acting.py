@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,23 +21,9 @@ from persim.planning.planner import Memory
 from persim.planning.registry import make_planner
 
 
-class Earned(NamedTuple):
-    """The state of rollouts under way; each entry broadcasts to ``[K, L, B]``.
-
-    Attributes:
-        earned: sum of the rewards so far.
-        best: best progress so far.
-        alive: whether the rollout still goes on.
-    """
-
-    earned: Tensor
-    best: Tensor
-    alive: Tensor
-
-
 @dataclass(frozen=True)
 class PlanReward:
-    """The return of a plan, added up step by step.
+    """The return of a plan.
 
     Attributes:
         spec: the environment.
@@ -51,30 +38,25 @@ class PlanReward:
     ends: bool
     progress: StateFn | None = None
 
-    def start(self, states: Tensor) -> Earned:
-        """The sums ``[B]`` before the first step, for plans from states ``[B, S]``."""
-        nothing = torch.zeros(len(states), dtype=torch.double, device=states.device)
-        best = nothing if self.progress is None else self.progress(states).double()
-        return Earned(nothing, best, torch.ones(len(states), dtype=torch.bool, device=states.device))
-
-    def add(self, total: Earned, states: Tensor, actions: Tensor, following: Tensor) -> Earned:
-        """The sums after one more step.
+    def returns(self, start: Tensor, steps: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """The returns ``[K, L, B]`` of plans from states ``[B, S]``.
 
         Args:
-            total: the sums so far.
-            states: ``[K, L, B, S]``.
-            actions: ``[B]`` or ``[B, A]``.
-            following: next states ``[K, L, B, S]``; one that is not finite makes the return of its plan NaN.
+            start: the states.
+            steps: what ``Model.play`` yields; a next state that is not finite makes the return of its plan NaN.
         """
-        worth = self.reward(states, actions, following).double() + 0 * following.double().sum(-1)
-        earned, best = total.earned + torch.where(total.alive, worth, 0.0), total.best
-        if self.progress is not None:
-            best = torch.where(total.alive, torch.maximum(best, self.progress(following).double()), best)
-        return Earned(earned, best, total.alive & ~self.spec.terminated(following) if self.ends else total.alive)
-
-    def score(self, total: Earned, horizon: int) -> Tensor:
-        """The returns ``[K, L, B]`` of plans of ``horizon`` steps."""
-        return total.earned if self.progress is None else total.earned + horizon * total.best
+        earned = torch.zeros(len(start), dtype=torch.double, device=start.device)
+        best = earned if self.progress is None else self.progress(start).double()
+        alive, horizon = torch.ones(len(start), dtype=torch.bool, device=start.device), 0
+        for states, actions, following in steps:
+            worth = self.reward(states, actions, following).double() + 0 * following.double().sum(-1)
+            earned = earned + torch.where(alive, worth, 0.0)
+            if self.progress is not None:
+                best = torch.where(alive, torch.maximum(best, self.progress(following).double()), best)
+            if self.ends:
+                alive = alive & ~self.spec.terminated(following)
+            horizon += 1
+        return earned if self.progress is None else earned + horizon * best
 
 
 def plan_reward(spec: EnvSpec, *, progress: bool = True) -> PlanReward:
@@ -112,10 +94,7 @@ class Recorder:
     def add(self, before: Tensor, actions: Tensor, after: Tensor) -> None:
         """Appends one transition per episode and drops the oldest if all slots are full.
 
-        Args:
-            before: states ``[B, S]``.
-            actions: ``[B]`` or ``[B, A]``.
-            after: next states ``[B, S]``.
+        The states ``before`` and ``after`` it are ``[B, S]``, the actions ``[B]`` or ``[B, A]``.
         """
         if self._count == self._length:
             self._differences, self._actions = (x.roll(-1, 1) for x in (self._differences, self._actions))
@@ -173,9 +152,13 @@ class ContextScorer:
         flat = torch.from_numpy(plans.reshape(-1, *plans.shape[2:])).to(model.device)
         start = torch.tensor(states, device=model.device, dtype=torch.float32)  # a copy: they may be read-only
         episode = torch.arange(len(states), device=model.device).repeat_interleave(count)
-        contexts, parts = self._round_contexts(), model.blocks(len(flat))
-        scores = [self._returns(start[episode[part]], contexts[:, episode[part]], flat[part]) for part in parts]
-        return torch.cat(scores).view(-1, count).cpu().numpy()
+        contexts, scores = self._round_contexts(), []
+        for part in model.blocks(len(flat)):
+            begin = start[episode[part]]
+            steps = model.play(begin, contexts[:, episode[part]], flat[part], self._generator)
+            scores.append(self._reward.returns(begin, steps).mean((0, 1)))
+        means = torch.cat(scores)
+        return torch.where(means.isfinite(), means, -torch.inf).view(-1, count).cpu().numpy()
 
     def _round_contexts(self) -> Tensor:
         """The contexts ``[K, B, C]`` of this call; every second time the public code mixes up their first two axes."""
@@ -184,14 +167,6 @@ class ContextScorer:
             return self._contexts
         members, episodes, width = self._contexts.shape
         return self._contexts.reshape(episodes, members, width).transpose(0, 1)
-
-    def _returns(self, start: Tensor, contexts: Tensor, plans: Tensor) -> Tensor:
-        """Returns ``[B]`` of plans ``[B, H]`` or ``[B, H, A]`` from states ``[B, S]`` with contexts ``[K, B, C]``."""
-        total = self._reward.start(start)
-        for states, actions, following in self._model.play(start, contexts, plans, self._generator):
-            total = self._reward.add(total, states, actions, following)
-        mean = self._reward.score(total, plans.shape[1]).mean((0, 1))
-        return torch.where(mean.isfinite(), mean, -torch.inf)
 
 
 class ContextPolicy(BatchPolicy):

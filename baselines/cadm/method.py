@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from baselines.cadm.acting import ContextPolicy, recorded
-from baselines.cadm.nets import CaDMNets
+from baselines.cadm.nets import CaDMNets, Scales
 from baselines.cadm.rollouts import Model
-from baselines.cadm.scales import Scales
 from baselines.cadm.settings import BUDGETS, ActingSettings, CaDMSettings
 from baselines.cadm.stage import Table
 from baselines.cadm.training import Training
@@ -66,8 +64,9 @@ class CaDM(Method):
         self.settings, self.acting = settings, acting
 
     @classmethod
-    def maker(cls, settings: Callable[..., CaDMSettings], *, pets: bool) -> Callable[[EnvSpec, Options], CaDM]:
-        """A function that builds it as the options of a command ask."""
+    def maker(cls, *, pets: bool) -> Callable[[EnvSpec, Options], CaDM]:
+        """A function that builds it, PE-TS or vanilla, as the options of a command ask."""
+        settings = CaDMSettings.pets if pets else CaDMSettings.vanilla
 
         def make(spec: EnvSpec, options: Options) -> CaDM:
             budget = options.of(BUDGETS)
@@ -146,12 +145,8 @@ class FittedCaDM:
         played = torch.from_numpy(np.array(actions)).to(model.device)
         contexts = model.contexts(recorded(history, len(states), model))
         generator = torch.Generator(model.device).manual_seed(seeding.integer(_NOISE, "cadm", "particles"))
-        parts = model.blocks(len(start))
-        blocks = [_mean_path(model, start[part], contexts[:, part], played[part], generator) for part in parts]
-        return np.concatenate([np.asarray(states, dtype=np.float64)[:, None], torch.cat(blocks).cpu().numpy()], axis=1)
-
-
-def _mean_path(model: Model, start: Tensor, contexts: Tensor, actions: Tensor, generator: torch.Generator) -> Tensor:
-    """Mean over particles of the states ``[B, H, S]`` after each action."""
-    steps = model.play(start, contexts, actions, generator)
-    return torch.stack([following.double().mean((0, 1)) for _, _, following in steps], dim=1)
+        paths = []
+        for part in model.blocks(len(start)):
+            steps = model.play(start[part], contexts[:, part], played[part], generator)
+            paths.append(torch.stack([following.double().mean((0, 1)) for _, _, following in steps], dim=1))
+        return np.concatenate([np.asarray(states, dtype=np.float64)[:, None], torch.cat(paths).cpu().numpy()], axis=1)

@@ -1,4 +1,4 @@
-"""CaDM's networks, all members at once, and their loss: context encoder, forward and backward dynamics."""
+"""CaDM's networks, all members at once, with their inputs, outputs and loss: encoder, forward and backward dynamics."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
 from baselines.cadm.settings import CaDMSettings
+from baselines.common.scale import Scale
 from baselines.common.snapshots import below, load_net, net_arrays, under
 from persim.storage.store import Arrays
 
@@ -98,11 +99,6 @@ class CaDMNets(nn.Module):
         logvar = self.highest - softplus(self.highest - logvar)
         return mean, self.lowest + softplus(logvar - self.lowest)
 
-    def predict_back(self, following: Tensor, actions: Tensor, contexts: Tensor) -> Tensor:
-        """Predicts the scaled backward target ``[K, B, S]`` from next states ``[K, B, D]``, actions and contexts."""
-        outputs: Tensor = self.back(torch.cat([following, actions, contexts], dim=-1))
-        return outputs
-
     def adam(self, learning_rate: float) -> torch.optim.Adam:
         """Adam with each layer's weight decay.
 
@@ -122,6 +118,35 @@ class CaDMNets(nn.Module):
     def load(self, arrays: Arrays) -> None:
         """Loads the parameters that ``arrays`` returned."""
         load_net(self, below("net.", arrays))
+
+
+class Scales(NamedTuple):
+    """The scales of all inputs and outputs.
+
+    Attributes:
+        states: of the networks' state features ``[D]``, the same for forward and backward network.
+        actions: ``[A]``; discrete actions stay 0 and 1.
+        history: ``[W S + W A]``; differences stay as they are, continuous actions are scaled slot by slot, with
+            the zeros of empty slots among the values.
+        targets: of the forward network ``[S]``.
+        back_targets: of the backward network ``[S]``.
+    """
+
+    states: Scale
+    actions: Scale
+    history: Scale
+    targets: Scale
+    back_targets: Scale
+
+    def arrays(self) -> Arrays:
+        """Mean and standard deviation of each scale as a named array ``[2, D]``."""
+        return {f"scale.{name}": torch.stack(scale).cpu().numpy() for name, scale in self._asdict().items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays, device: str) -> Scales:
+        """Restores the scales that ``arrays`` returned."""
+        tables = (torch.from_numpy(np.array(arrays[f"scale.{name}"])).to(device) for name in cls._fields)
+        return cls(*(Scale(*table) for table in tables))
 
 
 class Batch(NamedTuple):
@@ -153,7 +178,8 @@ def reconstruction(nets: CaDMNets, batch: Batch, backward_weight: float) -> Tens
     mean, logvar = nets.predict(batch.states, batch.actions, contexts)
     squared = (mean - batch.targets).square()
     ahead = squared if logvar is None else squared * torch.exp(-logvar) + logvar
-    back = (nets.predict_back(batch.following, batch.actions, contexts) - batch.back_targets).square()
+    before = nets.back(torch.cat([batch.following, batch.actions, contexts], dim=-1))
+    back: Tensor = (before - batch.back_targets).square()
     return ahead.mean((1, 2)).sum() + backward_weight * back.mean((1, 2)).sum()
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from baselines.cadm.nets import CaDMNets
-from baselines.cadm.scales import Scales
+from baselines.cadm.nets import CaDMNets, Scales
 from baselines.cadm.settings import ActingSettings, CaDMSettings
 from baselines.cadm.windows import encoded_actions, observations
 from persim.envs.spec import EnvSpec

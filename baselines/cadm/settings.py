@@ -83,12 +83,9 @@ class CaDMSettings:
         check_between("learning_rate", self.learning_rate, 0, 1)
         check_between("validation", self.validation, 0, 1)
         for widths, decays in (("widths", "decays"), ("encoder_widths", "encoder_decays")):
-            layers = len(getattr(self, widths)) + 1
-            if len(getattr(self, decays)) != layers:
-                raise InputError(
-                    f"{decays} has {len(getattr(self, decays))} numbers, but {widths} make {layers} layers; "
-                    "give one per layer"
-                )
+            given, layers = len(getattr(self, decays)), len(getattr(self, widths)) + 1
+            if given != layers:
+                raise InputError(f"{decays} has {given} numbers, but {widths} make {layers} layers; give one per layer")
 
     @classmethod
     def vanilla(cls, **changes: Any) -> CaDMSettings:

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from baselines.cadm.nets import Batch
-from baselines.cadm.scales import Scales, scale_of
+from baselines.cadm.nets import Batch, Scales
 from baselines.cadm.settings import CaDMSettings
 from baselines.cadm.windows import Histories, Rows, observations, pairs, split
 from baselines.common.scale import Scale
@@ -119,13 +118,13 @@ class Stage:
 def stage_scales(table: Table, iteration: int) -> Scales:
     """The scales of the transitions that an iteration uses, with the held-out ones (as in CaDM's code)."""
     at = torch.from_numpy(table.rows(iteration)).to(table.device)
-    states, targets, back = (scale_of(x[at]) for x in (table.states, table.targets, table.back_targets))
+    states, targets, back = (Scale.exact(x[at]) for x in (table.states, table.targets, table.back_targets))
     differences = Scale.none(table.settings.history * table.targets.shape[1], table.device)
     if table.discrete:
         actions = Scale.none(table.actions.shape[1], table.device)
         past = Scale.none(table.settings.history * table.actions.shape[1], table.device)
     else:
-        actions = scale_of(table.actions[at])
-        past = scale_of(table.histories(at)[:, len(differences.mean) :])
+        actions = Scale.exact(table.actions[at])
+        past = Scale.exact(table.histories(at)[:, len(differences.mean) :])
     history = Scale(*(torch.cat(both) for both in zip(differences, past, strict=True)))
     return Scales(states, actions, history, targets, back)

@@ -106,12 +106,8 @@ class Histories:
         short = int((lengths < length).sum())
         if short:
             _logger.warning(
-                "%d of %d trajectories of %s are shorter than the history of %d steps; the empty slots are 0, "
-                "as at the start of an episode",
-                short,
-                len(lengths),
-                data.env,
-                length,
+                f"{short} of {len(lengths)} trajectories of {data.env} are shorter than the history of {length} steps; "
+                "the empty slots are 0, as at the start of an episode"
             )
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -130,15 +126,10 @@ def joined(differences: Tensor, actions: Tensor) -> Tensor:
 
 
 def pairs(data: Trajectories, windows: Rows, future: int) -> tuple[Rows, Rows]:
-    """Pairs each window with every transition that it has to explain.
+    """Pairs each of the windows ``[n]`` with every transition that it has to explain.
 
-    The window of row t is the history before t, which explains the transitions t to t + M - 1, as far as the
-    episode goes.
-
-    Args:
-        data: the trajectories.
-        windows: rows of the windows ``[n]``.
-        future: M.
+    The window of row t is the history before t, which explains the transitions t to t + M - 1 (``future`` is M), as
+    far as the episode goes.
 
     Returns:
         The row of the window and the row of the transition for each pair, both ``[pairs]``.
@@ -152,18 +143,10 @@ def pairs(data: Trajectories, windows: Rows, future: int) -> tuple[Rows, Rows]:
 
 
 def split(data: Trajectories, episodes: Rows, count: int, rng: np.random.Generator, *, overlap: bool) -> Rows:
-    """Chooses the windows to hold out.
+    """Chooses at most ``count`` windows of these trajectories ``[n]`` to hold out; returns their rows, sorted.
 
-    Args:
-        data: the trajectories.
-        episodes: numbers of the trajectories in use ``[n]``.
-        count: the most windows to hold out; of two or more trajectories at least one is held out nevertheless.
-        rng: the source of the choice.
-        overlap: hold out single windows instead of whole trajectories, so that training and held-out windows
-            share transitions.
-
-    Returns:
-        The rows of the held-out windows, sorted, at most ``[count]``.
+    Whole trajectories are held out, of two or more at least one even if it has more windows. With ``overlap`` single
+    windows are, so that training and held-out windows share transitions.
     """
     rows = np.flatnonzero(np.isin(data.episode, episodes))
     if overlap:

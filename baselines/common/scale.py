@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_TINY = 1e-10  # CaDM's own
+_CONSTANT = 1e-6  # a standard deviation below this share of the largest value is rounding error
+
 
 class Scale(NamedTuple):
     """Mean and standard deviation of each column ``[D]``."""
@@ -21,6 +24,18 @@ class Scale(NamedTuple):
         still = (rows == rows[0]).all(0)
         mean, spread = rows.mean(0), rows.std(0, correction=0)
         return cls(torch.where(still, rows[0], mean), torch.where(still, 1, spread))
+
+    @classmethod
+    def exact(cls, rows: Tensor) -> Scale:
+        """The scale of rows ``[B, D]`` in double precision; a constant column gets spread 0.
+
+        PE-TS CaDM always predicts some noise, in proportion to the spread; what never changed has to stay as it is.
+        """
+        mean = rows.mean(0, dtype=torch.float64)
+        # Not rows.var: it cannot sum float32 values in float64, and sums of millions would lose digits.
+        spread = (rows.double() - mean).square().mean(0).sqrt()
+        still = spread <= _CONSTANT * rows.abs().amax(0).double()
+        return cls(mean.float(), torch.where(still, 0.0, spread + _TINY).float())
 
     @classmethod
     def none(cls, width: int, device: torch.device) -> Scale:

@@ -22,7 +22,6 @@ _cql_impl: Any = d3rlpy.algos.qlearning.torch.cql_impl
 _nets: Any = d3rlpy.models.torch
 _sync: Any = d3rlpy.torch_utility
 _encoder: Any = d3rlpy.models.encoders.VectorEncoderFactory
-_NEVER = 10**9
 
 # Conservative weight, threshold (as a multiple of the given one, t) and initial alpha with which d3rlpy 2.8 adds what
 # older releases add to the loss of two critics: 0.90 alpha (5 mean gap - t), 0.80 alpha (gap - t) for each critic.
@@ -101,7 +100,7 @@ def _discrete_bcq_config(s: DiscreteBCQSettings, encoder: Any, shared: dict[str,
         action_flexibility=s.threshold,
         beta=s.penalty,
         share_encoder=False,
-        target_update_interval=_NEVER,
+        target_update_interval=10**9,  # never: the learner has soft updates of its own
     )
 
 

@@ -48,12 +48,9 @@ class Augmented(ModelFree):
     @classmethod
     def maker(cls, algorithm: str, *, pooled: bool = False) -> Callable[[EnvSpec, Options], ModelFree]:
         """A function that builds PerSim-BCQ or PerSim-CQL as the options of a command ask."""
-
-        def make(spec: EnvSpec, options: Options) -> ModelFree:
-            simulator = PerSim(PerSimSettings.chosen(spec, options, whole=True))
-            return cls(chosen_settings(algorithm, spec, options), spec, simulator)
-
-        return make
+        return lambda spec, options: cls(
+            chosen_settings(algorithm, spec, options), spec, PerSim(PerSimSettings.chosen(spec, options, whole=True))
+        )
 
     def about(self) -> dict[str, Any]:
         """All settings, also of the simulator and its planner, on which the trajectories depend."""
@@ -62,10 +59,9 @@ class Augmented(ModelFree):
 
     def _sources(self, part: Part) -> list[Trajectories]:
         """What was recorded of the agent, and what its simulator makes up."""
-        rng, of = seeding.generator(part.seed, "synthetic", part.spec.name, part.number), [part.number]
-        made = synthetic_trajectories(
-            self._simulator(part), part.data, part.spec, rng, agents=of, per_agent=self.per_agent
-        )
+        rng = seeding.generator(part.seed, "synthetic", part.spec.name, part.number)
+        simulator, agents = self._simulator(part), [part.number]
+        made = synthetic_trajectories(simulator, part.data, part.spec, rng, agents=agents, per_agent=self.per_agent)
         return [*super()._sources(part), made]
 
     def _simulator(self, part: Part) -> Simulator:

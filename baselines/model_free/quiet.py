@@ -1,7 +1,5 @@
 """d3rlpy without the banner of the old gym, which its import prints, and without its log on the terminal."""
 
-from __future__ import annotations
-
 import logging
 
 import gym_notices.notices

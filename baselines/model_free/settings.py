@@ -138,14 +138,12 @@ _FEW_UPDATES = {"discrete_bcq": 55_000, "bcq": 11_000, "discrete_cql": 10_000, "
 _TEN_UPDATES = dict.fromkeys(PAPER_UPDATES, 10)
 UPDATES = {"paper": PAPER_UPDATES, "laptop": _FEW_UPDATES, "quick": _FEW_UPDATES, "smoke": _TEN_UPDATES}
 
-# MountainCar's velocity is at most 0.07, its position ten times as much: on raw states the nets hardly see it.
-NORMALISED = frozenset({"mountaincar"})
-
 
 def chosen_settings(algorithm: str, spec: EnvSpec, options: Options) -> OfflineSettings:
     """The settings of ``bcq`` or ``cql`` that the options of a command ask for in an environment."""
     name = f"discrete_{algorithm}" if spec.discrete else algorithm
-    normalised = spec.name in NORMALISED if options.normalised is None else options.normalised
+    # MountainCar's velocity is at most 0.07, its position ten times as much: on raw states the nets hardly see it.
+    normalised = spec.name == "mountaincar" if options.normalised is None else options.normalised
     return offline_settings(name, options.of(UPDATES)[name], normalised=normalised)
 
 

@@ -32,16 +32,16 @@ class Ensemble(nn.Module):
 
     Args:
         data: the data to learn from, which give the z-scores.
-        width: units of each hidden layer.
-        members: K.
+        settings: give the width and K.
         seed: seed of the initial weights.
         device: device of the networks.
     """
 
     def __init__(
-        self, data: Trajectories, width: int, members: int, seed: np.random.SeedSequence, device: str = "cpu"
+        self, data: Trajectories, settings: DynamicsSettings, seed: np.random.SeedSequence, device: str
     ) -> None:
         super().__init__()
+        width, members = settings.width, settings.members
         self._actions = data.action_dim if data.discrete else 0
         self.states = Scale.of(on(device, data.observation))
         self.actions = None if data.discrete else Scale.of(on(device, data.action))
@@ -112,7 +112,7 @@ class DynamicsTraining:
     def __init__(self, settings: DynamicsSettings, data: Trajectories, seeds: tuple[int, int], device: str) -> None:
         self._batch_size, self._seeds = settings.batch_size, seeds
         init = seeding.sequence(seeds[0], "init", seeds[1])
-        self.ensemble = Ensemble(data, settings.width, settings.members, init, device)
+        self.ensemble = Ensemble(data, settings, init, device)
         self.inputs, self._targets = training_rows(self.ensemble, data, device)
         self._adam = torch.optim.Adam(self.ensemble.parameters(), lr=settings.learning_rate)
         self._batches = math.ceil(len(data) / settings.batch_size)

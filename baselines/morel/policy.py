@@ -118,9 +118,8 @@ class PolicyTraining:
         finite = math.isfinite(loss) and all(bool(value.isfinite().all()) for value in ppo.policy.parameters())
         if not finite:
             step = update * self._settings.update_steps
-            raise DivergenceError(
-                f"the policy's loss became non-finite by step {step} of PPO; lower the learning rate"
-            ) from trouble
+            message = f"the policy's loss became non-finite by step {step} of PPO; lower the learning rate"
+            raise DivergenceError(message) from trouble
         if trouble is not None:
             raise trouble
 

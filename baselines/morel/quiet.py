@@ -1,7 +1,5 @@
 """stable-baselines3 without the banner of the old gym, which it imports if it is installed."""
 
-from __future__ import annotations
-
 import gym_notices.notices
 
 gym_notices.notices.notices.clear()  # printed, so no warnings filter could catch it

@@ -153,8 +153,7 @@ class MorelSettings:
     def of(cls, spec: EnvSpec, *, epochs: int, min_updates: int, ppo_steps: int) -> MorelSettings:
         """The paper's settings for an environment, with this budget (see ``PAPER_MOREL``).
 
-        The networks are 128 wide and the penalty is -50; in HalfCheetah they are 1024 wide and it is -200. In other
-        environments with continuous actions the networks are 512 wide, as in the code.
+        In environments with continuous actions that the paper lacks the networks are 512 wide, as in the code.
 
         Raises:
             InputError: a number is out of range.

@@ -7,9 +7,8 @@ from torch.nn.functional import silu, softplus
 
 from baselines.cadm import rollouts
 from baselines.cadm.acting import ContextScorer, PlanReward, Recorder, plan_reward, recorded
-from baselines.cadm.nets import Batch, CaDMNets, bound_penalty, reconstruction
+from baselines.cadm.nets import Batch, CaDMNets, Scales, bound_penalty, reconstruction
 from baselines.cadm.rollouts import Model
-from baselines.cadm.scales import Scales
 from baselines.cadm.settings import ActingSettings, CaDMSettings
 from baselines.common.scale import Scale
 from persim.envs import get
@@ -198,10 +197,8 @@ def test_cartpole_plans_for_limits_kept_and_may_recover():
     reward = plan_reward(get("cartpole"))
     following = torch.tensor([[0, 0, 0, 0], [2.5, 0, 0, 0], [2.5, 0, 0.3, 0], [0, 0, 0.3, 0]], dtype=torch.float32)
     assert reward.reward(following, torch.zeros(4), following).tolist() == [1, 0, -1, 0]
-    total = reward.start(following)
-    for state in (following, torch.zeros(4, 4)):
-        total = reward.add(total, state, torch.zeros(4), state)
-    assert total.earned.tolist() == [2, 1, 0, 1]
+    steps = [(state, torch.zeros(4), state) for state in (following, torch.zeros(4, 4))]
+    assert reward.returns(following, steps).tolist() == [2, 1, 0, 1]
 
 
 def test_mountaincar_goes_on_at_the_goal_and_other_environments_end():
@@ -212,12 +209,11 @@ def test_mountaincar_goes_on_at_the_goal_and_other_environments_end():
 @pytest.mark.parametrize("progress", [False, True])
 def test_progress_adds_the_best_height_on_the_way_once_a_step_if_it_is_asked_for(progress):
     reward = plan_reward(get("mountaincar"), progress=progress)
-    total = reward.start(torch.tensor([[-0.5, 0.0], [-0.5, 0.0]]))
-    for positions in ([-0.4, -0.6], [-0.7, -0.9]):
-        following = torch.tensor([[position, 0.01] for position in positions])
-        total = reward.add(total, following, torch.zeros(2), following)
+    states = [torch.tensor([[left, 0.01], [right, 0.01]]) for left, right in ((-0.4, -0.6), (-0.7, -0.9))]
+    steps = [(state, torch.zeros(2), state) for state in states]
+    found = reward.returns(torch.tensor([[-0.5, 0.0], [-0.5, 0.0]]), steps)
     helped = np.array([-2 + 2 * 0.01 * -0.4, -2 + 2 * 0.01 * -0.5])
-    np.testing.assert_allclose(reward.score(total, 2).numpy(), helped if progress else [-2, -2], rtol=1e-6)
+    np.testing.assert_allclose(found.numpy(), helped if progress else [-2, -2], rtol=1e-6)
 
 
 def test_the_history_of_a_prediction_is_what_the_policy_would_have_recorded():

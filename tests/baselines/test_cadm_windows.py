@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from baselines.cadm.rollouts import Model
-from baselines.cadm.scales import scale_of
 from baselines.cadm.stage import Stage, Table, stage_scales
 from baselines.cadm.windows import (
     CheetahObservations,
@@ -19,6 +18,7 @@ from baselines.cadm.windows import (
     pairs,
     split,
 )
+from baselines.common.scale import Scale
 from persim.data.collect import collect
 from persim.envs import get
 from persim.envs.halfcheetah import SPEC_COST_005
@@ -161,7 +161,7 @@ def test_a_batch_holds_the_scaled_columns_of_its_rows():
 
 def test_a_constant_column_is_left_at_0():
     values = torch.tensor([[3.7, 1.0], [3.7, 2.0], [3.7, 3.0]])
-    scale = scale_of(values)
+    scale = Scale.exact(values)
     assert scale.spread[0] == 0
     assert scale.normalise(values)[:, 0].abs().max() < 1e-6
     torch.testing.assert_close(scale.restore(torch.ones(2)), torch.tensor([3.7, 2 + np.sqrt(2 / 3)]), check_dtype=False)

@@ -22,7 +22,7 @@ PESSIMISM = PessimismSettings(penalty=-50.0, horizon=5)
 
 
 def ensemble_of(data, width=8, members=4):
-    return Ensemble(data, width, members, np.random.SeedSequence(1))
+    return Ensemble(data, DynamicsSettings(width, members=members), np.random.SeedSequence(1), "cpu")
 
 
 def mdp_of(data, spec, threshold=np.inf, **changes):
