@@ -42,10 +42,8 @@ class EnsembleSettings:
     def __post_init__(self) -> None:
         check_at_least("members", self.members, 1)
         if self.candidates < self.members:
-            raise InputError(
-                f"candidates is {self.candidates}, fewer than the {self.members} members to keep; "
-                f"give at least {self.members}"
-            )
+            fewer = f"fewer than the {self.members} members to keep"
+            raise InputError(f"candidates is {self.candidates}, {fewer}; give at least {self.members}")
 
 
 def train_ensemble(

@@ -150,10 +150,8 @@ def known_agents(n_agents: int, p: float, seed: int) -> NDArray[np.int64]:
     """
     count = round(check_share(p) * n_agents)
     if count < FEWEST:
-        raise InputError(
-            f"p is {p}, which leaves {count} of {n_agents} training agents, but a regression needs at least {FEWEST}; "
-            "give a larger p, or the covariates of more agents"
-        )
+        left = f"leaves {count} of {n_agents} training agents, but a regression needs at least {FEWEST}"
+        raise InputError(f"p is {p}, which {left}; give a larger p, or the covariates of more agents")
     return np.sort(seeding.generator(seed, "unseen", "known", n_agents).permutation(n_agents)[:count])
 
 
@@ -222,14 +220,10 @@ def _known(model: LowRankDynamics, spec: EnvSpec, known: Known) -> tuple[NDArray
     trained = model.settings.n_agents
     if isinstance(known, Trajectories):
         if known.covariates is None:
-            raise InputError(
-                "the data have no covariates of their agents, which the regression needs; "
-                "give data with covariates, or ids with covariates"
-            )
+            raise InputError("the data have no covariates of their agents; give data with covariates, or ids with them")
         if known.n_agents != trained:
-            raise InputError(
-                f"the data have {known.n_agents} agents, but the model was trained on {trained}; give its own data"
-            )
+            what = f"the data have {known.n_agents} agents, but the model was trained on {trained}"
+            raise InputError(f"{what}; give its own data")
         agents = np.unique(known.agent)  # an agent without transitions still has its initial factors
         return agents, spec.covariate_rows(known.covariates)[agents]
     agents, covariates = np.asarray(known[0], dtype=np.int64), spec.covariate_rows(known[1])

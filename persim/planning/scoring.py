@@ -87,10 +87,8 @@ def check_agents(agents: Agents, known: int) -> None:
     """
     unseen = agents[(agents < 0) | (agents >= known)]
     if len(unseen):
-        raise InputError(
-            f"agent {unseen[0] + 1} is not among the {known} agents of the model; give 1 to {known}, "
-            "or train with its data (an agent without data needs covariates)"
-        )
+        advice = f"give 1 to {known}, or train with its data (an agent without data needs covariates)"
+        raise InputError(f"agent {unseen[0] + 1} is not among the {known} agents of the model; {advice}")
 
 
 class PlainScorer:

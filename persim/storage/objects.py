@@ -15,16 +15,10 @@ from typing import Any
 
 from persim.errors import InputError, nearest
 
-# Protocol -> package, and how to install it. Writing an object has to be atomic, which excludes file servers (sftp).
-_NEEDS = {
-    "s3": ("s3fs", "persim[s3]"),
-    "s3a": ("s3fs", "persim[s3]"),
-    "gs": ("gcsfs", "gcsfs"),
-    "gcs": ("gcsfs", "gcsfs"),
-    "az": ("adlfs", "adlfs"),
-    "abfs": ("adlfs", "adlfs"),
-    "memory": ("fsspec", "persim"),
-}
+# The package of each protocol. Writing an object has to be atomic, which excludes file servers (sftp).
+_NEEDS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+_NEEDS |= {"memory": "fsspec"}
+_EXTRAS = {"s3fs": "persim[s3]", "fsspec": "persim"}  # what to install instead of the package itself
 
 
 def store_path(text: str) -> Path:
@@ -39,14 +33,13 @@ def store_path(text: str) -> Path:
     if protocol in ("file", "local"):
         return Path("/" + place.lstrip("/"))
     if protocol not in _NEEDS:
-        raise InputError(
-            f"store {text!r} has an unknown protocol{nearest(protocol, _NEEDS)}; "
-            f"give a folder, or a URL that begins with one of: file, {', '.join(_NEEDS)}"
-        )
-    package, install = _NEEDS[protocol]
+        allowed = f"give a folder, or a URL that begins with one of: file, {', '.join(_NEEDS)}"
+        raise InputError(f"store {text!r} has an unknown protocol{nearest(protocol, _NEEDS)}; {allowed}")
+    package = _NEEDS[protocol]
     for needed in ("upath", package):
         if find_spec(needed) is None:
-            raise InputError(f"store {text!r} needs the package {needed}, which is missing; pip install '{install}'")
+            missing = f"needs the package {needed}, which is missing"
+            raise InputError(f"store {text!r} {missing}; pip install '{_EXTRAS.get(package, package)}'")
     place = place.rstrip("/")
     if not place or place.startswith("/"):
         raise InputError(f"store {text!r} names no bucket; give {protocol}://BUCKET/PREFIX")
@@ -111,10 +104,8 @@ def prove_writable(root: Path, what: str) -> None:
 
 
 def _unusable(root: Path, what: str, verb: str, error: Exception) -> InputError:
-    return InputError(
-        f"{what} {str(root)!r} cannot be {verb} ({reason(error)}); "
-        "make the bucket, check the credentials and the endpoint, or give another store"
-    )
+    advice = "make the bucket, check the credentials and the endpoint, or give another store"
+    return InputError(f"{what} {str(root)!r} cannot be {verb} ({reason(error)}); {advice}")
 
 
 @contextmanager

@@ -23,10 +23,8 @@ from safetensors.numpy import save as _tensors_to_bytes
 
 from persim.errors import InputError
 from persim.storage import objects as remote
-from persim.storage.objects import is_remote as is_remote
-from persim.storage.objects import local_copy as local_copy
-from persim.storage.objects import reach as reach
-from persim.storage.objects import store_path as store_path
+
+is_remote, local_copy, reach, store_path = remote.is_remote, remote.local_copy, remote.reach, remote.store_path
 
 FORMAT_VERSION = 1
 
@@ -143,6 +141,14 @@ def _damaged(path: Path, why: str) -> InputError:
     return InputError(f"{str(path)!r} is damaged or not PerSim's: {why}; if PerSim wrote it, delete it and run again")
 
 
+def _check_kind(path: Path, found: object, version: object, kind: str) -> None:
+    if found != kind:
+        raise InputError(f"{str(path)!r} holds {found!r}, but {kind!r} is wanted; give such a file")
+    if str(version) != str(FORMAT_VERSION):
+        read = f"this program reads {FORMAT_VERSION}; use the one that wrote it, or write it again"
+        raise InputError(f"{str(path)!r} has format version {version}, but {read}")
+
+
 def _read_bytes(path: Path, kind: str) -> bytes:
     try:
         return remote.fetch(path) if is_remote(path) else path.read_bytes()
@@ -159,13 +165,7 @@ def read_arrays(path: Path, kind: str) -> tuple[Arrays, dict[str, Any]]:
     """
     data = _read_bytes(path, kind)
     header = _header(path, data)
-    if header.get("kind") != kind:
-        raise InputError(f"{str(path)!r} holds {header.get('kind')!r}, but {kind!r} is wanted; give such a file")
-    if header.get("version") != str(FORMAT_VERSION):
-        raise InputError(
-            f"{str(path)!r} has format version {header.get('version')}, but this program reads {FORMAT_VERSION}; "
-            "use the program version that wrote it, or write the file again"
-        )
+    _check_kind(path, header.get("kind"), header.get("version"), kind)
     try:
         arrays: Arrays = _tensors_from_bytes(data)
         settings: dict[str, Any] = json.loads(header["settings"])
@@ -200,11 +200,7 @@ def read_record(path: Path, kind: str) -> dict[str, Any]:
         found, version, record = body["kind"], body["version"], body["record"]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise _damaged(path, "it is truncated or not a record") from error
-    if found != kind or version != FORMAT_VERSION:
-        raise InputError(
-            f"{str(path)!r} holds {found!r} version {version}, but {kind!r} version {FORMAT_VERSION} is wanted; "
-            "give another store"
-        )
+    _check_kind(path, found, version, kind)
     if hashlib.sha256(canonical_json(body).encode()).hexdigest() != checksum:
         raise _damaged(path, "its checksum does not match its contents")
     return dict(record)
