@@ -11,9 +11,9 @@ The same store gives the same files, byte for byte.
 
 from __future__ import annotations
 
-import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -24,8 +24,9 @@ from persim import console
 from persim.envs import get
 from persim.errors import InputError, check_at_least
 from persim.storage import store
-from sweeps.reporting.draw_paper import curves_figure, frames_figure, latent_figure
+from sweeps.reporting.draw import save_png
 from sweeps.reporting.frames import AGENTS, StoredModel, factor_frame, rollout_frame, stored_models
+from sweeps.reporting.paper_figures import curves_figure, frames_figure, latent_figure
 
 COMPARED = ("persim", "cadm", "cadm-pets")
 
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ours = [model for model in models if model.job.cell.method == "persim"]
     if not ours:
         raise InputError(
-            f"{_named(roots)} no trained PerSim of N={args.agents} and seed {args.seed}; "
+            f"store {', '.join(map(str, roots))} has no trained PerSim of N={args.agents} and seed {args.seed}; "
             "run sweeps/benchmark.py --suite prediction first, or give another --store"
         )
     wanted = [(args.out, "folder --out")] + ([(args.pictures, "folder --pictures")] if args.pictures else [])
@@ -67,14 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _write(args.out / "rollouts.parquet", rollouts)
         _report_missing(shown)
     if args.pictures:
-        for name, figure in _figures(factors, rollouts):
-            _draw(args.pictures / f"{name}.png", figure)
+        for name, draw in _pictures(factors, rollouts):
+            print(save_png(args.pictures / f"{name}.png", draw, dpi=110))
     return 0
-
-
-def _named(roots: Sequence[Path]) -> str:
-    names = ", ".join(repr(str(root)) for root in roots)
-    return f"store {names} has" if len(roots) == 1 else f"stores {names} have"
 
 
 def _report_missing(models: Sequence[StoredModel]) -> None:
@@ -86,29 +82,20 @@ def _report_missing(models: Sequence[StoredModel]) -> None:
             print(f"{get(env).title}, {regime} data: no model of {', '.join(lacking)}; left out", file=sys.stderr)
 
 
-def _figures(factors: pd.DataFrame, rollouts: pd.DataFrame | None) -> Iterator[tuple[str, Figure]]:
-    """Every picture with its name."""
-    yield "factors", latent_figure(factors)
+def _pictures(factors: pd.DataFrame, rollouts: pd.DataFrame | None) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """Every picture, as a name and what draws it."""
+    yield "factors", partial(latent_figure, factors)
     if rollouts is None:
         return
     for (env, regime), rows in rollouts.groupby(["env", "regime"], sort=False):
-        yield f"rollouts-{env}-{regime}", curves_figure(rows)
+        yield f"rollouts-{env}-{regime}", partial(curves_figure, rows)
         for agent, own in rows.groupby("agent", sort=False):
-            yield f"frames-{env}-{regime}-agent{agent}", frames_figure(own)
+            yield f"frames-{env}-{regime}-agent{agent}", partial(frames_figure, own)
 
 
 def _write(path: Path, frame: pd.DataFrame) -> None:
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    store.write_atomic(path, buffer.getvalue())
+    store.write_atomic(path, frame.to_parquet(index=False))
     print(f"{path}: {len(frame)} rows")
-
-
-def _draw(path: Path, figure: Figure) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110, format="png", metadata={"Software": None})
-    store.write_atomic(path, buffer.getvalue())
-    print(path)
 
 
 if __name__ == "__main__":

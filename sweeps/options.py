@@ -37,13 +37,10 @@ def add_run_options(p: console.Parser) -> None:
     p.add_argument("--holdout", type=float, default=0.2, help="share of transitions held out (0.2)")
     p.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
     p.add_argument(
-        "--store", type=console.folder, default=Path("runs"), help="folder of data, models and results (runs)"
+        "--store", type=console.folder, default=Path("runs"), help="folder for data, models and results (runs)"
     )
-    p.add_argument(
-        "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI"),
-        help="MLflow server or database ($MLFLOW_TRACKING_URI, else mlflow.db in the store)",
-    )
+    about = "MLflow server or database ($MLFLOW_TRACKING_URI, else mlflow.db in the store)"
+    p.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help=about)
     p.add_argument("--address", help="Ray cluster to run on: auto or host:port (a local Ray)")
     p.add_argument("--cpus", type=int, help="CPUs of the local Ray, one trial on each (all)")
 

@@ -72,31 +72,26 @@ def _manifest_path(root: Path, settings: SweepSettings) -> Path:
     return root / "sweeps" / f"{file_name(settings.env)}-{settings.id}.json"
 
 
-def unfinished_settings(root: Path, env: str) -> SweepSettings:
-    """Settings of the sweep of ``env`` that was started last and has not finished.
+def unfinished_settings(args: argparse.Namespace, given: Sequence[str]) -> SweepSettings:
+    """Settings of the sweep of ``--env`` that was started last and has not finished.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or an option of the command line, ``given``, says otherwise.
     """
-    paths = sorted((root / "sweeps").glob(f"{file_name(env)}-*.json"), key=lambda path: path.stat().st_mtime)
-    for path in reversed(paths):
-        record = store.read_record(path, MANIFEST)
-        if not record["finished"]:
-            saved = record["settings"]
-            return SweepSettings(**{**saved, "ranks": tuple(saved["ranks"])})
-    raise InputError(
-        f"store {str(root)!r} has no unfinished sweep of {env}; leave --resume out to start one, or give its --store"
-    )
-
-
-def _refuse_other_options(args: argparse.Namespace, given: Sequence[str], saved: SweepSettings) -> None:
-    """``--resume`` takes the saved settings; an option that says otherwise is a mistake."""
+    paths = sorted((args.store / "sweeps").glob(f"{file_name(args.env)}-*.json"), key=lambda path: path.stat().st_mtime)
+    records = (store.read_record(path, MANIFEST) for path in reversed(paths))
+    saved = next((record["settings"] for record in records if not record["finished"]), None)
+    if saved is None:
+        why = f"store {str(args.store)!r} has no unfinished sweep of {args.env}"
+        raise InputError(f"{why}; leave --resume out to start one, or give its --store")
+    settings = SweepSettings(**{**saved, "ranks": tuple(saved["ranks"])})
     options = {word.partition("=")[0] for word in given}
-    for name, value in asdict(saved).items():
+    for name, value in asdict(settings).items():
         if f"--{name}" in options and (said := getattr(args, name)) != value:
             raise InputError(
                 f"--{name} {said} differs from the unfinished sweep's {value}; leave it out, or leave --resume out"
             )
+    return settings
 
 
 def table(summaries: Sequence[RankSummary], chosen: RankSummary) -> str:
@@ -119,12 +114,13 @@ def _report(
     Raises:
         InputError: every rank diverged.
     """
-    from sweeps.reporting.draw import plot_ranks
+    from sweeps.reporting.draw import rank_figure, save_png
 
     summaries = summarise(trials)
     chosen = choose(summaries)
     plot = root / "plots" / f"rank-{file_name(settings.env)}-{settings.regime}-{settings.agents}.png"
-    plot_ranks(plot, settings.title, trials, [s for s in summaries if math.isfinite(s.error)], chosen)
+    finite = [summary for summary in summaries if math.isfinite(summary.error)]
+    save_png(plot, lambda: rank_figure(settings.title, trials, finite, chosen))
     path = rank_path(root, settings.env, settings.regime, settings.agents)
     evidence = [summary.as_json() for summary in summaries]
     store.write_record(path, RANK, {"rank": chosen.rank, "settings": settings.as_json(), "table": evidence})
@@ -147,8 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(given)
     settings = checked_settings(args)
     if args.resume:
-        settings = unfinished_settings(args.store, args.env)
-        _refuse_other_options(args, given, settings)
+        settings = unfinished_settings(args, given)
     cells, jobs = CellStore(args.store), settings.jobs()
     check_files(jobs, cells)
     request, manifest = settings.request(jobs), _manifest_path(args.store, settings)

@@ -12,8 +12,8 @@ optional notes.json there gives reasons and remarks (docs/report.md).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -35,21 +35,13 @@ TITLE = "PerSim: our numbers beside the paper's"
 
 def parser() -> console.Parser:
     """The command line."""
-    p = console.Parser(
-        prog="report.py",
-        description=__doc__,
-        epilog="in the report † marks another budget than the paper's, – what is not measured;\n"
-        "exit status 2: bad input, nothing was written",
-    )
+    marks = "in the report † marks another budget than the paper's, – what is not measured;"
+    ends = f"{marks}\nexit status 2: bad input, nothing was written"
+    p = console.Parser(prog="report.py", description=__doc__, epilog=ends)
     p.add_argument("--suite", help=f"show only its sections: {', '.join(SUITES)} (all)")
     p.add_argument("--out", type=console.folder, default=Path("results"), help="folder of rows and report (results)")
-    p.add_argument(
-        "--store",
-        type=console.store,
-        action="append",
-        default=[],
-        help="of sweeps/benchmark.py or rank_cv.py, whose finished cells are added to --out; may be given again",
-    )
+    about = "of sweeps/benchmark.py or rank_cv.py, whose finished cells are added to --out; may be given again"
+    p.add_argument("--store", type=console.store, action="append", default=[], help=about)
     p.add_argument("--price", type=float, help="of a core-hour in $: adds what each method cost (left out)")
     return p
 
@@ -115,8 +107,8 @@ def write_all(out: Path, files: Mapping[str, bytes]) -> None:
         for path in list((out / "figures").glob("*.svg")):
             if f"figures/{path.name}" not in files:
                 path.unlink()
-        if not any((out / "figures").glob("*")):
-            shutil.rmtree(out / "figures", ignore_errors=True)
+        with contextlib.suppress(OSError):  # there are none, or none is left
+            (out / "figures").rmdir()
     except OSError as error:
         raise InputError(
             f"out {str(out)!r} cannot be written ({error.strerror}); free space or give a folder that you can write to"

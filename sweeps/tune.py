@@ -135,18 +135,16 @@ def _plan(study: StudySettings, cells: CellStore, journal: Journal) -> Plan:
     return plan(study, cells, journal, first_values(study))
 
 
-def _text(value: Any) -> str:
+def _setting(study: StudySettings, values: Values, name: str) -> str:
+    """A setting as text; a dash if the trial's planner does not have it."""
+    value = values[name]
+    if name in PLANNING and name != "planner" and not hasattr(study.planning(values).settings, name):
+        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
     return "x".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-
-
-def _setting(study: StudySettings, values: Values, name: str) -> str:
-    """A setting; a dash if the trial's planner does not have it."""
-    idle = name in PLANNING and name != "planner" and not hasattr(study.planning(values).settings, name)
-    return "-" if idle else _text(values[name])
 
 
 def table(study: StudySettings, lines: Sequence[Ranked]) -> str:

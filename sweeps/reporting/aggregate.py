@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from baselines.registry import METHODS
 from persim import seeding
 from persim.evaluation import paper
-from sweeps.reporting.blocks import ENV_TITLES, Block
+from sweeps.grid.suites import ENVS
 from sweeps.reporting.compare import number
-from sweeps.reporting.draw import Pair, drawn, iqm_figure, profile_figure
+from sweeps.reporting.draw import Compared, drawn, iqm_figure, profile_figure
 from sweeps.reporting.page import Entry, Figure, Section, Table, text
-from sweeps.reporting.results import Results
+from sweeps.reporting.results import ENV_TITLES, Block, Results
 from sweeps.reporting.select import DAGGER
 from sweeps.reporting.stats import Interval, Profile, improvement, iqm, profile
 
@@ -63,6 +63,11 @@ class MethodScores:
         env, regime, agent = task
         return (env, regime if METHODS[self.method].learns else "", str(agent))
 
+    def iqm(self, tasks: Sequence[Task], what: str) -> Interval:
+        """Compute the interquartile mean over these tasks; ``what`` names the seed of its bootstrap."""
+        rng = seeding.generator(0, "report", what, self.method)
+        return iqm([self.runs[task] for task in tasks], rng, list(map(self.stratum, tasks)))
+
     def within(self, env: str | None, regime: str | None = None) -> list[Task]:
         """Select the tasks of an environment and a regime; None stands for all."""
         return [task for task in self.runs if env in (None, task[0]) and regime in (None, task[1])]
@@ -95,74 +100,49 @@ def aggregates(results: Results) -> list[Section]:
     if not found:
         return [Section(title, "aggregates", ("Nothing has measured rewards with N = 500 yet.",))]
     ours = next((scored for scored in found if scored.method == OURS), None)
-    tables = [_table(found, ours, env) for env in (None, *ENV_TITLES)]
-    figures = (*_iqm(found, ours), *_profiles(found))
-    return [Section(title, "aggregates", (_SCORES, _METHOD), tuple(t for t in tables if t.rows), figures)]
-
-
-def _beside(ours: MethodScores | None, scored: MethodScores, env: str | None) -> tuple[MethodScores | None, list[Task]]:
-    """Select what a method is compared with (None for PerSim itself), and the tasks that both have."""
-    if ours is None or ours is scored:
-        return None, scored.within(env)
-    return ours, [task for task in scored.within(env) if task in ours.runs]
-
-
-def _mean(scored: MethodScores, tasks: Sequence[Task], what: str) -> Interval:
-    """Interquartile mean over these tasks."""
-    rng = seeding.generator(0, "report", what, scored.method)
-    return iqm([scored.runs[task] for task in tasks], rng, [scored.stratum(task) for task in tasks])
-
-
-def _better(ours: MethodScores, other: MethodScores, tasks: Sequence[Task], what: str) -> Interval:
-    """Probability that ours is better on these tasks."""
-    rng = seeding.generator(0, "report", "improvement", what, other.method)
-    strata = [other.stratum(task) for task in tasks]
-    return improvement([ours.runs[task] for task in tasks], [other.runs[task] for task in tasks], rng, strata)
-
-
-def _table(found: Sequence[MethodScores], ours: MethodScores | None, env: str | None) -> Table:
-    rows = tuple(_row(ours, scored, env) for scored in found if scored.within(env))
-    where = "all environments together" if env is None else ENV_TITLES[env]
+    places: dict[str, str | None] = {"all environments together": None, **{ENV_TITLES[env]: env for env in ENVS}}
+    compared = {place: [_compared(ours, one, env) for one in found if one.within(env)] for place, env in places.items()}
     columns = ("method", "tasks", "runs", "IQM [95 %]", "PerSim's IQM on the same tasks", "P(PerSim is better)")
-    return Table(f"Scores, N = 500: {where}", columns, rows)
+    filled = {place: tuple(map(_row, own)) for place, own in compared.items() if own}
+    tables = tuple(Table(f"Scores, N = 500: {place}", columns, rows) for place, rows in filled.items())
+    shared = {place: [one for one in compared[place] if one.tasks] for place, env in places.items() if env}
+    figures = (*_iqm({place: own for place, own in shared.items() if own}), *_profiles(found))
+    return [Section(title, "aggregates", (_SCORES, _METHOD), tables, figures)]
 
 
-def _row(ours: MethodScores | None, scored: MethodScores, env: str | None) -> tuple[Entry, ...]:
-    reference, tasks = _beside(ours, scored, env)
-    runs = sum(len(scored.runs[task]) for task in tasks)
-    head = (Entry((scored.title(tasks),)), text(str(len(tasks))), text(str(runs)))
-    if not tasks:
-        return (*head, *[Entry(("–",), "missing")] * 3)
-    what = env or "all"
-    own = text(_interval(_mean(scored, tasks, what)))
-    if reference is None:
-        return (*head, own, text("–"), text("–"))
-    compared = _mean(reference, tasks, what), _better(reference, scored, tasks, what)
-    return (*head, own, *(text(_interval(found)) for found in compared))
+def _compared(ours: MethodScores | None, scored: MethodScores, env: str | None) -> Compared:
+    """Compare a method with PerSim on the tasks of an environment (of all: None) that both have."""
+    tasks, what = [task for task in scored.within(env) if ours is None or task in ours.runs], env or "all"
+    runs = [scored.runs[task] for task in tasks]
+    own, reference, better = scored.iqm(tasks, what) if tasks else None, None, None
+    if tasks and ours is not None and ours is not scored:
+        rng, strata = seeding.generator(0, "report", "improvement", what, scored.method), map(scored.stratum, tasks)
+        reference = ours.iqm(tasks, what)
+        better = improvement([ours.runs[task] for task in tasks], runs, rng, list(strata))
+    return Compared(scored.method, scored.title(tasks), len(tasks), sum(map(len, runs)), own, reference, better)
 
 
-def _interval(found: Interval) -> str:
+def _row(found: Compared) -> tuple[Entry, ...]:
+    style = "plain" if found.tasks else "missing"
+    intervals = (text(_interval(one), style) for one in (found.own, found.reference, found.better))
+    return (Entry((found.title,)), text(str(found.tasks)), text(str(found.runs)), *intervals)
+
+
+def _interval(found: Interval | None) -> str:
+    if found is None:
+        return "–"
     estimate, low, high = (number(value, 2) for value in (found.estimate, found.low, found.high))
     return estimate if math.isnan(found.low) else f"{estimate} [{low}, {high}]"
 
 
-def _iqm(found: Sequence[MethodScores], ours: MethodScores | None) -> Iterator[Figure]:
+def _iqm(panels: Mapping[str, Sequence[Compared]]) -> Iterator[Figure]:
     """Draw every method beside PerSim on the same tasks, a panel for each environment."""
-    pairs = {env: [pair for scored in found for pair in _pair(ours, scored, env)] for env in ENV_TITLES}
-    panels = {ENV_TITLES[env]: own for env, own in pairs.items() if own}
     caption = (
         "Interquartile mean of the scores with its 95 % interval; the hollow mark is PerSim's on the same tasks (0: "
         "random actions, 1: the paper's best for each agent; the number in parentheses is that of the tasks)."
     )
     if panels:
         yield Figure("iqm", drawn("iqm", partial(iqm_figure, panels)), caption)
-
-
-def _pair(ours: MethodScores | None, scored: MethodScores, env: str) -> Iterator[Pair]:
-    reference, tasks = _beside(ours, scored, env)
-    if tasks:
-        beside = None if reference is None else _mean(reference, tasks, env)
-        yield Pair(scored.method, f"{scored.title(tasks)} ({len(tasks)})", _mean(scored, tasks, env), beside)
 
 
 def _profiles(found: Sequence[MethodScores]) -> Iterator[Figure]:

@@ -12,7 +12,6 @@ from persim.evaluation.paper import PaperError, PaperReward
 
 Known = PaperError | PaperReward
 MARKS = {"better": "▲", "within": "≈", "worse": "▼"}
-MINUS = "−"
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ def compare(values: NDArray[np.float64], known: Known) -> Comparison:
     ``better`` is judged at the precision that the paper prints, as some of its RMSEs are 0.000. ``within`` uses the
     paper's standard deviation, or ours for prediction errors, where the paper prints none.
     """
-    average, spread = mean(values), std(values)
+    average, spread = float(values.mean()), std(values)
     if isinstance(known, PaperReward):
         theirs, sign, margin = known.mean, 1, known.std
     else:
@@ -47,28 +46,17 @@ def compare(values: NDArray[np.float64], known: Known) -> Comparison:
     return Comparison(average - theirs, mark)
 
 
-def mean(values: NDArray[np.float64]) -> float:
-    """Mean of ``[trials]``; infinite if one value is."""
-    return float(np.mean(values))
-
-
 def std(values: NDArray[np.float64]) -> float:
     """Sample standard deviation of ``[trials]``; NaN with a single value, or with one that is not finite."""
     return float(np.std(values, ddof=1)) if len(values) > 1 and np.isfinite(values).all() else math.nan
 
 
-def number(value: float, decimals: int) -> str:
-    """Write a number with a true minus sign, and with an exponent from 100,000."""
+def number(value: float, decimals: int, sign: str = "") -> str:
+    """Write a number with a true minus sign, and with an exponent from 100,000; ``sign="+"`` gives others a plus."""
     if not math.isfinite(value):
         return "diverged"
-    text = f"{round(value, decimals) + 0.0:.{decimals}f}" if abs(value) < 1e5 else f"{value:.1e}"  # + 0.0: no -0.0
-    return text.replace("-", MINUS)
-
-
-def signed(value: float, decimals: int) -> str:
-    """Write a difference, always with its sign."""
-    text = number(value, decimals)
-    return text if text[0] in f"{MINUS}d" else f"+{text}"
+    exact = f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"  # + 0.0: no -0.0
+    return (exact if abs(value) < 1e5 else f"{value:{sign}.1e}").replace("-", "−")
 
 
 def decimals(value: float, *, error: bool) -> int:
@@ -81,4 +69,4 @@ def decimals(value: float, *, error: bool) -> int:
 def with_spread(values: NDArray[np.float64], decimals: int) -> str:
     """Write ``mean ± std`` of ``[trials]``, or the mean alone if there is no deviation."""
     spread = std(values)
-    return number(mean(values), decimals) + ("" if math.isnan(spread) else f" ± {spread:.{decimals}f}")
+    return number(float(values.mean()), decimals) + ("" if math.isnan(spread) else f" ± {spread:.{decimals}f}")

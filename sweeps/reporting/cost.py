@@ -8,9 +8,8 @@ from statistics import mean, median
 from baselines.registry import METHODS
 from persim.methods.job import HOLDOUT, REWARD
 from persim.storage.cells import FinishedCell
-from sweeps.reporting.blocks import ENV_TITLES
 from sweeps.reporting.page import Entry, Section, Table, text
-from sweeps.reporting.results import Results
+from sweeps.reporting.results import ENV_TITLES, Results
 from sweeps.reporting.select import budget_of
 
 _HOUR = 3600

@@ -34,13 +34,26 @@ _LEGEND_ENTRY = 2.5  # inches
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A method's estimate and, on the same tasks, that of the reference; None if the method is the reference."""
+class Compared:
+    """A method's scores beside PerSim's on the tasks that both have; None stands for what cannot be compared.
+
+    Attributes:
+        method: in ``baselines.registry``.
+        title: its name, as people read it.
+        tasks: how many.
+        runs: how many the method has of these tasks.
+        own: interquartile mean of the method.
+        reference: that of PerSim.
+        better: probability that PerSim is better.
+    """
 
     method: str
-    label: str
-    own: Interval
+    title: str
+    tasks: int
+    runs: int
+    own: Interval | None
     reference: Interval | None
+    better: Interval | None
 
 
 @dataclass(frozen=True)
@@ -67,8 +80,9 @@ def drawn(name: str, draw: Callable[[], Figure]) -> bytes:
     return _saved(draw, {"svg.hashsalt": name}, format="svg", metadata={"Date": None, "Creator": None})
 
 
-def _png(path: Path, draw: Callable[[], Figure]) -> Path:
-    store.write_atomic(path, _saved(draw, {}, format="png", dpi=150, metadata={"Software": None}))
+def save_png(path: Path, draw: Callable[[], Figure], dpi: int = 150) -> Path:
+    """Draw a figure into a PNG file, which may be in an object store."""
+    store.write_atomic(path, _saved(draw, {}, format="png", dpi=dpi, metadata={"Software": None}))
     return path
 
 
@@ -87,15 +101,10 @@ def _panels(
     draw: Callable[[Any, Any], None],
     one_range: bool = False,
 ) -> Figure:
-    """Draw panels with the same horizontal axis, under one legend.
+    """Draw panels, given by title, with the same horizontal axis under one legend.
 
-    Args:
-        panels: what to draw, by title.
-        columns: panels side by side.
-        size: width and height of the figure in inches.
-        labels: of all horizontal and of all vertical axes.
-        draw: draws one panel, given its axes and its value in ``panels``.
-        one_range: give all vertical axes the same range.
+    ``size`` is the figure's width and height in inches, ``labels`` are those of all horizontal and of all vertical
+    axes, ``draw`` draws one of ``panels``; with ``one_range`` all vertical axes have the same range.
     """
     figure = Figure(figsize=size, layout="constrained")
     lines = max(1, math.ceil(len(panels) / columns))
@@ -125,25 +134,26 @@ def _log_ticks(axes: Any, values: Sequence[int]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def iqm_figure(panels: Mapping[str, Sequence[Pair]]) -> Figure:
+def iqm_figure(panels: Mapping[str, Sequence[Compared]]) -> Figure:
     """Draw estimates as marks with intervals: a panel for each environment, in it a line for each method."""
     tallest = max(map(len, panels.values()))
     figure = Figure(figsize=(1 + 3.5 * len(panels), 1.2 + 0.34 * tallest), layout="constrained")
     grid = figure.subplots(1, len(panels), squeeze=False)
-    for axes, (title, pairs) in zip(grid.flat, panels.items(), strict=True):
-        for place, pair in enumerate(pairs):
-            colour, apart = COLOURS[pair.method], 0.15 if pair.reference else 0
-            if pair.reference:
-                _mark(axes, pair.reference, place - apart, COLOURS["persim"], "white")
-            _mark(axes, pair.own, place + apart, colour, colour)
-        axes.set_yticks(range(len(pairs)), [pair.label for pair in pairs])
-        axes.set(title=title, xlabel="IQM of the score", ylim=(len(pairs) - 0.5, -0.5))
+    for axes, (title, methods) in zip(grid.flat, panels.items(), strict=True):
+        for place, found in enumerate(methods):
+            colour, apart = COLOURS[found.method], 0.15 if found.reference else 0
+            _mark(axes, found.reference, place - apart, COLOURS["persim"], "white")
+            _mark(axes, found.own, place + apart, colour, colour)
+        axes.set_yticks(range(len(methods)), [f"{found.title} ({found.tasks})" for found in methods])
+        axes.set(title=title, xlabel="IQM of the score", ylim=(len(methods) - 0.5, -0.5))
         for edge in (0, 1):
             axes.axvline(edge, color="#bbbbbb", linewidth=0.8, linestyle=":", zorder=0)
     return figure
 
 
-def _mark(axes: Any, found: Interval, y: float, colour: str, face: str) -> None:
+def _mark(axes: Any, found: Interval | None, y: float, colour: str, face: str) -> None:
+    if found is None:
+        return
     if not math.isnan(found.low):
         axes.plot([found.low, found.high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
     axes.plot([found.estimate], [y], "o", color=colour, markerfacecolor=face, markersize=6)
@@ -165,19 +175,19 @@ def profile_figure(panels: Mapping[str, Mapping[str, Profile]], thresholds: NDAr
 
 def scarcity_figure(panels: Mapping[str, Sequence[Points]]) -> Figure:
     """Draw reward against N, a panel for each agent: ours with error bars, the paper's dashed."""
-    return _panels(panels, 3, (10, 6), ("agents observed, N", "average reward"), _draw_points)
 
+    def draw(axes: Any, lines: Sequence[Points]) -> None:
+        for points in lines:
+            n_agents, mean, std = np.array(points.values).T
+            named = {"color": COLOURS[points.method], "label": points.label}
+            if points.of_paper:
+                axes.plot(n_agents, mean, "--", marker="x", markersize=4, linewidth=1, alpha=0.7, **named)
+            else:
+                spread, style = np.nan_to_num(std), {"markersize": 5, "capsize": 3, "linewidth": 1.8, "zorder": 3}
+                axes.errorbar(n_agents, mean, spread, marker="o", **style, **named)
+            _log_ticks(axes, [25, 50, 100, 250, 500])
 
-def _draw_points(axes: Any, lines: Sequence[Points]) -> None:
-    for points in lines:
-        n_agents, mean, std = np.array(points.values).T
-        named = {"color": COLOURS[points.method], "label": points.label}
-        if points.of_paper:
-            axes.plot(n_agents, mean, "--", marker="x", markersize=4, linewidth=1, alpha=0.7, **named)
-        else:
-            spread, style = np.nan_to_num(std), {"markersize": 5, "capsize": 3, "linewidth": 1.8, "zorder": 3}
-            axes.errorbar(n_agents, mean, spread, marker="o", **style, **named)
-        _log_ticks(axes, [25, 50, 100, 250, 500])
+    return _panels(panels, 3, (10, 6), ("agents observed, N", "average reward"), draw)
 
 
 def plot_methods(path: Path, cells: Sequence[FinishedCell], about: str) -> Path:
@@ -191,7 +201,7 @@ def plot_methods(path: Path, cells: Sequence[FinishedCell], about: str) -> Path:
     found = {metric: [done for done in cells if done.has(metric)] for metric in METRICS}
     panels = {METRICS[metric]: (metric, measured) for metric, measured in found.items() if measured}
     size = 9, 1.2 + 3.2 * len(panels)
-    return _png(path, lambda: _panels(panels, 1, size, (about, ""), lambda axes, panel: _draw_bars(axes, *panel)))
+    return save_png(path, lambda: _panels(panels, 1, size, (about, ""), lambda axes, panel: _draw_bars(axes, *panel)))
 
 
 def _draw_bars(axes: Any, metric: str, cells: Sequence[FinishedCell]) -> None:
@@ -211,13 +221,6 @@ def _draw_bars(axes: Any, metric: str, cells: Sequence[FinishedCell]) -> None:
         axes.scatter(np.tile(where, len(own)), values.ravel(), s=14, color=colour, zorder=3)
     axes.set_xticks(range(len(agents)), [f"agent {agent}" for agent in agents])
     axes.set_yscale("log" if metric == "prediction_rmse" else "linear")
-
-
-def plot_ranks(
-    path: Path, title: str, trials: Sequence[FinishedCell], summaries: Sequence[RankSummary], chosen: RankSummary
-) -> Path:
-    """Draw ``rank_figure`` into a PNG file, which may be in an object store."""
-    return _png(path, lambda: rank_figure(title, trials, summaries, chosen))
 
 
 def rank_figure(

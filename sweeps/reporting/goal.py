@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from baselines.registry import METHODS
 from persim.errors import check_choice
-from sweeps.reporting.blocks import ENV_TITLES, Block, Line
-from sweeps.reporting.compare import MARKS, Comparison
+from sweeps.reporting.compare import MARKS
 from sweeps.reporting.page import Entry, Section, Table, text
-from sweeps.reporting.results import Results
+from sweeps.reporting.results import ENV_TITLES, Block, Line, Results
 from sweeps.reporting.select import DAGGER
 from sweeps.reporting.tables import entry
 
@@ -36,11 +35,6 @@ class Goal:
     def place(self) -> str:
         """The line of the table, as people read it."""
         return self.block.title + (f", N = {self.line.n_agents}" if self.block.suite == "scarcity" else "")
-
-    @property
-    def compared(self) -> Comparison | None:
-        """None if it is not measured."""
-        return self.line.compared(self.block.metric, self.agent)
 
 
 def goals(results: Results) -> list[Goal]:
@@ -69,7 +63,7 @@ def check_notes(results: Results) -> None:
 
 def goal(results: Results) -> list[Section]:
     """The list of cells that are not reached, with reasons."""
-    compared = [(found, found.compared) for found in goals(results)]
+    compared = [(found, found.line.compared(found.block.metric, found.agent)) for found in goals(results)]
     missed = [found for found, result in compared if result is not None and result.mark == "worse"]
     lacking = [found.place for found, result in compared if result is None]
     counts = {mark: sum(result is not None and result.mark == mark for _, result in compared) for mark in MARKS}

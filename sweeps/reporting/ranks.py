@@ -10,11 +10,10 @@ import numpy as np
 from persim.methods.job import HOLDOUT
 from persim.storage import store
 from persim.storage.cells import FinishedCell, file_name
-from sweeps.reporting.blocks import ENV_TITLES
 from sweeps.reporting.compare import number
 from sweeps.reporting.draw import drawn, rank_figure
 from sweeps.reporting.page import Entry, Figure, Section, Table, text
-from sweeps.reporting.results import Results
+from sweeps.reporting.results import ENV_TITLES, Results
 from sweeps.tuning.ranks import choose, summarise
 
 SUITE = "rank_cv"

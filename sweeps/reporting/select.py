@@ -136,8 +136,12 @@ def changes(done: FinishedCell) -> tuple[str, ...]:
     wanted, came = _paper(cell.method, cell.env, cell.what), _flat(cell.settings)
     if cell.what == REWARD:
         came = {"episodes": cell.measure["episodes"]} | came
-    differ = (name for name in came if name in wanted and came[name] != wanted[name])
-    return tuple(dict.fromkeys(f"{_label(name)} {_text(came[name])} ({_text(wanted[name])})" for name in differ))
+    found = []
+    for name in came:
+        if name in wanted and came[name] != wanted[name]:
+            label = name.rpartition(".")[2].replace("_", " ")  # planning.settings.plans is plans
+            found.append(f"{label} {_text(came[name])} ({_text(wanted[name])})")
+    return tuple(dict.fromkeys(found))
 
 
 @cache
@@ -157,11 +161,6 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in sorted(settings.items()):
         found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return found
-
-
-def _label(name: str) -> str:
-    """The last part of a dotted name: ``planning.settings.plans`` is ``plans``."""
-    return name.rpartition(".")[2].replace("_", " ")
 
 
 def _text(value: object) -> str:

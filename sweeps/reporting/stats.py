@@ -52,11 +52,7 @@ def improvement(
 ) -> Interval:
     """Probability that a run of ours is better than one of theirs, averaged over tasks; ties count one half.
 
-    Args:
-        ours: our scores ``[runs]`` of each task.
-        theirs: their scores ``[runs]`` of the same tasks.
-        rng: generator of the bootstrap.
-        strata: for each task the name of their set of runs, as in ``iqm``.
+    Both are scores ``[runs]`` of each of the same tasks; ``rng`` and ``strata``, of their runs, are as in ``iqm``.
     """
     estimate = float(np.mean([_wins(x, y) for x, y in zip(ours, theirs, strict=True)]))
     pairs = zip(resampled(ours, rng), resampled(theirs, rng, strata), strict=True)
@@ -71,12 +67,9 @@ def _wins(x: Array, y: Array) -> Array:
 
 
 def profile(tasks: Sequence[Array], thresholds: Array, rng: np.random.Generator) -> Profile:
-    """Share of runs whose score is above each threshold, averaged over tasks, with pointwise intervals.
+    """Share of runs above each of the thresholds ``[T]``, averaged over tasks, with pointwise intervals.
 
-    Args:
-        tasks: scores ``[runs]`` of each task.
-        thresholds: ``[T]``.
-        rng: generator of the bootstrap.
+    The scores ``[runs]`` of each task and the generator of the bootstrap are given as in ``iqm``.
     """
     above = [(scores[:, None] > thresholds).astype(float) for scores in tasks]
     share = np.mean([hits.mean(axis=0) for hits in above], axis=0)

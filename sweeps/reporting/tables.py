@@ -9,11 +9,10 @@ import numpy as np
 
 from baselines.registry import METHODS
 from persim.evaluation.paper import PaperError, PaperReward
-from sweeps.reporting.blocks import ENV_TITLES, R2, REWARD, RMSE, Block, Line
-from sweeps.reporting.compare import MARKS, Known, decimals, mean, number, signed, std, with_spread
+from sweeps.reporting.compare import MARKS, Known, decimals, number, std, with_spread
 from sweeps.reporting.draw import Points, drawn, scarcity_figure
 from sweeps.reporting.page import Entry, Figure, Section, Table
-from sweeps.reporting.results import Results
+from sweeps.reporting.results import ENV_TITLES, R2, REWARD, RMSE, Block, Line, Results
 from sweeps.reporting.select import DAGGER
 
 _WHAT = {RMSE: "50-step prediction RMSE (median R²)", REWARD: "average reward of an episode"}
@@ -90,7 +89,7 @@ def entry(metric: str, line: Line, agent: int) -> Entry:
     values = line.values(metric, agent)
     if line.ours is None or not len(values):
         return Entry(("–", theirs), "missing")
-    digits = decimals(mean(values), error=metric == RMSE)
+    digits = decimals(float(values.mean()), error=metric == RMSE)
     ours = with_spread(values, digits)
     if metric == RMSE:
         ours += f" ({number(float(np.median(line.values(R2, agent))), 3)})"
@@ -98,7 +97,7 @@ def entry(metric: str, line: Line, agent: int) -> Entry:
     compared = line.compared(metric, agent)
     if compared is None:
         return Entry((ours, theirs), "plain")
-    return Entry((ours, theirs, f"{signed(compared.difference, digits)} {MARKS[compared.mark]}"), compared.mark)
+    return Entry((ours, theirs, f"{number(compared.difference, digits, '+')} {MARKS[compared.mark]}"), compared.mark)
 
 
 def _theirs(known: Known) -> str:
@@ -135,7 +134,7 @@ def points(block: Block, agent: int) -> Iterator[Points]:
         known = [(line.n_agents, line.theirs.get(agent)) for line in lines]
         theirs = tuple((count, found.mean, found.std) for count, found in known if isinstance(found, PaperReward))
         measured = [(line.n_agents, line.values(block.metric, agent)) for line in lines]
-        ours = tuple((n, mean(x), std(x)) for n, x in measured if len(x) and math.isfinite(mean(x)))
+        ours = tuple((n, float(x.mean()), std(x)) for n, x in measured if len(x) and math.isfinite(x.mean()))
         dagger = f" {DAGGER}" if any(line.ours and line.ours.reduced for line in lines) else ""
         if theirs:
             yield Points(method, f"{title}, paper", theirs, of_paper=True)

@@ -12,20 +12,14 @@ from persim.envs import get
 from persim.evaluation.paper import PaperError
 from persim.storage.cells import Cell, FinishedCell
 from sweeps.grid.suites import DataKey, Grid, belongs, paper_episodes
-from sweeps.reporting.blocks import REWARD, RMSE, paper_numbers
 from sweeps.reporting.compare import Known
+from sweeps.reporting.results import REWARD, RMSE, paper_numbers
 
 METRICS = {RMSE: "50-step prediction RMSE", REWARD: "mean reward of an episode"}
 
 
 def tables(grid: Grid, results: Sequence[FinishedCell], failed: Collection[str] = ()) -> str:
-    """Write all tables as text.
-
-    Args:
-        grid: what was asked for.
-        results: the cells that are finished.
-        failed: ids of the cells that failed.
-    """
+    """Write all tables of a grid as text, given its finished cells and the ids of those that failed."""
     broken = [job.cell for job in grid.jobs() if job.cell.id in failed]
     lines = []
     for data, metric in product(grid.keys, METRICS):

@@ -11,13 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-    distribution_to_json,
-)
+from optuna import distributions
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from persim.envs import EnvSpec
@@ -116,6 +111,11 @@ def _check_range(name: str, low: float, high: float, step: float | None, log: bo
         raise InputError(f"{name}: steps of {step} do not lead from {low} to {high}; change one of them")
 
 
+def _chosen(domain: BaseDistribution) -> bool:
+    """Whether the domain is a list of choices, each as JSON; other domains are ranges."""
+    return isinstance(domain, CategoricalDistribution)
+
+
 def _domain(name: str, given: object) -> BaseDistribution:
     """A range, or choices as JSON: Optuna knows no lists. A fixed value is a single choice."""
     check_choice("space key", name, _CHECKS)
@@ -170,28 +170,17 @@ class Space:
     def ends(self, *names: str) -> Iterator[Values]:
         """Every combination of the extreme values of these settings; what the space lacks is left out."""
         known = {name: self.domains[name] for name in names if name in self.domains}
-        ends = [
-            map(json.loads, domain.choices)
-            if isinstance(domain, CategoricalDistribution)
-            else (domain.low, domain.high)
-            for domain in known.values()
-        ]
+        ends = [list(map(json.loads, d.choices)) if _chosen(d) else [d.low, d.high] for d in known.values()]
         return (dict(zip(known, values, strict=True)) for values in product(*ends))
 
     def decode(self, point: Mapping[str, Any]) -> Values:
         """Values of all settings, given what Optuna suggests for the tuned ones."""
-        tuned = {
-            name: json.loads(point[name]) if isinstance(domain, CategoricalDistribution) else point[name]
-            for name, domain in self.tuned.items()
-        }
-        return self.fixed | tuned
+        return self.fixed | {n: json.loads(point[n]) if _chosen(d) else point[n] for n, d in self.tuned.items()}
 
     def encode(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
         """The argument of ``decode`` that gives these values; None if they lie outside the space."""
-        point = {
-            name: canonical_json(values.get(name)) if isinstance(domain, CategoricalDistribution) else values.get(name)
-            for name, domain in self.domains.items()
-        }
+        point = {name: values.get(name) for name in self.domains}
+        point |= {name: canonical_json(point[name]) for name, domain in self.domains.items() if _chosen(domain)}
         try:
             create_trial(state=TrialState.WAITING, params=point, distributions=dict(self.domains))
         except ValueError:
@@ -200,8 +189,8 @@ class Space:
 
     def as_json(self) -> dict[str, str]:
         """Every domain as text, for records, hashes and MLflow."""
-        attributes = {name: json.loads(distribution_to_json(domain)) for name, domain in self.domains.items()}
-        return {name: canonical_json(found["attributes"]) for name, found in attributes.items()}
+        texts = {name: distributions.distribution_to_json(domain) for name, domain in self.domains.items()}
+        return {name: canonical_json(json.loads(text)["attributes"]) for name, text in texts.items()}
 
 
 def _read_yaml(path: Path) -> Mapping[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -49,7 +49,7 @@ class StudySettings(Sweep):
 
     def as_json(self) -> dict[str, Any]:
         """All settings, for records and hashes."""
-        return {each.name: getattr(self, each.name) for each in fields(self)} | {"space": self.space.as_json()}
+        return {**vars(self), "space": self.space.as_json()}
 
     @property
     def label(self) -> str:
@@ -118,9 +118,9 @@ class StudySettings(Sweep):
         agents = [row["agent"] for row in done.rows if row["metric"] == "reward"]
         return float(np.mean([done.value("reward", agent) for agent in agents]))
 
-    def value_at_rung(self, error: float) -> float | None:
-        """The error; a trial that is stopped before it plans has no reward."""
-        return None if self.plays else error
+    def at_rung(self, error: float) -> dict[str, float]:
+        """The error as ``value``; a trial that is stopped before it plans has no reward."""
+        return {} if self.plays else {"value": error}
 
 
 @dataclass
@@ -178,8 +178,7 @@ class Journal:
 
     def finished(self) -> list[tuple[Entry, FinishedCell]]:
         """The trials that are done, with their cells."""
-        pairs = [(entry, self.done(entry)) for entry in self.entries]
-        return [(entry, done) for entry, done in pairs if done is not None]
+        return [(entry, done) for entry in self.entries if (done := self.done(entry)) is not None]
 
 
 class Ranked(NamedTuple):

@@ -65,8 +65,8 @@ class Sweep(ABC):
 
     def request(self, jobs: Sequence[Job]) -> Request:
         """What the command asks for."""
-        ids = dict.fromkeys(job.cell.id for job in jobs)
-        return Request(self.suite, "", tuple(ids), self.label, self.as_json())
+        ids = tuple(dict.fromkeys(job.cell.id for job in jobs))
+        return Request(self.suite, "", ids, self.label, self.as_json())
 
     @property
     @abstractmethod
@@ -85,9 +85,9 @@ class Sweep(ABC):
         """Epochs at which a trial of so many epochs may be stopped."""
         return []
 
-    def value_at_rung(self, error: float) -> float | None:
-        """The value of a trial that is stopped with this hold-out error; None if it has none."""
-        return None
+    def at_rung(self, error: float) -> dict[str, float]:
+        """The ``value`` of a trial that is stopped with this hold-out error, if it has one."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -124,14 +124,7 @@ def run_missing(
 ) -> list[Failure]:
     """Run the trials that are missing, if any, and return those that failed for good.
 
-    Args:
-        args: the command line, for ``--address`` and ``--cpus``.
-        sweep: makes the trials.
-        first: any of its jobs; all have the same dataset.
-        cells: the store.
-        done: how many trials are finished.
-        trials: how many there have to be.
-        plan: decides which trials run.
+    ``done`` of the ``trials`` are finished, and ``plan`` decides which others run. All have the dataset of ``first``.
     """
     if done:
         print(f"{done} of {trials} trials are finished already in {cells.root}", file=sys.stderr)

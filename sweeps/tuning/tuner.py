@@ -128,41 +128,31 @@ def _trainable(config: dict[str, Any], data: Trajectories, sweep: Sweep, known: 
     rank, epochs = job.method.settings.rank, job.method.settings.train.epochs
     before = known.get(job.cell.id, ())
 
-    def at_rung(epoch: int, error: float) -> dict[str, Any]:
-        value = sweep.value_at_rung(error)
-        return {"rank": rank, "epoch": epoch, "rung_error": error} | ({} if value is None else {"value": value})
+    def tell(epoch: int, rung_error: float | None = None, **more: float | None) -> None:
+        rung = {} if rung_error is None else {"rung_error": rung_error, **sweep.at_rung(rung_error)}
+        tune.report({"rank": rank, "epoch": epoch, **rung, **more})
 
     def report(now: Progress) -> None:
         nonlocal last
-        losses = {"loss": now.loss, "holdout_loss": now.holdout_loss}
-        if now.rung_error is not None:
-            tune.report(at_rung(now.epoch, now.rung_error) | losses)
-        elif time.monotonic() - last >= REPORT_SECONDS:
+        if now.rung_error is not None or time.monotonic() - last >= REPORT_SECONDS:
             last = time.monotonic()
-            tune.report({"rank": rank, "epoch": now.epoch} | losses)
+            tell(now.epoch, now.rung_error, loss=now.loss, holdout_loss=now.holdout_loss)
 
     for epoch, error in before:  # the scheduler is new and has not seen them
-        tune.report(at_rung(epoch, error))
+        tell(epoch, error)
     ahead = set(sweep.rungs(epochs)) - {epoch for epoch, _ in before}
     done = run_trial(job, data, CellStore(Path(root)), report, ahead)
-    final: dict[str, Any] = {"rank": rank, "epoch": epochs}
     if math.isfinite(value := sweep.value(done)):
-        final |= {"value": value, "loss": done.value("train_mse"), "holdout_loss": done.value("holdout_mse")}
-    tune.report(final)
+        tell(epochs, value=value, loss=done.value("train_mse"), holdout_loss=done.value("holdout_mse"))
+    else:
+        tell(epochs)
 
 
 def run_trials(sweep: Sweep, plan: Plan, count: int, data: Trajectories, root: Path, cpus: int) -> list[Failure]:
-    """Run trials, each on one CPU, and return those that failed for good.
+    """Run as many trials of a sweep as ``count`` says, each on one CPU, and return those that failed for good.
 
-    A trial that dies is tried again and goes on from its checkpoint.
-
-    Args:
-        sweep: makes the trials.
-        plan: decides which.
-        count: how many.
-        data: shared by all trials through Ray's object store.
-        root: the store.
-        cpus: of the cluster.
+    The plan decides which. They share the data through Ray's object store. A trial that dies is tried again and goes
+    on from its checkpoint.
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # not every report has a value

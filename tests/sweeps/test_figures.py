@@ -18,8 +18,8 @@ from sweeps import figures
 from sweeps.grid.suites import SUITES, Grid
 from sweeps.reporting import paper_figures
 from sweeps.reporting.compare import number
-from sweeps.reporting.draw_paper import curves_figure, frames_figure, latent_figure
 from sweeps.reporting.frames import AGENTS, stored_models
+from sweeps.reporting.paper_figures import curves_figure, frames_figure, latent_figure
 from sweeps.reporting.results import Results
 from sweeps.reporting.select import Library
 

@@ -12,7 +12,7 @@ from persim.evaluation.paper import PaperError, PaperReward
 from sweeps.reporting import goal as report_goal
 from sweeps.reporting import tables as report_tables
 from sweeps.reporting.aggregate import aggregates, scaled, scores
-from sweeps.reporting.compare import compare, number, signed
+from sweeps.reporting.compare import compare, number
 from sweeps.reporting.cost import core_hours, cost
 from sweeps.reporting.ranks import ranks
 from sweeps.reporting.results import Results
@@ -82,7 +82,7 @@ def test_numbers_as_shown():
     assert [number(-0.001, 2), number(-1.25, 1), number(1e6, 1), number(math.inf, 1)] == [
         "0.00", "−1.2", "1.0e+06", "diverged",
     ]  # fmt: skip
-    assert [signed(0.5, 1), signed(-0.5, 1)] == ["+0.5", "−0.5"]
+    assert [number(0.5, 1, "+"), number(-0.5, 1, "+")] == ["+0.5", "−0.5"]
 
 
 def test_a_cell_has_ours_the_papers_and_the_difference():
