@@ -3,7 +3,8 @@
     python benchmarks/model_free.py
 
 Settings and batches of the paper (Appendix D.2), one thread, random data; the two take turns, so that the
-ratio holds on a busy machine. Theirs are the stock algorithms, which differ in what baselines/model_free/algorithms.py mends.
+ratio holds on a busy machine. Theirs are the stock algorithms, which differ in what our
+baselines/model_free/algorithms.py mends.
 """
 
 from __future__ import annotations
