@@ -109,7 +109,7 @@ class PolicyMethod(Method):
         return Weights(arrays, {"about": {"curves": curves, "seconds": sum(about["seconds"] for about in abouts)}})
 
     def restore(self, weights: Weights, spec: EnvSpec, covariates: Array | None = None, device: str = "cpu") -> Fitted:
-        """The policies."""
+        """Make the policies; covariates ``[N, C]`` are not needed."""
         own = [below(f"{part}/", weights.arrays) for part in range(self.parts)]
         return _Policies([self._actor(arrays, spec, device) for arrays in own], self.pooled)
 

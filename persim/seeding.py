@@ -65,7 +65,7 @@ class Streams(np.random.Generator):
 def drawn(
     rng: np.random.Generator, rows: int, draw: Callable[[np.random.Generator, int], NDArray[Any]], axis: int = 0
 ) -> NDArray[Any]:
-    """Draw for a batch: at once from a generator, or group by group from ``Streams``.
+    """Draw ``[..., B, ...]`` for a batch: at once from a generator, or group by group from ``Streams``.
 
     Args:
         rng: the source of randomness.

@@ -190,3 +190,25 @@ def test_files_stay_small():
 def test_packages_stay_small():
     assert sum(lines_of().values()) <= LINES
     assert sum(lines_of("sweeps").values()) <= SWEEPS_LINES
+
+
+ARRAYS = re.compile(r"\b(NDArray|Tensor|Array|ArrayLike|Plans|Floats|States|Frame)\b")
+
+
+def public_functions(node, hidden=False):
+    for one in node.body:
+        if isinstance(one, ast.ClassDef):
+            yield from public_functions(one, hidden or one.name.startswith("_"))
+        elif isinstance(one, ast.FunctionDef) and not hidden and not one.name.startswith("_"):
+            yield one
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_public_functions_of_arrays_say_their_shapes(module):
+    for function in public_functions(tree_of(module)):
+        kinds = [one.annotation for one in (*function.args.args, *function.args.kwonlyargs)] + [function.returns]
+        types = [ast.unparse(kind) for kind in kinds if kind is not None]
+        if any(ARRAYS.search(kind) and not kind.startswith(("Mapping", "dict", "Callable")) for kind in types):
+            about = ast.get_docstring(function) or ""
+            said = re.search(r"``\[|``shape``|same shape|parameter's shape|[Ss]ee ``", about)
+            assert said, f"{module}.{function.name}"

@@ -118,7 +118,7 @@ class CaDM(Method):
         return parts[0]
 
     def restore(self, weights: Weights, spec: EnvSpec, covariates: Array | None = None, device: str = "cpu") -> Fitted:
-        """A policy that plans, and a predictor."""
+        """Make a policy that plans, and predicts; covariates ``[N, C]`` are not needed."""
         scales = Scales.from_arrays(weights.arrays, device)
         dims = (len(scales.states.mean), spec.state_dim, spec.action_dim)
         nets = CaDMNets(self.settings, *dims, np.random.SeedSequence(0)).to(device)
@@ -133,7 +133,7 @@ class FittedCaDM:
         self._model = model
 
     def policy(self, agents: NDArray[np.int64]) -> BatchPolicy:
-        """Plans with contexts that it gathers itself; agents are not told apart by their ids."""
+        """Plan with contexts that it gathers itself; the agents ``[B]`` are not told apart by their ids."""
         return ContextPolicy(self._model, agents)
 
     def predict(

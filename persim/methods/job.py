@@ -23,7 +23,7 @@ TRUE_ENV_REGIME = "true-env"  # the regime of a method that looks at no data
 
 
 def predictions(spec: EnvSpec, unseen: ArrayLike = ()) -> dict[str, Any]:
-    """The prediction test (Section 5.2) as a cell states it: protocol, test policy, covariates of unseen agents."""
+    """The prediction test (Section 5.2) as a cell states it; ``unseen`` are covariates ``[M, C]`` or empty."""
     test = {"what": PREDICTION, "episodes": EPISODES, "warm_up": WARM_UP, "steps": HORIZON}
     return {**test, "policy": test_policy_id(spec.name), **_unseen(unseen)}
 

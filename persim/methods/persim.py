@@ -249,6 +249,6 @@ class PerSim(Method):
     def restore(
         self, weights: Weights, spec: EnvSpec, covariates: Array | None = None, device: str = "cpu"
     ) -> ModelSimulator:
-        """Make the simulator with its planner."""
+        """Make the simulator with its planner; covariates ``[N, C]`` are not needed."""
         model = LowRankDynamics.from_arrays(weights.arrays, ModelSettings(**weights.settings["model"])).to(device)
         return make_simulator(model, spec, self.settings.planning)
