@@ -210,5 +210,5 @@ def test_public_functions_of_arrays_say_their_shapes(module):
         types = [ast.unparse(kind) for kind in kinds if kind is not None]
         if any(ARRAYS.search(kind) and not kind.startswith(("Mapping", "dict", "Callable")) for kind in types):
             about = ast.get_docstring(function) or ""
-            said = re.search(r"``\[|``shape``|same shape|parameter's shape|[Ss]ee ``", about)
+            said = re.search(r"(``|\w )\[|``shape``|same shape|parameter's shape|[Ss]ee ``", about)
             assert said, f"{module}.{function.name}"
