@@ -18,7 +18,7 @@ from persim.errors import InputError, check_choice
 from persim.seeding import Streams, drawn, generator
 
 Columns = dict[str, Any]  # arrays by column name of Trajectories
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], None] | None
 _logger = logging.getLogger(__name__)
 
 REGIMES = ("pure", "random", "pure-eps-20", "pure-eps-40")
@@ -34,7 +34,7 @@ def collect(
     *,
     horizon: int | None = None,
     regime: str = "",
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> Trajectories:
     """Record one episode of each of N agents, stepping all running episodes as one batch.
 
@@ -89,13 +89,9 @@ def transitions(spec: EnvSpec, states: NDArray[Any], actions: NDArray[Any], foll
 def in_order(blocks: Sequence[Columns], spec: EnvSpec, episodes: int) -> Columns:
     """Join blocks of transitions and sort them by episode and step.
 
-    An episode whose last row is neither terminated nor truncated ran into a state that is not finite:
-    it is truncated after its last good step, and a warning counts such episodes.
-
-    Args:
-        blocks: columns ``[M, ...]`` each; ``agent`` holds the number of the episode, from 0.
-        spec: the environment.
-        episodes: the number of episodes that were started.
+    The blocks hold columns ``[M, ...]``, of which ``agent`` is the number of the episode, from 0. An episode whose
+    last row is neither terminated nor truncated ran into a state that is not finite: it is truncated after its last
+    good step, and a warning counts such episodes.
     """
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     order = np.lexsort((columns["step"], columns["agent"]))
@@ -153,9 +149,7 @@ def population(spec: EnvSpec, n_agents: int, seed: int) -> Array:
     return spec.sample_agents(n_agents, generator(seed, "agents", spec.name, n_agents))
 
 
-def collect_regime(
-    spec: EnvSpec, regime: str, n_agents: int, seed: int, progress: Progress | None = None
-) -> Trajectories:
+def collect_regime(spec: EnvSpec, regime: str, n_agents: int, seed: int, progress: Progress = None) -> Trajectories:
     """Record the offline dataset of a regime: one trajectory of each of N agents (Section 5.1).
 
     Args:

@@ -164,14 +164,9 @@ def _shipped(env: str, which: str | int) -> BatchPolicy:
 class NearestPolicy(BatchPolicy):
     """Let each agent follow the policy of the training agent nearest to it (Appendix E.2, regime ``pure``).
 
-    The distance is the Euclidean distance of the covariates, each divided by the width of its range, so
-    that units do not matter. Among equally near training agents the first is followed.
-
-    Args:
-        policies: one per training agent.
-        training: covariates ``[M, C]`` of the M training agents.
-        scale: width ``[C]`` of each covariate's range.
-        covariates: ``[B, C]``, of the agent of each episode.
+    The distance is Euclidean between the covariates of the episodes' agents ``[B, C]`` and of the training agents
+    ``[M, C]``, each divided by the width of its range, ``scale`` ``[C]``, so that units do not matter. Among equally
+    near training agents the first is followed.
     """
 
     def __init__(self, policies: list[BatchPolicy], training: Array, scale: Array, covariates: Array) -> None:

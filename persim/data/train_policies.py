@@ -146,14 +146,13 @@ def train_policy(
 ) -> tuple[NetworkPolicy, dict[str, object]]:
     """Train the test policy on the default agent, or a behaviour policy on its training agent (Table 4).
 
+    It returns the policy, and a record of its training with its measured reward.
+
     Args:
         spec: the environment.
         which: one of ``policy_names``.
         seed: determines everything random.
         progress: called every 500 steps with the steps done, the maximal steps and the latest reward.
-
-    Returns:
-        The policy, and a record of its training with its measured reward.
 
     Raises:
         InputError: the environment has no recipe, the policy is unknown, stable-baselines3 is missing, or

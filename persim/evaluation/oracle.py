@@ -95,11 +95,7 @@ def optimal_values(
 class OraclePolicy(BatchPolicy):
     """Take the action with the highest value after one true step.
 
-    Args:
-        spec: the environment.
-        covariates: ``[B, C]``, of the agent of each episode.
-        values: optimal values ``[*shape]`` of each agent.
-        agents: ``[B]``, index into ``values`` of the agent of each episode.
+    The episodes' agents have covariates ``[B, C]`` and indices ``[B]`` in the list of optimal values ``[*shape]``.
     """
 
     def __init__(self, spec: EnvSpec, covariates: Array, values: list[Array], agents: NDArray[np.intp]) -> None:

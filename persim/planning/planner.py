@@ -113,12 +113,7 @@ class Planner(ABC):
 
 
 class MPC(BatchPolicy):
-    """Plans at every step and plays the first action of the best plan (Section 4, Step 2).
-
-    Args:
-        planner: searches for the plans.
-        agents: id of each episode's agent ``[B]``.
-    """
+    """Plans at every step for agents ``[B]`` and plays the first action of the best plan (Section 4, Step 2)."""
 
     def __init__(self, planner: Planner, agents: Agents) -> None:
         self._planner, self._agents = planner, agents

@@ -43,9 +43,8 @@ class Steps(Protocol):
     def __call__(self, states: Floats, edges: Index) -> Floats:
         """Maps states to next states, both ``[K, S + 1, C]`` with a last row of ones.
 
-        Args:
-            states: columns sorted by group, which is ``agent * n_actions + action``.
-            edges: ``[G * n_actions + 1]``; group g holds columns ``edges[g]`` to ``edges[g + 1] - 1``.
+        The columns are sorted by group, ``agent * n_actions + action``, and those of group g lie from ``edges[g]``
+        to ``edges[g + 1] - 1``, with edges ``[G * n_actions + 1]``.
         """
         ...
 
@@ -120,12 +119,7 @@ class _Ranking:
 
 
 class TreeScorer:
-    """Scores plans of discrete actions (see the module, and ``persim.planning.scoring.Scorer``).
-
-    Args:
-        dynamics: a folded ensemble or the true dynamics.
-        objective: gives the reward of a step.
-    """
+    """Scores plans of discrete actions (see the module, and ``persim.planning.scoring.Scorer``)."""
 
     def __init__(self, dynamics: TreeDynamics, objective: Objective) -> None:
         self._dynamics, self._objective, self._spec = dynamics, objective, objective.spec
@@ -182,8 +176,7 @@ class TreeScorer:
     def _grow(self, nodes: _Nodes, node: Index, actions: NDArray[Any], steps: Steps) -> tuple[_Nodes, Index]:
         """Adds a level for each row of actions ``[levels, n]``: all states first, then rewards and ends in one call.
 
-        Returns:
-            The columns of the last level, and each plan's column ``[n]``.
+        It returns the columns of the last level, and each plan's column ``[n]``.
         """
         levels, states, agent = [], nodes.states, nodes.agent
         for action in actions:
@@ -196,8 +189,7 @@ class TreeScorer:
     def _branch(self, n_agents: int, agent: Index, node: Index, action: NDArray[Any]) -> tuple[Index, Index, Index]:
         """Finds the distinct pairs of a column and an action, sorted by agent, action and column.
 
-        Returns:
-            The column of each pair, the edges of the groups (see ``Steps``), and each plan's pair ``[n]``.
+        It returns the column of each pair, the edges of the groups (see ``Steps``), and each plan's pair ``[n]``.
         """
         n_actions, width = self._spec.action_dim, len(agent)
         n_groups = n_agents * n_actions
