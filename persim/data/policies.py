@@ -126,9 +126,8 @@ def load_test_policy(env: str, space: ActionSpace) -> BatchPolicy:
 
 def test_policy_id(env: str) -> str:
     """Name the test policy by its weights, as prediction errors depend on it; ``random`` where none is shipped."""
-    if not has_test_policy(env):
-        return "random"
-    return hashlib.sha256(weights_path(env).read_bytes()).hexdigest()[:12]
+    path = weights_path(env)
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else "random"
 
 
 def missing_policies(env: str, count: int) -> list[int]:
@@ -140,8 +139,10 @@ def load_behaviour_policies(env: str, count: int) -> list[BatchPolicy]:
     """Load the policies that record the data, one per policy-training agent (Section 5.1, Table 4).
 
     Raises:
-        InputError: a file is missing or damaged.
+        InputError: a file is missing or damaged, or the environment has no policy-training agents.
     """
+    if not count:
+        raise InputError(f"{env} names no policy_agents, whose policies this regime follows; use --regime random")
     missing = missing_policies(env, count)
     if missing:
         numbers = ",".join(map(str, missing))

@@ -98,8 +98,7 @@ class FactorMap(nn.Module):
     def scaled(self, covariates: Tensor) -> Tensor:
         """Maps covariates ``[C, M]`` to z-scored factors ``[K, R, M]``."""
         rows = self.inputs(covariates).expand(len(self.affine), -1, -1)
-        factors: Tensor = torch.bmm(self.affine, with_ones(rows)) + perceptron(self.layers, rows)
-        return factors
+        return torch.bmm(self.affine, with_ones(rows)) + perceptron(self.layers, rows)
 
     def forward(self, covariates: Tensor) -> Tensor:
         """Maps covariates ``[C, M]`` to factors ``[K, R, M]``."""
@@ -200,11 +199,7 @@ def unseen_model(model: LowRankDynamics, factor_map: FactorMap, covariates: Arra
 
 
 def _known(model: LowRankDynamics, spec: EnvSpec, known: Known) -> tuple[NDArray[np.int64], Array]:
-    """Returns ids ``[n]`` and covariates ``[n, C]`` of the training agents.
-
-    Raises:
-        InputError: they do not fit each other, the model or the environment.
-    """
+    """Returns ids ``[n]`` and covariates ``[n, C]`` of the training agents, or raises ``InputError``."""
     trained = model.settings.n_agents
     if isinstance(known, Trajectories):
         if known.covariates is None:
