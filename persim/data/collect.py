@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from persim.data.policies import BatchPolicy, EpsilonPolicy, NearestPolicy, UniformPolicy, load_behaviour_policies
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import Array, EnvSpec
-from persim.errors import InputError, check_choice
+from persim.errors import check_choice
 from persim.seeding import Streams, drawn, generator
 
 Columns = dict[str, Any]  # arrays by column name of Trajectories
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], None] | None
 _logger = logging.getLogger(__name__)
 
 REGIMES = ("pure", "random", "pure-eps-20", "pure-eps-40")
@@ -34,7 +34,7 @@ def collect(
     *,
     horizon: int | None = None,
     regime: str = "",
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> Trajectories:
     """Record one episode of each of N agents, stepping all running episodes as one batch.
 
@@ -89,13 +89,9 @@ def transitions(spec: EnvSpec, states: NDArray[Any], actions: NDArray[Any], foll
 def in_order(blocks: Sequence[Columns], spec: EnvSpec, episodes: int) -> Columns:
     """Join blocks of transitions and sort them by episode and step.
 
-    An episode whose last row is neither terminated nor truncated ran into a state that is not finite:
-    it is truncated after its last good step, and a warning counts such episodes.
-
-    Args:
-        blocks: columns ``[M, ...]`` each; ``agent`` holds the number of the episode, from 0.
-        spec: the environment.
-        episodes: the number of episodes that were started.
+    The blocks hold columns ``[M, ...]``, of which ``agent`` is the number of the episode, from 0. An episode whose
+    last row is neither terminated nor truncated ran into a state that is not finite: it is truncated after its last
+    good step, and a warning counts such episodes.
     """
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     order = np.lexsort((columns["step"], columns["agent"]))
@@ -118,15 +114,8 @@ def check_regime(regime: str, spec: EnvSpec) -> str:
     """
     check_choice("regime", regime, REGIMES)
     if regime != "random":
-        _behaviour_policies(spec, regime)
+        load_behaviour_policies(spec.name, len(spec.policy_agents))
     return regime
-
-
-def _behaviour_policies(spec: EnvSpec, regime: str) -> list[BatchPolicy]:
-    if not spec.policy_agents:
-        why = f"follows policies trained on a few agents, but {spec.name} names no policy_agents"
-        raise InputError(f"regime {regime!r} {why}; use --regime random")
-    return load_behaviour_policies(spec.name, len(spec.policy_agents))
 
 
 def behaviour_policy(spec: EnvSpec, regime: str, covariates: Array) -> BatchPolicy:
@@ -138,7 +127,7 @@ def behaviour_policy(spec: EnvSpec, regime: str, covariates: Array) -> BatchPoli
     check_choice("regime", regime, REGIMES)
     if regime == "random":
         return UniformPolicy(spec.action_space)
-    policies = _behaviour_policies(spec, regime)
+    policies = load_behaviour_policies(spec.name, len(spec.policy_agents))
     scale = np.array([covariate.high - covariate.low for covariate in spec.covariates])
     pure = NearestPolicy(policies, np.array(spec.policy_agents), scale, covariates)
     return EpsilonPolicy(pure, _EPSILON[regime], spec.action_space)
@@ -153,17 +142,10 @@ def population(spec: EnvSpec, n_agents: int, seed: int) -> Array:
     return spec.sample_agents(n_agents, generator(seed, "agents", spec.name, n_agents))
 
 
-def collect_regime(
-    spec: EnvSpec, regime: str, n_agents: int, seed: int, progress: Progress | None = None
-) -> Trajectories:
+def collect_regime(spec: EnvSpec, regime: str, n_agents: int, seed: int, progress: Progress = None) -> Trajectories:
     """Record the offline dataset of a regime: one trajectory of each of N agents (Section 5.1).
 
-    Args:
-        spec: the environment.
-        regime: one of ``REGIMES``.
-        n_agents: N, at least the number of test agents.
-        seed: determines the covariates (``agents``) and the episodes (``data``).
-        progress: as in ``collect``.
+    The seed determines the covariates (``agents``) and the episodes (``data``); ``progress`` is that of ``collect``.
 
     Raises:
         InputError: the regime is unknown, its behaviour policies are missing, or N is too small.

@@ -126,9 +126,8 @@ def load_test_policy(env: str, space: ActionSpace) -> BatchPolicy:
 
 def test_policy_id(env: str) -> str:
     """Name the test policy by its weights, as prediction errors depend on it; ``random`` where none is shipped."""
-    if not has_test_policy(env):
-        return "random"
-    return hashlib.sha256(weights_path(env).read_bytes()).hexdigest()[:12]
+    path = weights_path(env)
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else "random"
 
 
 def missing_policies(env: str, count: int) -> list[int]:
@@ -140,8 +139,10 @@ def load_behaviour_policies(env: str, count: int) -> list[BatchPolicy]:
     """Load the policies that record the data, one per policy-training agent (Section 5.1, Table 4).
 
     Raises:
-        InputError: a file is missing or damaged.
+        InputError: a file is missing or damaged, or the environment has no policy-training agents.
     """
+    if not count:
+        raise InputError(f"{env} names no policy_agents, whose policies this regime follows; use --regime random")
     missing = missing_policies(env, count)
     if missing:
         numbers = ",".join(map(str, missing))
@@ -164,14 +165,9 @@ def _shipped(env: str, which: str | int) -> BatchPolicy:
 class NearestPolicy(BatchPolicy):
     """Let each agent follow the policy of the training agent nearest to it (Appendix E.2, regime ``pure``).
 
-    The distance is the Euclidean distance of the covariates, each divided by the width of its range, so
-    that units do not matter. Among equally near training agents the first is followed.
-
-    Args:
-        policies: one per training agent.
-        training: covariates ``[M, C]`` of the M training agents.
-        scale: width ``[C]`` of each covariate's range.
-        covariates: ``[B, C]``, of the agent of each episode.
+    The distance is Euclidean between the covariates of the episodes' agents ``[B, C]`` and of the training agents
+    ``[M, C]``, each divided by the width of its range, ``scale`` ``[C]``, so that units do not matter. Among equally
+    near training agents the first is followed.
     """
 
     def __init__(self, policies: list[BatchPolicy], training: Array, scale: Array, covariates: Array) -> None:

@@ -22,7 +22,7 @@ from persim.storage import store
 
 MANIFEST = "manifest.json"
 
-Progress = Callable[[int, int, float], None]
+Progress = Callable[[int, int, float], None] | None
 
 
 @dataclass(frozen=True)
@@ -142,18 +142,17 @@ class _GoodEnough(_Rule):
 
 
 def train_policy(
-    spec: EnvSpec, which: str, seed: int, progress: Progress | None = None
+    spec: EnvSpec, which: str, seed: int, progress: Progress = None
 ) -> tuple[NetworkPolicy, dict[str, object]]:
     """Train the test policy on the default agent, or a behaviour policy on its training agent (Table 4).
+
+    It returns the policy, and a record of its training with its measured reward.
 
     Args:
         spec: the environment.
         which: one of ``policy_names``.
         seed: determines everything random.
         progress: called every 500 steps with the steps done, the maximal steps and the latest reward.
-
-    Returns:
-        The policy, and a record of its training with its measured reward.
 
     Raises:
         InputError: the environment has no recipe, the policy is unknown, stable-baselines3 is missing, or
@@ -173,19 +172,12 @@ def train_policy(
     if rule.policy is None or not rule.reached:
         missed = f"about {policy_target(spec, which):.0f} in {steps} steps (the latest reward was {rule.latest:.0f})"
         raise InputError(f"policy {which} of {spec.name} did not reach {missed}; try another --seed")
-    return rule.policy, {
-        "env": spec.name,
-        "policy": which,
-        "covariates": named,
-        "seed": seed,
-        "steps": rule.steps,
-        "mean_reward": measure(rule.policy),
-        "recipe": asdict(recipe),
-        "command": f"train-policies --env {spec.name} --policies {which} --seed {seed}",
-    }
+    made = {"env": spec.name, "policy": which, "covariates": named, "seed": seed, "steps": rule.steps}
+    command = f"train-policies --env {spec.name} --policies {which} --seed {seed}"
+    return rule.policy, {**made, "mean_reward": measure(rule.policy), "recipe": asdict(recipe), "command": command}
 
 
-def _learn(spec: EnvSpec, covariates: dict[str, Any], seed: int, rule: _Rule, progress: Progress | None) -> int:
+def _learn(spec: EnvSpec, covariates: dict[str, Any], seed: int, rule: _Rule, progress: Progress) -> int:
     """Train until the rule stops it or the steps are used up; return the number of steps taken."""
     try:
         import stable_baselines3 as sb3

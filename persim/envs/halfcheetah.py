@@ -154,10 +154,8 @@ def step(states: Array, actions: Actions, covariates: Array) -> Array:
 
     A state is (root velocity m/s over the previous step, 8 positions without the root's x, 9 velocities). It is
     all that MuJoCo needs, since nothing depends on x. The solver has no warm start, so each row gives the same
-    result, bit for bit, in any batch.
-
-    Returns:
-        Next states ``[B, 18]``; NaN where the state was or became unusable, or the action was not finite.
+    result, bit for bit, in any batch. The next states ``[B, 18]`` are NaN where the state was or became unusable,
+    or the action was not finite.
     """
     control = np.clip(np.asarray(actions, dtype=np.float64), -1, 1)
     # False for NaN, too; MuJoCo would silently replace an action that is not a number.

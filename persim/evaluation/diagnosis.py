@@ -12,6 +12,7 @@ the values beyond the k-th (Eckart and Young), but a model may need more than k 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,11 +58,7 @@ class Diagnosis:
 
 
 def diagnose(model: LowRankDynamics, data: Trajectories) -> Diagnosis:
-    """Measure the energies of a model on the states and actions of a dataset.
-
-    Args:
-        model: any ensemble.
-        data: its training data, of which at most ``ROWS`` evenly spaced rows are used.
+    """Measure the energies of a model on its training data, of which at most ``ROWS`` evenly spaced rows are used.
 
     Raises:
         InputError: the data do not fit the model.
@@ -76,7 +73,7 @@ def diagnose(model: LowRankDynamics, data: Trajectories) -> Diagnosis:
         unit = model.scaled_deltas(columns[-1].to(model.device).mT).double().square().mean(1)
         unit[unit == 0] = 1
         chunks = zip(*(torch.split(column, CHUNK) for column in columns), strict=True)
-        found = [_sums(model, unit, *(column.to(model.device) for column in chunk)) for chunk in chunks]
+        found = [_sums(model, unit, chunk) for chunk in chunks]
         state, action, error = (torch.stack(sums).sum(0) / len(rows) for sums in zip(*found, strict=True))
         everyone = torch.arange(shape.n_agents, device=model.device).expand(shape.members, -1)
         agent = _gram(model.agent_factors(everyone)) / shape.n_agents
@@ -94,10 +91,9 @@ def _gram(factors: Tensor) -> Tensor:
     return torch.bmm(double, double.mT)
 
 
-def _sums(
-    model: LowRankDynamics, unit: Tensor, agents: Tensor, states: Tensor, actions: Tensor, deltas: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _sums(model: LowRankDynamics, unit: Tensor, columns: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the Gram matrices ``[K, R, R]`` of state and action factors and the squared error ``[K]`` of B rows."""
+    agents, states, actions, deltas = (column.to(model.device) for column in columns)
     members = model.settings.members
     seen = model.scaled(states.mT).expand(members, -1, -1)
     encoded = model.encode_actions(actions).expand(members, -1, -1)

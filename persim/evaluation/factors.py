@@ -28,15 +28,11 @@ def agent_factors(model: LowRankDynamics) -> NDArray[np.float32]:
 
 
 def covariate_r2(factors: NDArray[np.float32], covariates: Array) -> Array:
-    """Measure how well a regression on the agent factors predicts the covariates of held-out agents.
+    """Measure how well a regression on the factors ``[K, N, R]`` predicts the covariates ``[N, C]`` of held-out agents.
 
     The regression is a forest of extremely randomised trees with no tuned setting. Trees depend neither on the scale
     of a factor, which a factorisation leaves open, nor on factors that carry nothing, such as those of unneeded
     terms. There are five fixed folds and one R2 over all agents, each predicted from the other folds.
-
-    Args:
-        factors: ``[K, N, R]``.
-        covariates: ``[N, C]``.
 
     Returns:
         R2 ``[C]``, the mean over the members, each with a regression of its own. It is NaN for a covariate that

@@ -27,45 +27,38 @@ class _Grid:
     """Bilinear interpolation on a regular grid over the observation space."""
 
     def __init__(self, spec: EnvSpec, shape: tuple[int, int]) -> None:
-        space = spec.observation_space
+        self.spec, space, self.shape = spec, spec.observation_space, np.array(shape)
         self.low, self.high = space.low.astype(np.float64), space.high.astype(np.float64)
-        self.shape = np.array(shape)
-        self.axes = [np.linspace(self.low[d], self.high[d], shape[d]) for d in range(2)]
 
     def points(self) -> Array:
         """Return all G grid points ``[G, 2]``."""
-        return np.stack(np.meshgrid(*self.axes, indexing="ij"), axis=-1).reshape(-1, 2)
+        axes = [np.linspace(self.low[d], self.high[d], self.shape[d]) for d in range(2)]
+        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
 
-    def corners(self, states: Array) -> tuple[NDArray[np.intp], Array]:
-        """Return the flat indices ``[4, B]`` and weights ``[4, B]`` of the corners around states ``[B, 2]``."""
-        place = (np.clip(states, self.low, self.high) - self.low) / (self.high - self.low) * (self.shape - 1)
+    def outcomes(self, states: Array, action: int, covariates: Array) -> tuple[Array, NDArray[np.intp], Array]:
+        """Take one action in all states ``[B, 2]`` of an agent with covariates ``[C]``.
+
+        It returns rewards ``[B]``, and flat indices ``[4, B]`` and weights ``[4, B]`` of the grid points around the
+        next states; the weights are 0 where the episode ends.
+        """
+        actions = np.full(len(states), action)
+        following = self.spec.step(states, actions, np.broadcast_to(covariates, (len(states), len(covariates))))
+        before, chosen, after = (torch.from_numpy(x) for x in (states, actions, following))
+        place = (np.clip(following, self.low, self.high) - self.low) / (self.high - self.low) * (self.shape - 1)
         cell = np.minimum(place.astype(np.intp), self.shape - 2)
         right, up = (place - cell).T
-        first = cell[:, 0] * self.shape[1] + cell[:, 1]
-        index = np.stack([first, first + 1, first + self.shape[1], first + self.shape[1] + 1])
+        first, width = cell[:, 0] * self.shape[1] + cell[:, 1], self.shape[1]
+        index = np.stack([first, first + 1, first + width, first + width + 1])
         weight = np.stack([(1 - right) * (1 - up), (1 - right) * up, right * (1 - up), right * up])
-        return index, weight
-
-
-def _outcomes(spec: EnvSpec, states: Array, action: int, covariates: Array) -> tuple[Array, Array, Array]:
-    """Take one action in all states ``[B, 2]``; return next states, rewards ``[B]``, and 1 where episodes continue."""
-    actions = np.full(len(states), action)
-    following = spec.step(states, actions, np.broadcast_to(covariates, (len(states), len(covariates))))
-    before, chosen, after = (torch.from_numpy(x) for x in (states, actions, following))
-    reward = spec.reward(before, chosen, after).numpy()
-    return following, reward, 1.0 - spec.terminated(after).numpy()
+        return self.spec.reward(before, chosen, after).numpy(), index, weight * ~self.spec.terminated(after).numpy()
 
 
 def optimal_values(
     spec: EnvSpec, covariates: Array, shape: tuple[int, int] = SHAPE, progress: Callable[[int], None] | None = None
 ) -> Array:
-    """Compute the optimal values ``[*shape]`` of one agent's states by value iteration.
+    """Compute the optimal values ``[*shape]`` of the states of an agent with covariates ``[C]`` by value iteration.
 
-    Args:
-        spec: the environment.
-        covariates: ``[C]``, of the agent.
-        shape: grid points per state dimension.
-        progress: called after every sweep with its number.
+    The shape has the grid points per state dimension; ``progress`` is called after every sweep with its number.
 
     Raises:
         InputError: ``has_oracle`` is false for the environment.
@@ -74,14 +67,10 @@ def optimal_values(
         needed = "two bounded state dimensions, discrete actions and rewards of at most 0"
         raise InputError(f"{spec.name} has no oracle: value iteration needs {needed}; use another environment")
     grid = _Grid(spec, shape)
-    backups = []
-    for action in range(spec.action_dim):
-        following, reward, goes_on = _outcomes(spec, grid.points(), action, covariates)
-        index, weight = grid.corners(following)
-        backups.append((reward, index, weight * goes_on))
+    outcomes = [grid.outcomes(grid.points(), action, covariates) for action in range(spec.action_dim)]
     values = np.zeros(int(np.prod(shape)))
     for sweep in range(1, 4 * spec.horizon):
-        updated = np.max([reward + (weight * values[index]).sum(0) for reward, index, weight in backups], axis=0)
+        updated = np.max([reward + (weight * values[index]).sum(0) for reward, index, weight in outcomes], axis=0)
         # Where the goal is out of reach the values would fall for ever; an episode loses at most its horizon.
         updated = np.maximum(updated, -float(spec.horizon))
         change, values = np.abs(updated - values).max(), updated
@@ -95,11 +84,7 @@ def optimal_values(
 class OraclePolicy(BatchPolicy):
     """Take the action with the highest value after one true step.
 
-    Args:
-        spec: the environment.
-        covariates: ``[B, C]``, of the agent of each episode.
-        values: optimal values ``[*shape]`` of each agent.
-        agents: ``[B]``, index into ``values`` of the agent of each episode.
+    The episodes' agents have covariates ``[B, C]`` and indices ``[B]`` in the list of optimal values ``[*shape]``.
     """
 
     def __init__(self, spec: EnvSpec, covariates: Array, values: list[Array], agents: NDArray[np.intp]) -> None:
@@ -113,9 +98,8 @@ class OraclePolicy(BatchPolicy):
             rows = self._agents == agent
             current, covariates = np.asarray(states[rows], dtype=np.float64), self._covariates[rows][0]
             for action in range(self._spec.action_dim):
-                following, reward, goes_on = _outcomes(self._spec, current, action, covariates)
-                index, weight = self._grid.corners(following)
-                worth[action, rows] = reward + goes_on * (weight * self._values[agent].ravel()[index]).sum(0)
+                reward, index, weight = self._grid.outcomes(current, action, covariates)
+                worth[action, rows] = reward + (weight * self._values[agent].ravel()[index]).sum(0)
         return np.asarray(worth.argmax(0))
 
     def keep(self, running: NDArray[np.bool_]) -> None:

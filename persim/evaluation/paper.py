@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,19 +44,15 @@ def _rows(table: str, env: str, regime: str, method: str, **numbers: float | Non
 
 
 def _by_agent(
-    rows: Iterable[dict[str, str]], kind: Callable[[float, float, int], T], first: str, second: str
+    kind: Callable[[float, float, int], T], first: str, second: str, rows: Iterable[dict[str, str]]
 ) -> dict[int, T]:
     """Read two columns, and the decimals of the first, by agent id (from 0)."""
     numbers = ((int(row["agent"]) - 1, row[first], row[second]) for row in rows)
     return {agent: kind(float(x), float(y), len(x.partition(".")[2])) for agent, x, y in numbers}
 
 
-def _errors(rows: Iterable[dict[str, str]]) -> dict[int, PaperError]:
-    return _by_agent(rows, PaperError, "rmse_mean", "r2_median")
-
-
-def _rewards(rows: Iterable[dict[str, str]]) -> dict[int, PaperReward]:
-    return _by_agent(rows, PaperReward, "reward_mean", "reward_std")
+_errors = partial(_by_agent, PaperError, "rmse_mean", "r2_median")
+_rewards = partial(_by_agent, PaperReward, "reward_mean", "reward_std")
 
 
 def observed_data(env: str, regime: str) -> list[float]:

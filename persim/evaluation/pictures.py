@@ -84,16 +84,10 @@ def prediction_figure(
     path: Path,
     titles: Sequence[str],
 ) -> None:
-    """Draw predicted over true states, a row per episode and a column per horizon, as in Figures 2 and 4.
+    """Write a PNG file with predicted over true states, a row per episode and a column per horizon (Figures 2 and 4).
 
-    Args:
-        spec: the environment.
-        dynamics: the model.
-        rollouts: B true episodes.
-        covariates: ``[B, C]``.
-        horizons: steps ahead, 1 to 50, counted from the end of the warm-up.
-        path: the PNG file to write.
-        titles: B row titles.
+    The B true episodes are of agents with covariates ``[B, C]`` and have B titles; the horizons are steps ahead, 1 to
+    50, counted from the end of the warm-up.
 
     Raises:
         InputError: the environment has no pictures.

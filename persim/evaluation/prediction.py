@@ -86,14 +86,9 @@ class PredictionError:
 def true_rollouts(
     spec: EnvSpec, policy: BatchPolicy, rng: Generator, agents: Sequence[int] | None = None, episodes: int = EPISODES
 ) -> TrueRollouts:
-    """Play the test policy (with epsilon 0.01) in the true environment of each test agent.
+    """Play episodes of the test policy (with epsilon 0.01) in the true environment of each test agent.
 
-    Args:
-        spec: the environment; test agent i has id i.
-        policy: the test policy.
-        rng: the source of all randomness.
-        agents: ids of test agents; all by default.
-        episodes: number of episodes per agent.
+    Test agent i has id i; all of them play by default.
 
     Raises:
         InputError: an id is not that of a test agent.

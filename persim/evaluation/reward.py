@@ -73,7 +73,7 @@ def average_rewards(
     *,
     agents: Sequence[int],
     episodes: int = EPISODES,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> RewardResult:
     """Play episodes of several agents in the true environment, stepping all running episodes as one batch.
 

@@ -42,12 +42,9 @@ class Minibatch(NamedTuple):
 
 
 class TrainingRows:
-    """M transitions packed for training, one float row ``[state, 1, action, 1, delta]`` each.
+    """The transitions with indices ``rows`` ``[M]``, packed for training: one ``[state, 1, action, 1, delta]`` each.
 
-    Args:
-        model: scales the states, encodes the actions and gives the device.
-        data: the trajectories.
-        rows: indices ``[M]`` of the transitions to use.
+    The model scales the states and their differences, encodes the actions and gives the device.
     """
 
     def __init__(self, model: LowRankDynamics, data: Trajectories, rows: NDArray[np.int64]) -> None:
@@ -147,13 +144,8 @@ def layer_like(like: Tensor, rows: int, batch: int) -> Tensor:
 class LossGradient:
     """Computes the loss of a minibatch of fixed size B and writes its gradient into ``flat.gradient``.
 
-    The loss of a member is the mean squared error over batch and state dimensions (Algorithm 1,
-    line 12, as a mean). Members are independent of each other.
-
-    Args:
-        model: its parameters have to be views of ``flat.values``.
-        flat: holds parameters and gradients.
-        batch: B.
+    The loss of a member is the mean squared error over batch and state dimensions (Algorithm 1, line 12, as
+    a mean). Members are independent of each other. The model's parameters have to be views of ``flat.values``.
     """
 
     def __init__(self, model: LowRankDynamics, flat: FlatParameters, batch: int) -> None:

@@ -74,15 +74,15 @@ class LowRankDynamics(nn.Module):
     Inside, data are feature-major, ``[K, features, B]``: small matrix products vectorise along the batch,
     the long contiguous axis. Every layer is one matrix ``[K, out, in + 1]`` whose last column is its bias.
 
-    Args:
-        settings: the shape.
-        seeds: one SeedSequence per member, for its initial weights, which do not depend on the other members.
+    Each member draws its initial weights from its own seed, so they do not depend on the other members.
 
     Raises:
         InputError: the number of seeds is not the number of members.
     """
 
     SHARED = ("state_scale", "delta_scale")  # the arrays that are the same for all members
+    state_scale: Tensor
+    delta_scale: Tensor
 
     def __init__(self, settings: ModelSettings, seeds: Sequence[np.random.SeedSequence]) -> None:
         super().__init__()
@@ -106,9 +106,6 @@ class LowRankDynamics(nn.Module):
         action = (settings.action_dim, *settings.action_widths, settings.rank)
         shapes = [(settings.n_agents, settings.rank), *pairwise(state), *pairwise(action)]
         return [uniform_layer((fan_out, fan_in + 1), fan_in, rng) for fan_in, fan_out in shapes]
-
-    state_scale: Tensor
-    delta_scale: Tensor
 
     @property
     def device(self) -> torch.device:
@@ -158,12 +155,9 @@ class LowRankDynamics(nn.Module):
         return (self.state_factors(states) * weights.unsqueeze(1)).sum(2)
 
     def forward(self, agents: Tensor, states: Tensor, actions: Tensor) -> Tensor:
-        """Predicts the next states ``[K, B, S]`` of a batch, each member by itself.
+        """Predicts the next states ``[K, B, S]`` of agents with ids ``[B]``, each member by itself.
 
-        Args:
-            agents: ids ``[B]``.
-            states: ``[K, B, S]``, or ``[B, S]`` to give all members the same.
-            actions: ``[B]`` if discrete, otherwise ``[B, A]``.
+        States are ``[K, B, S]``, or ``[B, S]`` to give all members the same, and actions ``[B]`` or ``[B, A]``.
         """
         members = self.settings.members
         agents, states, actions = (tensor.to(self.device) for tensor in (agents, states, actions))

@@ -50,12 +50,9 @@ _OTHERS = {True: Preset(rank=5, batch_size=256), False: Preset(15, 512, (256,) *
 
 
 def preset(env: str, *, discrete: bool = True, variant: str = "paper") -> Preset:
-    """Returns the paper's settings for an environment, or defaults where the paper has none.
+    """Returns the paper's settings for an environment, or defaults for its kind of actions where the paper has none.
 
-    Args:
-        env: name of the environment.
-        discrete: whether its actions are discrete, which chooses the defaults.
-        variant: ``paper`` for the settings in the text, ``wide`` for those of the authors' code.
+    The variant ``paper`` has the settings in the text, ``wide`` those of the authors' code.
 
     Raises:
         InputError: the environment has no such variant.

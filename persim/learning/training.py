@@ -159,11 +159,7 @@ class _Run:
         return squared
 
     def one_epoch(self, rows: TrainingRows, orders: Sequence[NDArray[np.int64]]) -> None:
-        """Trains on all M rows once, in each member's own order ``[M]``.
-
-        Raises:
-            DivergenceError: the loss became non-finite.
-        """
+        """Trains on all M rows once, in each member's own order ``[M]``, or raises ``DivergenceError``."""
         rate = self.settings.learning_rate * 0.5 ** (self.epoch // self.settings.halve_every)
         batches = rows.batches(self.settings.batch_size, orders)
         squared = torch.stack([self.step(batch, rate) for batch in batches]).flatten(1)
@@ -240,14 +236,10 @@ def train(
         model.fit_scales(torch.from_numpy(data.observation[chosen]), torch.from_numpy(data.delta[chosen]))
     training = TrainingRows(model, data, chosen)
     held_out = None if holdout is None else TrainingRows(model, data, holdout)
-    identity = {
-        "model": asdict(model.settings),
-        "settings": asdict(settings),
-        "data": data.content_hash,
-        "rows": store.content_hash({"rows": chosen}, {}),
-        "seeds": [[str(seed.entropy), list(seed.spawn_key)] for seed in batch_seeds],
-        "holdout_every": holdout_every,
-    }
+    seeds = [[str(seed.entropy), list(seed.spawn_key)] for seed in batch_seeds]
+    identity: dict[str, object] = {"model": asdict(model.settings), "settings": asdict(settings), "seeds": seeds}
+    identity |= {"data": data.content_hash, "rows": store.content_hash({"rows": chosen}, {})}
+    identity |= {"holdout_every": holdout_every}
     run = _Run(model, settings, checkpoint, identity)
     started = time.perf_counter() - run.seconds
     while run.epoch < settings.epochs:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.random import SeedSequence
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
@@ -60,28 +61,18 @@ class FactorMap(nn.Module):
     zero and learns the residual.
 
     As in ``LowRankDynamics``, data are feature-major and the last column of a layer ``[K, out, in + 1]`` is its
-    bias. Inputs and outputs are z-scored.
-
-    Args:
-        inputs: C, the number of covariates.
-        outputs: R.
-        widths: widths of the hidden layers.
-        seeds: one SeedSequence per member, for its initial weights.
+    bias. The C inputs and R outputs are z-scored, and each member draws its initial weights from its own seed.
     """
 
     input_scale: Tensor
     output_scale: Tensor
     affine: Tensor
 
-    def __init__(
-        self, inputs: int, outputs: int, widths: Sequence[int], seeds: Sequence[np.random.SeedSequence]
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, widths: Sequence[int], seeds: Sequence[SeedSequence]) -> None:
         super().__init__()
         rngs = [np.random.default_rng(seed) for seed in seeds]
-        self.layers = nn.ParameterList(
-            torch.stack([uniform_layer((fan_out, fan_in + 1), fan_in, rng) for rng in rngs])
-            for fan_in, fan_out in pairwise((inputs, *widths, outputs))
-        )
+        shapes = [((fan_out, fan_in + 1), fan_in) for fan_in, fan_out in pairwise((inputs, *widths, outputs))]
+        self.layers = nn.ParameterList(torch.stack([uniform_layer(*shape, rng) for rng in rngs]) for shape in shapes)
         nn.init.zeros_(self.layers[-1])
         self.register_buffer("affine", torch.zeros(len(rngs), outputs, inputs + 1))
         self.register_buffer("input_scale", torch.zeros(2, inputs))
@@ -107,8 +98,7 @@ class FactorMap(nn.Module):
     def scaled(self, covariates: Tensor) -> Tensor:
         """Maps covariates ``[C, M]`` to z-scored factors ``[K, R, M]``."""
         rows = self.inputs(covariates).expand(len(self.affine), -1, -1)
-        factors: Tensor = torch.bmm(self.affine, with_ones(rows)) + perceptron(self.layers, rows)
-        return factors
+        return torch.bmm(self.affine, with_ones(rows)) + perceptron(self.layers, rows)
 
     def forward(self, covariates: Tensor) -> Tensor:
         """Maps covariates ``[C, M]`` to factors ``[K, R, M]``."""
@@ -124,7 +114,7 @@ class FactorMap(nn.Module):
     def from_arrays(cls, arrays: store.Arrays, widths: Sequence[int]) -> FactorMap:
         """Rebuilds the maps of ``arrays()``."""
         _, members, outputs = arrays["output_scale"].shape
-        built = cls(arrays["input_scale"].shape[1], outputs, widths, [np.random.SeedSequence(0)] * members)
+        built = cls(arrays["input_scale"].shape[1], outputs, widths, [SeedSequence(0)] * members)
         built.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
         return built
 
@@ -158,7 +148,7 @@ def known_agents(n_agents: int, p: float, seed: int) -> NDArray[np.int64]:
 def fit_map(
     model: LowRankDynamics, spec: EnvSpec, known: Known, p: float, seed: int, settings: MapSettings | None = None
 ) -> tuple[FactorMap, list[float]]:
-    """Fits every member's map from covariates to its agent factors.
+    """Fits every member's map from covariates to its agent factors; returns the maps and every step's mean loss.
 
     Args:
         model: the ensemble.
@@ -168,9 +158,6 @@ def fit_map(
         p: share of these agents that is used.
         seed: draws which agents are used (``known``) and the initial weights (``map``).
         settings: of the regressions.
-
-    Returns:
-        The maps, and the mean squared error of z-scored factors after every step.
 
     Raises:
         InputError: covariates are missing or do not fit, the model does not have an id, or ``p`` is out of range.
@@ -212,11 +199,7 @@ def unseen_model(model: LowRankDynamics, factor_map: FactorMap, covariates: Arra
 
 
 def _known(model: LowRankDynamics, spec: EnvSpec, known: Known) -> tuple[NDArray[np.int64], Array]:
-    """Returns ids ``[n]`` and covariates ``[n, C]`` of the training agents.
-
-    Raises:
-        InputError: they do not fit each other, the model or the environment.
-    """
+    """Returns ids ``[n]`` and covariates ``[n, C]`` of the training agents, or raises ``InputError``."""
     trained = model.settings.n_agents
     if isinstance(known, Trajectories):
         if known.covariates is None:

@@ -24,9 +24,6 @@ class FoldedEnsemble:
     For each agent and action that leaves S outputs instead of S * R. The predictions are those of the model up to
     rounding. On the CPU these thin products are left to NumPy, whose BLAS is twice as fast on them as PyTorch's.
 
-    Args:
-        model: an ensemble with discrete actions.
-
     Raises:
         InputError: the model's actions are continuous.
     """
@@ -107,12 +104,7 @@ class _FoldedSteps:
 
 
 class TrueDynamics:
-    """The true dynamics in the form of a model with K = 1, for ``True env + MPC`` (Section 5.3).
-
-    Args:
-        spec: the environment.
-        covariates: ``[N, C]``, one row per agent.
-    """
+    """The true dynamics of agents with covariates ``[N, C]`` as a model with K = 1 for True env + MPC (Section 5.3)."""
 
     def __init__(self, spec: EnvSpec, covariates: Array) -> None:
         self._spec, self._covariates = spec, spec.covariate_rows(covariates)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from persim.data.policies import BatchPolicy
 from persim.envs.spec import ActionSpace, Agents, Array
 from persim.errors import InputError, check_at_least
+from persim.planning.scoring import Plans as Plans
 from persim.planning.scoring import Scorer
 
-Plans = NDArray[Any]
 Memory = tuple[NDArray[Any], ...]
 Found = tuple[Plans, Memory]
 
@@ -67,10 +67,7 @@ class EliteSettings(PlannerSettings):
 class Planner(ABC):
     """Searches for good plans, given only a scorer and an action space; it keeps no state between searches.
 
-    Args:
-        scorer: gives the score of each plan.
-        space: ``Discrete``, or a bounded ``Box``.
-        settings: an instance of ``settings_type``.
+    The space is ``Discrete`` or a bounded ``Box``, and the settings are an instance of ``settings_type``.
 
     Raises:
         InputError: the planner does not support the action space.
@@ -99,26 +96,18 @@ class Planner(ABC):
 
     @abstractmethod
     def search(self, states: Array, agents: Agents, memory: Memory | None, rng: Generator) -> Found:
-        """Searches for the best plan of each episode.
+        """Searches for the best plans of B episodes; returns them, ``[B, H]`` or ``[B, H, A]``, and a memory.
 
         Args:
             states: the current states ``[B, S]``.
             agents: ids ``[B]``.
             memory: the arrays ``[B, ...]`` that the search one step earlier returned; None at the start.
             rng: the source of all randomness.
-
-        Returns:
-            Plans ``[B, H]`` or ``[B, H, A]``, and the memory ``[B, ...]`` to pass to the next search.
         """
 
 
 class MPC(BatchPolicy):
-    """Plans at every step and plays the first action of the best plan (Section 4, Step 2).
-
-    Args:
-        planner: searches for the plans.
-        agents: id of each episode's agent ``[B]``.
-    """
+    """Plans at every step for agents ``[B]`` and plays the first action of the best plan (Section 4, Step 2)."""
 
     def __init__(self, planner: Planner, agents: Agents) -> None:
         self._planner, self._agents = planner, agents

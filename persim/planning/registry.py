@@ -39,11 +39,7 @@ def default_planner(space: ActionSpace) -> str:
 def planner_settings(name: str, env: str = "", *, whole: bool = False, **options: Any) -> PlannerSettings:
     """Returns a planner's settings: its defaults, overridden by those tuned for ``env``, then by ``options``.
 
-    Args:
-        name: of the planner.
-        env: name of the environment.
-        whole: whether plans are played to their end before the next search.
-        options: settings to override, by name.
+    Give ``whole`` if plans are played to their end before the next search.
 
     Raises:
         InputError: the planner is unknown, does not have an option, or a value is out of range.

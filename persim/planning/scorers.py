@@ -15,10 +15,7 @@ from persim.planning.tree import TreeScorer
 def model_scorer(model: LowRankDynamics, objective: Objective, precision: str = "float32") -> Scorer:
     """Builds a scorer on an ensemble: a ``TreeScorer`` for discrete actions on the CPU, else a ``PlainScorer``.
 
-    Args:
-        model: the ensemble.
-        objective: gives the reward of a step.
-        precision: ``float32``, or ``bfloat16``, which halves the time of wide nets.
+    The precision is ``float32``, or ``bfloat16``, which halves the time of wide nets.
 
     Raises:
         InputError: the precision is unknown, or not float32 for a ``TreeScorer``.

@@ -14,14 +14,15 @@ from persim.envs.spec import Agents, Array, EnvSpec
 from persim.errors import InputError, check_choice
 
 PRECISIONS = ("float32", "bfloat16")
+Plans = NDArray[Any]
 COLUMNS = 16_384  # plans rolled out at once by PlainScorer, to bound its memory
 
 
 class Scorer(Protocol):
     """Scores plans; it is all that a planner knows about the world."""
 
-    def __call__(self, states: Array, agents: Agents, plans: NDArray[Any], top: int | None = None) -> Array:
-        """Returns the return of each plan, as the mean over the K members, each rolled out on its own.
+    def __call__(self, states: Array, agents: Agents, plans: Plans, top: int | None = None) -> Array:
+        """Returns the return ``[B, P]`` of each plan, as the mean over the K members, each rolled out on its own.
 
         The step that ends an episode still earns its reward, later ones earn nothing. The terms in
         ``persim.envs.spec.PlanningHints`` are part of the return. A plan whose return or states are not
@@ -33,9 +34,6 @@ class Scorer(Protocol):
             plans: discrete ``[B, P, H]``, or continuous ``[B, P, H, A]``.
             top: how many plans of each episode have to be ranked; all by default. The scores of the best
                 ``top`` plans (the first of equal ones) are exact, the others may be minus infinity.
-
-        Returns:
-            Scores ``[B, P]``.
 
         Raises:
             InputError: the model was not trained on an agent.
@@ -121,7 +119,7 @@ class PlainScorer:
         self._device, self._dtype = device, dtype
 
     @torch.no_grad()
-    def __call__(self, states: Array, agents: Agents, plans: NDArray[Any], top: int | None = None) -> Array:
+    def __call__(self, states: Array, agents: Agents, plans: Plans, top: int | None = None) -> Array:
         """See ``Scorer``; every score is exact, whatever ``top`` is."""
         if self._known is not None:
             check_agents(agents, self._known)

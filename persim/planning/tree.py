@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from persim.envs.spec import Agents, Array
-from persim.planning.scoring import Objective
+from persim.planning.scoring import Objective, Plans
 
 Floats = NDArray[Any]
 Index = NDArray[np.intp]
@@ -43,9 +43,8 @@ class Steps(Protocol):
     def __call__(self, states: Floats, edges: Index) -> Floats:
         """Maps states to next states, both ``[K, S + 1, C]`` with a last row of ones.
 
-        Args:
-            states: columns sorted by group, which is ``agent * n_actions + action``.
-            edges: ``[G * n_actions + 1]``; group g holds columns ``edges[g]`` to ``edges[g + 1] - 1``.
+        The columns are sorted by group, ``agent * n_actions + action``, and those of group g lie from ``edges[g]``
+        to ``edges[g + 1] - 1``, with edges ``[G * n_actions + 1]``.
         """
         ...
 
@@ -120,12 +119,7 @@ class _Ranking:
 
 
 class TreeScorer:
-    """Scores plans of discrete actions (see the module, and ``persim.planning.scoring.Scorer``).
-
-    Args:
-        dynamics: a folded ensemble or the true dynamics.
-        objective: gives the reward of a step.
-    """
+    """Scores plans of discrete actions (see the module, and ``persim.planning.scoring.Scorer``)."""
 
     def __init__(self, dynamics: TreeDynamics, objective: Objective) -> None:
         self._dynamics, self._objective, self._spec = dynamics, objective, objective.spec
@@ -133,7 +127,7 @@ class TreeScorer:
         self._best_progress = 0.0 if self._progress is None else objective.spec.planning.best_progress
 
     @torch.inference_mode()
-    def __call__(self, states: Array, agents: Agents, plans: NDArray[Any], top: int | None = None) -> Array:
+    def __call__(self, states: Array, agents: Agents, plans: Plans, top: int | None = None) -> Array:
         """See ``Scorer``."""
         episodes, n_plans, horizon = plans.shape
         known, agent = np.unique(agents, return_inverse=True)
@@ -156,14 +150,11 @@ class TreeScorer:
         """Returns the roots of the tree, one column for each of the states ``[C, S]``."""
         columns = np.ones((steps.members, states.shape[1] + 1, len(states)), dtype=steps.dtype)
         columns[:, :-1] = states.T
-        best = None
-        if self._progress is not None:
-            best = self._progress(torch.from_numpy(columns[:, :-1]).mT).numpy().astype(np.float64)
+        start = torch.from_numpy(columns[:, :-1]).mT
+        best = None if self._progress is None else self._progress(start).numpy().astype(np.float64)
         return _Nodes(columns, agent, np.zeros((steps.members, len(states))), best, None)
 
-    def _roll(
-        self, nodes: _Nodes, node: Index, plan: Index, actions: NDArray[Any], steps: Steps, ranking: _Ranking
-    ) -> None:
+    def _roll(self, nodes: _Nodes, node: Index, plan: Index, actions: Plans, steps: Steps, ranking: _Ranking) -> None:
         """Rolls out plans with these flat indices ``[n]`` from these columns ``[n]``; actions are ``[H, B * P]``."""
         horizon, step = len(actions), 0
         while len(plan):
@@ -179,11 +170,10 @@ class TreeScorer:
                 keep &= ranking.open(plan, self._bound(nodes, horizon, left)[node])
             node, plan = node[keep], plan[keep]
 
-    def _grow(self, nodes: _Nodes, node: Index, actions: NDArray[Any], steps: Steps) -> tuple[_Nodes, Index]:
+    def _grow(self, nodes: _Nodes, node: Index, actions: Plans, steps: Steps) -> tuple[_Nodes, Index]:
         """Adds a level for each row of actions ``[levels, n]``: all states first, then rewards and ends in one call.
 
-        Returns:
-            The columns of the last level, and each plan's column ``[n]``.
+        It returns the columns of the last level, and each plan's column ``[n]``.
         """
         levels, states, agent = [], nodes.states, nodes.agent
         for action in actions:
@@ -193,11 +183,10 @@ class TreeScorer:
             levels.append(_Level(parents, edges, before, states))
         return self._settle(nodes, agent, levels), node
 
-    def _branch(self, n_agents: int, agent: Index, node: Index, action: NDArray[Any]) -> tuple[Index, Index, Index]:
+    def _branch(self, n_agents: int, agent: Index, node: Index, action: Plans) -> tuple[Index, Index, Index]:
         """Finds the distinct pairs of a column and an action, sorted by agent, action and column.
 
-        Returns:
-            The column of each pair, the edges of the groups (see ``Steps``), and each plan's pair ``[n]``.
+        It returns the column of each pair, the edges of the groups (see ``Steps``), and each plan's pair ``[n]``.
         """
         n_actions, width = self._spec.action_dim, len(agent)
         n_groups = n_agents * n_actions

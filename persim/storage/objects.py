@@ -45,9 +45,8 @@ def store_path(text: str) -> Path:
         raise InputError(f"store {text!r} names no bucket; give {protocol}://BUCKET/PREFIX")
     from upath import UPath
 
-    # Listings are not cached, because other machines write to the same store.
-    path: Any = UPath(f"{protocol}://{place}", use_listings_cache=False)
-    return path  # type: ignore[no-any-return]  # it has all methods of Path that are used on a store
+    # It has all methods of Path that are used on a store. Listings are not cached: other machines write there, too.
+    return UPath(f"{protocol}://{place}", use_listings_cache=False)  # type: ignore[no-any-return]
 
 
 def is_remote(path: Path) -> bool:
@@ -55,17 +54,14 @@ def is_remote(path: Path) -> bool:
     return not isinstance(path, Path)
 
 
-def put(path: Path, data: bytes, *, new: bool = False) -> None:
+def put(path: Any, data: bytes, *, new: bool = False) -> None:
     """Write a whole object; with ``new``, fail if it exists already (where the store supports that)."""
-    there: Any = path
-    there.fs.pipe_file(there.path, data, mode="create" if new else "overwrite")
+    path.fs.pipe_file(path.path, data, mode="create" if new else "overwrite")
 
 
-def fetch(path: Path) -> bytes:
+def fetch(path: Any) -> bytes:
     """Read the whole object in one request."""
-    there: Any = path
-    data: bytes = there.fs.cat_file(there.path)
-    return data
+    return bytes(path.fs.cat_file(path.path))
 
 
 def reason(error: Exception) -> str:

@@ -112,13 +112,10 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], kind: str, settings: Mapping[str, object]) -> str:
-    """Write arrays with their settings and return the content hash.
+    """Write numeric or boolean arrays of any shape ``[...]`` with their settings and return the content hash.
 
-    Args:
-        path: the file, by convention ``*.safetensors``.
-        arrays: named numeric or boolean arrays of any shape ``[...]``.
-        kind: the kind of file, such as ``"trajectories"``, which ``read_arrays`` checks.
-        settings: values that JSON can represent.
+    The file is by convention ``*.safetensors``, and ``read_arrays`` checks its kind, such as ``"trajectories"``. The
+    settings are values that JSON can represent.
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     checksum = content_hash(arrays, settings)
