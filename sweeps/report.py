@@ -28,7 +28,6 @@ from sweeps.reporting.page import Section, render
 from sweeps.reporting.results import Results, read_notes
 from sweeps.reporting.rows import KINDS, SUITES, Cells
 from sweeps.reporting.sections import sections
-from sweeps.reporting.select import Library
 
 TITLE = "PerSim: our numbers beside the paper's"
 
@@ -88,7 +87,7 @@ def files(cells: Cells, made: Sequence[Section], title: str, *, rows: bool) -> d
     return found
 
 
-def write_all(out: Path, files: Mapping[str, bytes]) -> None:
+def write_all(out: Path, contents: Mapping[str, bytes]) -> None:
     """Write the files of a report below a folder, and remove the pictures of an earlier report.
 
     Nothing that was there is touched until all new files are complete on the disk.
@@ -99,15 +98,15 @@ def write_all(out: Path, files: Mapping[str, bytes]) -> None:
     store.prepare_folder(out, "out")
     try:
         with tempfile.TemporaryDirectory(dir=out, prefix=".report.", suffix=".part") as aside:
-            for name, data in files.items():
+            for name, data in contents.items():
                 store.write_atomic(Path(aside) / name, data)
-            for name in files:
+            for name in contents:
                 (out / name).parent.mkdir(exist_ok=True)
                 (Path(aside) / name).replace(out / name)
         for path in list((out / "figures").glob("*.svg")):
-            if f"figures/{path.name}" not in files:
+            if f"figures/{path.name}" not in contents:
                 path.unlink()
-        with contextlib.suppress(OSError):  # there are none, or none is left
+        with contextlib.suppress(OSError):  # there is no such folder, or it is not empty
             (out / "figures").rmdir()
     except OSError as error:
         raise InputError(
@@ -120,8 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     check(args)
     cells = gather(args.out, args.store, args.suite)
-    library = Library(tuple(cells[name] for name in sorted(cells)))
-    results = Results(library, args.out, read_notes(args.out), args.price)
+    results = Results(tuple(cells[name] for name in sorted(cells)), args.out, read_notes(args.out), args.price)
     check_notes(results)
     made = sections(results, args.suite)
     title = TITLE if args.suite is None else f"{TITLE} (suite {args.suite})"

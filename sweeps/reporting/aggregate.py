@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from baselines.registry import METHODS
 from persim import seeding
 from persim.evaluation import paper
-from sweeps.grid.suites import ENVS
 from sweeps.reporting.compare import number
 from sweeps.reporting.draw import Compared, drawn, iqm_figure, profile_figure
 from sweeps.reporting.page import Entry, Figure, Section, Table, text
@@ -76,12 +76,12 @@ class MethodScores:
 def scores(blocks: Iterable[Block]) -> list[MethodScores]:
     """Score every method that was measured in these blocks of the suite ``reward``, in their order."""
     found: dict[str, MethodScores] = {}
-    for own, line in ((block, line) for block in blocks for line in block.lines):
-        for agent in own.agents:
-            values, task = line.values(own.metric, agent), (own.env, own.regime, agent)
+    for block in blocks:
+        for line, agent in product(block.lines, block.agents):
+            values, task = line.values(block.metric, agent), (block.env, block.regime, agent)
             if len(values):
                 scored = found.setdefault(line.method, MethodScores(line.method))
-                scored.runs[task] = scaled(values, own.env, agent)
+                scored.runs[task] = scaled(values, block.env, agent)
                 scored.reduced |= {task} if line.ours and line.ours.reduced else set()
     return list(found.values())
 
@@ -100,21 +100,25 @@ def aggregates(results: Results) -> list[Section]:
     if not found:
         return [Section(title, "aggregates", ("Nothing has measured rewards with N = 500 yet.",))]
     ours = next((scored for scored in found if scored.method == OURS), None)
-    places: dict[str, str | None] = {"all environments together": None, **{ENV_TITLES[env]: env for env in ENVS}}
-    compared = {place: [_compared(ours, one, env) for one in found if one.within(env)] for place, env in places.items()}
     columns = ("method", "tasks", "runs", "IQM [95 %]", "PerSim's IQM on the same tasks", "P(PerSim is better)")
-    filled = {place: tuple(map(_row, own)) for place, own in compared.items() if own}
-    tables = tuple(Table(f"Scores, N = 500: {place}", columns, rows) for place, rows in filled.items())
-    shared = {place: [one for one in compared[place] if one.tasks] for place, env in places.items() if env}
-    figures = (*_iqm({place: own for place, own in shared.items() if own}), *_profiles(found))
-    return [Section(title, "aggregates", (_SCORES, _METHOD), tables, figures)]
+    tables, panels = [], {}
+    for env in (None, *ENV_TITLES):
+        place = "all environments together" if env is None else ENV_TITLES[env]
+        compared = [_compared(ours, scored, env) for scored in found if scored.within(env)]
+        if compared:
+            tables.append(Table(f"Scores, N = 500: {place}", columns, tuple(map(_row, compared))))
+        if env and (shared := [one for one in compared if one.tasks]):
+            panels[place] = shared
+    figures = (*_iqm(panels), *_profiles(found))
+    return [Section(title, "aggregates", (_SCORES, _METHOD), tuple(tables), figures)]
 
 
 def _compared(ours: MethodScores | None, scored: MethodScores, env: str | None) -> Compared:
     """Compare a method with PerSim on the tasks of an environment (of all: None) that both have."""
     tasks, what = [task for task in scored.within(env) if ours is None or task in ours.runs], env or "all"
     runs = [scored.runs[task] for task in tasks]
-    own, reference, better = scored.iqm(tasks, what) if tasks else None, None, None
+    own = scored.iqm(tasks, what) if tasks else None
+    reference = better = None
     if tasks and ours is not None and ours is not scored:
         rng, strata = seeding.generator(0, "report", "improvement", what, scored.method), map(scored.stratum, tasks)
         reference = ours.iqm(tasks, what)

@@ -16,12 +16,7 @@ MARKS = {"better": "▲", "within": "≈", "worse": "▼"}
 
 @dataclass(frozen=True)
 class Comparison:
-    """Our trials of one cell of a table beside the paper's number.
-
-    Attributes:
-        difference: our mean minus the paper's.
-        mark: ``better`` (or equal), ``within`` one standard deviation, or ``worse``.
-    """
+    """Our mean minus the paper's, and ``better`` (or equal), ``within`` one standard deviation, or ``worse``."""
 
     difference: float
     mark: str

@@ -25,7 +25,7 @@ Group = tuple[str, str, int, str]
 
 def cost(results: Results) -> list[Section]:
     """A table for each environment."""
-    groups = _groups(results.library.cells)
+    groups = _groups(results.cells)
     tables = tuple(_table(env, groups, results.price) for env in dict.fromkeys(group[0] for group in groups))
     price, total = results.price, sum(core_hours(cells) for cells in groups.values())
     rate = () if price is None else (f"A core-hour is taken to cost ${price:g}.",)

@@ -193,10 +193,7 @@ def scarcity_figure(panels: Mapping[str, Sequence[Points]]) -> Figure:
 def plot_methods(path: Path, cells: Sequence[FinishedCell], about: str) -> Path:
     """Draw what each method earned and mispredicted into a PNG file, a panel for each metric.
 
-    Args:
-        path: the file, which may be in an object store.
-        cells: finished cells of one environment and regime.
-        about: what they are, below the panels.
+    The finished cells are those of one environment and regime; ``about`` says below the panels what they are.
     """
     found = {metric: [done for done in cells if done.has(metric)] for metric in METRICS}
     panels = {METRICS[metric]: (metric, measured) for metric, measured in found.items() if measured}

@@ -92,12 +92,11 @@ def _missed(results: Results, found: Goal) -> tuple[Entry, ...]:
 
 def overview(results: Results) -> list[Section]:
     """What is here, how to read it, and what is missing."""
-    cells = results.library.cells
-    commits = sorted({done.commit for done in cells})
+    commits = sorted({done.commit for done in results.cells})
     lines = [results.notes[ABOUT]] if ABOUT in results.notes else []
     lines += [
-        f"{len(cells)} finished cells (a cell is one measurement of one method on one kind of data, with one seed), "
-        f"computed with code of {len(commits)} commit{'s' if len(commits) > 1 else ''}: {', '.join(commits)}.",
+        f"{len(results.cells)} finished cells (a cell is one measurement of one method on one kind of data, with one "
+        f"seed), computed with code of {len(commits)} commit{'s' if len(commits) > 1 else ''}: {', '.join(commits)}.",
         "Every cell of a table has ours (mean ± sample standard deviation over trials), the paper's, and the "
         f"difference. {MARKS['better']} better than or equal to the paper's, at its printed precision; "
         f"{MARKS['within']} within one standard deviation (the paper's; for prediction errors ours over trials, as the "

@@ -24,6 +24,7 @@ from sweeps.reporting.compare import with_spread
 from sweeps.reporting.draw import COLOURS, drawn, look
 from sweeps.reporting.page import Entry, Figure, Section, Table
 from sweeps.reporting.results import ENV_TITLES, PAPER_AGENTS, Results
+from sweeps.reporting.select import find
 
 FACTORS, ROLLOUTS = "factors.parquet", "rollouts.parquet"
 FACTOR_COLUMNS = ("env", "regime", "budget", "x", "y", "covariate", "unit", "value", "r2")
@@ -62,7 +63,7 @@ def _table(results: Results) -> Table:
 
 def _entry(results: Results, env: str, regime: str, covariate: str) -> Entry:
     metric = f"factor_r2_{covariate}"
-    measured = results.library.measured(metric, env, regime, "persim", PAPER_AGENTS)
+    measured = find(results.cells, metric, env, regime, "persim", PAPER_AGENTS)
     if measured is None:
         return Entry(("–",), "missing")
     values = np.array([done.value(metric) for done in measured.cells])
@@ -93,11 +94,7 @@ def rollouts(results: Results) -> list[Section]:
 
 
 def _shown(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read the rows of the regime ``SHOWN`` from a file of sweeps/figures.py; none if there is no such file.
-
-    Raises:
-        InputError: the file is damaged, or lacks one of the columns.
-    """
+    """Read the rows of the regime ``SHOWN`` from a file of sweeps/figures.py if there is one; refuse a damaged file."""
     if not path.exists():
         return pd.DataFrame()
     advice = "write it anew by sweeps/figures.py, or remove it"

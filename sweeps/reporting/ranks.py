@@ -25,7 +25,7 @@ def ranks(results: Results) -> list[Section]:
         "Appendix D.1: PerSim is trained on 80 % of the transitions and measured on the rest, as a share of their "
         "variance. The smallest rank within one standard error of the lowest mean is chosen."
     )
-    groups = _sweeps(results.library.cells)
+    groups = _sweeps(results.cells)
     if not groups:
         return [Section("Choosing the rank", "ranks", (rule, "No sweep of ranks is here yet."))]
     return [Section("Choosing the rank", "ranks", (rule,)), *(_section(name, groups[name]) for name in sorted(groups))]

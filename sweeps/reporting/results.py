@@ -6,7 +6,7 @@ A table is cut into blocks of one environment and regime each, a block into line
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -19,11 +19,11 @@ from baselines.registry import METHODS
 from persim.envs import get
 from persim.errors import InputError
 from persim.evaluation import paper
+from persim.storage.cells import FinishedCell
 from sweeps.grid.suites import ENVS, SUITES, Suite
 from sweeps.reporting.compare import Comparison, Known, compare
-from sweeps.reporting.select import Library, Measured
+from sweeps.reporting.select import Measured, find
 
-NOTES = "notes.json"
 RMSE, R2, REWARD = "prediction_rmse", "prediction_r2", "reward"
 PAPER_AGENTS = 500
 ENV_TITLES = {env: get(env).title for env in ENVS}
@@ -105,13 +105,13 @@ class Results:
     """Everything that is in a folder of results.
 
     Attributes:
-        library: the finished cells.
+        cells: all that are finished.
         out: the folder, for sections with files of their own.
         notes: remarks by key, from ``notes.json``.
         price: of a core-hour in $, or None.
     """
 
-    library: Library
+    cells: tuple[FinishedCell, ...]
     out: Path
     notes: Mapping[str, str] = field(default_factory=dict)
     price: float | None = None
@@ -119,29 +119,29 @@ class Results:
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The paper's tables, ours beside them."""
-        return tuple(all_blocks(self.library))
+        return tuple(all_blocks(self.cells))
 
     def of(self, suite: str) -> list[Block]:
         """The blocks of a suite."""
         return [block for block in self.blocks if block.suite == suite]
 
 
-def all_blocks(library: Library) -> Iterator[Block]:
+def all_blocks(cells: Sequence[FinishedCell]) -> Iterator[Block]:
     """Every block of every table, in the paper's order of experiments."""
     for (name, metric), tables in _TABLES.items():
         suite = SUITES[name]
         for env, regime in suite.data:
             agents = paper.unseen_agents() if suite.unseen else paper.test_agents(env)
-            lines = tuple(_lines(library, suite, metric, env, regime))
+            lines = tuple(_lines(cells, suite, metric, env, regime))
             yield Block(tables[ENVS.index(env)], name, env, regime, metric, agents, lines)
 
 
-def _lines(library: Library, suite: Suite, metric: str, env: str, regime: str) -> Iterator[Line]:
+def _lines(cells: Sequence[FinishedCell], suite: Suite, metric: str, env: str, regime: str) -> Iterator[Line]:
     """Give a line per N and method, but none to a method that neither we nor the paper measured."""
     unseen = suite.unseen.get(env, ())
     for count, method in product(suite.agents, suite.methods):
         name = METHODS[method].title + (f", N = {count}" if len(suite.agents) > 1 else "")
-        ours = library.measured(metric, env, regime, method, count, unseen)
+        ours = find(cells, metric, env, regime, method, count, unseen)
         theirs = paper_numbers(metric, env, regime, count, method, unseen=bool(unseen))
         if theirs or ours is not None:
             yield Line(name, method, count, ours, theirs)
@@ -150,7 +150,7 @@ def _lines(library: Library, suite: Suite, metric: str, env: str, regime: str) -
 def paper_numbers(metric: str, env: str, regime: str, count: int, method: str, *, unseen: bool) -> Mapping[int, Known]:
     """Look up the paper's numbers by agent id (from 0); empty where it has none.
 
-    Its true environment is the same under every regime and for every N.
+    Those of the true environment are the same under every regime and for every N.
     """
     entry = METHODS[method]
     full = count == PAPER_AGENTS or not entry.learns
@@ -170,7 +170,7 @@ def read_notes(out: Path) -> dict[str, str]:
     Raises:
         InputError: it is not an object of texts.
     """
-    path = out / NOTES
+    path = out / "notes.json"
     if not path.exists():
         return {}
     try:

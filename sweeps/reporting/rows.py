@@ -139,17 +139,13 @@ def _cell(path: Path, kind: str, name: str, rows: Sequence[dict[str, Any]]) -> F
         raise _damaged(path, f"settings, measure or labels of cell {name} cannot be read") from error
     if not fits or any(row[column] != first[column] for row in rows for column in first if column not in _OF_ROW):
         raise _damaged(path, f"cell {name} does not hold what its id says")
-    seconds = {name: first[f"{name}_seconds"] for name in _TIMINGS if first[f"{name}_seconds"] is not None}
+    seconds = {each: first[f"{each}_seconds"] for each in _TIMINGS if first[f"{each}_seconds"] is not None}
     times = seconds, first["ended"], first["ended"]
     return FinishedCell(cell, _once(path, name, rows), {}, first["commit"], *times, labels=labels)
 
 
 def _once(path: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Select metric, agent and value of each row of one file.
-
-    Raises:
-        InputError: a row is there twice, with the same value or another.
-    """
+    """Select metric, agent and value of each row of one file, in which no row may be there twice."""
     found = _measured(f"in {str(path)!r}", name, rows)
     if len(found) < len(rows):
         raise InputError(
@@ -160,11 +156,7 @@ def _once(path: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> list[dict
 
 
 def _measured(where: str, name: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Select metric, agent and value of each row, once.
-
-    Raises:
-        InputError: a row is there twice with different values.
-    """
+    """Select metric, agent and value of each row, once; no row may be there twice with different values."""
     found: dict[tuple[str, int | None], dict[str, Any]] = {}
     for row in rows:
         entry = {field: row[field] for field in _OF_ROW}

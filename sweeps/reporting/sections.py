@@ -18,14 +18,12 @@ from sweeps.reporting.page import Section
 from sweeps.reporting.ranks import ranks
 from sweeps.reporting.results import Results
 
-Maker = Callable[[Results], Sequence[Section]]
-
 
 @dataclass(frozen=True)
 class Part:
     """A function that makes sections, and the suites whose report shows them; no suites stand for every report."""
 
-    make: Maker
+    make: Callable[[Results], Sequence[Section]]
     suites: tuple[str, ...] = ()
 
 
@@ -34,12 +32,12 @@ PARTS = (
     Part(goal.goal, ("prediction", "reward", "scarcity")),
     Part(ranks, ("rank_cv",)),
     Part(paper_figures.factors, ("prediction",)),
-    Part(partial(tables.by_env, "prediction"), ("prediction",)),
+    Part(partial(tables.of_suite, "prediction"), ("prediction",)),
     Part(paper_figures.rollouts, ("prediction",)),
-    Part(partial(tables.by_env, "reward"), ("reward",)),
-    Part(partial(tables.by_env, "augmentation"), ("augmentation",)),
-    Part(tables.unseen, ("unseen",)),
-    Part(partial(tables.by_env, "scarcity"), ("scarcity",)),
+    Part(partial(tables.of_suite, "reward"), ("reward",)),
+    Part(partial(tables.of_suite, "augmentation"), ("augmentation",)),
+    Part(partial(tables.of_suite, "unseen"), ("unseen",)),
+    Part(partial(tables.of_suite, "scarcity"), ("scarcity",)),
     Part(aggregates, ("reward",)),
     Part(cost),
 )

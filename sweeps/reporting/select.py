@@ -18,6 +18,7 @@ from persim.storage.cells import FinishedCell, plain
 from sweeps.grid.suites import ENVS, belongs, paper_episodes
 from sweeps.reporting.rows import fullest
 
+Rows = Sequence[Sequence[float]]
 DAGGER = "†"
 _SHOWN = ("paper", "laptop", "quick")  # best first; the smoke budget's numbers mean nothing
 _WORST = {"prediction_rmse": np.inf, "prediction_r2": -np.inf, "reward": -np.inf}
@@ -65,45 +66,35 @@ class Measured:
         return np.array([_WORST[metric] if row["value"] is None else row["value"] for row in rows])
 
 
-@dataclass(frozen=True)
-class Library:
-    """All cells, and the question that every table asks of them."""
+def find(
+    cells: Iterable[FinishedCell], metric: str, env: str, regime: str, method: str, n_agents: int, unseen: Rows = ()
+) -> Measured | None:
+    """Find the best of the configurations that measured this; None if nothing did.
 
-    cells: tuple[FinishedCell, ...]
+    That is the one with the best budget, of equals that with most trials, then the one measured last. It does not
+    matter which suite asked for the cells.
 
-    def measured(
-        self, metric: str, env: str, regime: str, method: str, n_agents: int, unseen: Sequence[Sequence[float]] = ()
-    ) -> Measured | None:
-        """Find the best configuration that measured this; None if nothing did.
-
-        It does not matter which suite asked for the cells.
-
-        Args:
-            metric: name of the metric.
-            env: environment.
-            regime: of the data; a method that looks at no data has the same cells under every regime.
-            method: key in ``baselines.registry``.
-            n_agents: N; a method that looks at no data has the same cells for every N.
-            unseen: covariates ``[M, C]`` of the test agents if they are not in the data.
-        """
-        what, wanted = REWARD if metric == "reward" else PREDICTION, plain(unseen) or None
-        return pick(
-            done
-            for done in self.cells
-            if (done.cell.what, done.cell.measure.get("unseen")) == (what, wanted)
-            and "agents" not in done.cell.measure
-            and belongs(done.cell, env, regime, n_agents, method)
-            and done.has(metric)
-        )
-
-
-def pick(cells: Iterable[FinishedCell]) -> Measured | None:
-    """Choose the configuration with the best budget; of equals that with most trials, then the one measured last."""
+    Args:
+        cells: all that are finished.
+        metric: name of the metric.
+        env: environment.
+        regime: of the data; a method that looks at no data has the same cells under every regime.
+        method: key in ``baselines.registry``.
+        n_agents: N; a method that looks at no data has the same cells for every N.
+        unseen: covariates ``[M, C]`` of the test agents if they are not in the data.
+    """
+    what, wanted = REWARD if metric == "reward" else PREDICTION, plain(unseen) or None
     groups: dict[str, list[FinishedCell]] = {}
     for done in cells:
-        if budget_of(done) in _SHOWN:
-            configuration = store.canonical_json([done.cell.settings, done.cell.measure])
-            groups.setdefault(configuration, []).append(done)
+        cell = done.cell
+        if (
+            (cell.what, cell.measure.get("unseen")) == (what, wanted)
+            and "agents" not in cell.measure
+            and belongs(cell, env, regime, n_agents, method)
+            and done.has(metric)
+            and budget_of(done) in _SHOWN
+        ):
+            groups.setdefault(store.canonical_json([cell.settings, cell.measure]), []).append(done)
     measured = sorted((_measured(groups[name]) for name in sorted(groups)), key=_preference)
     if not measured:
         return None

@@ -16,9 +16,7 @@ from sweeps.reporting.results import ENV_TITLES, R2, REWARD, RMSE, Block, Line, 
 from sweeps.reporting.select import DAGGER
 
 _WHAT = {RMSE: "50-step prediction RMSE (median R²)", REWARD: "average reward of an episode"}
-
-
-# By suite the title and the text of the section, whose tables stand below their environments.
+# By suite the title and the text of its section.
 _SECTIONS = {
     "prediction": (
         "Prediction error (Tables 1, 6–8)",
@@ -36,6 +34,11 @@ _SECTIONS = {
         "Synthetic trajectories (Table 3)",
         "Reward of BCQ and CQL on each agent's own trajectory, on all, and with five synthetic ones from PerSim.",
     ),
+    "unseen": (
+        "Unseen agents (Tables 12, 13)",
+        "Agents that were never observed, in MountainCar: a regression from covariates to agent factors, fitted on a "
+        "fraction p of the training agents.",
+    ),
     "scarcity": (
         "Fewer agents (Tables 14–16)",
         "Average reward when only N agents were observed, whose covariates are drawn afresh in every trial. The "
@@ -44,9 +47,11 @@ _SECTIONS = {
 }
 
 
-def by_env(suite: str, results: Results) -> list[Section]:
+def of_suite(suite: str, results: Results) -> list[Section]:
     """Show the tables of a suite by environment, those of fewer agents with a picture where something is measured."""
     title, text = _SECTIONS[suite]
+    if suite == "unseen":  # all in one environment
+        return [Section(title, suite, (text,), tuple(map(table, results.of(suite))))]
     sections = [Section(title, suite, (text,))]
     for env, env_title in ENV_TITLES.items():
         blocks = [block for block in results.of(suite) if block.env == env]
@@ -54,16 +59,6 @@ def by_env(suite: str, results: Results) -> list[Section]:
         tables, pictures = tuple(map(table, blocks)), tuple(map(_picture, measured))
         sections.append(Section(env_title, f"{suite}-{env}", tables=tables, figures=pictures, level=3))
     return sections
-
-
-def unseen(results: Results) -> list[Section]:
-    """Show errors and rewards of agents that were never observed, Tables 12 and 13."""
-    text = (
-        "Agents that were never observed, in MountainCar: a regression from covariates to agent factors, fitted on a "
-        "fraction p of the training agents."
-    )
-    tables = tuple(map(table, results.of("unseen")))
-    return [Section("Unseen agents (Tables 12, 13)", "unseen", (text,), tables)]
 
 
 def table(block: Block) -> Table:

@@ -34,8 +34,7 @@ def _head(grid: Grid, data: DataKey, metric: str) -> Iterator[str]:
     spec, unseen = get(env), grid.suite.unseen.get(env, ())
     yield ""
     changed = grid.episodes is not None and grid.episodes != paper_episodes(plans=True, preset=grid.options.preset)
-    episodes = f", {grid.episodes} episodes of methods that plan" if changed else ""
-    budget = f"{grid.options.preset} budget{episodes}"
+    budget = f"{grid.options.preset} budget" + (f", {grid.episodes} episodes of methods that plan" if changed else "")
     yield f"{spec.title}, {regime} data, N = {count}: {METRICS[metric]} ({budget})"
     yield _line("method (trials)", (f"agent {agent + 1}" for agent in range(len(unseen or spec.test_agents))))
     if unseen:

@@ -21,7 +21,6 @@ from sweeps.reporting.compare import number
 from sweeps.reporting.frames import AGENTS, stored_models
 from sweeps.reporting.paper_figures import curves_figure, frames_figure, latent_figure
 from sweeps.reporting.results import Results
-from sweeps.reporting.select import Library
 
 N, SEED = 6, 3
 
@@ -228,7 +227,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(more, expected, root, tmp_
 
 
 def test_the_report_shows_them(made):
-    results = Results(Library(()), made)
+    results = Results((), made)
     (section,) = paper_figures.factors(results)
     assert [figure.name for figure in section.figures] == ["factors"]
     assert {entry.style for line in section.tables[0].rows for entry in line[1:]} == {"missing"}  # no rows of cells
@@ -241,7 +240,7 @@ def test_the_report_shows_them(made):
 
 
 def test_a_report_without_them_has_the_table_alone(tmp_path):
-    results = Results(Library(()), tmp_path)
+    results = Results((), tmp_path)
     assert paper_figures.rollouts(results) == []
     assert paper_figures.factors(results)[0].figures == ()
 
@@ -250,7 +249,7 @@ def test_r2_stands_in_the_report(root, made):
     cell = stored_models([root], ("persim",), N, SEED)[0].job.cell
     done = CellStore(root).finished(cell)
     shown = replace(done, cell=replace(cell, agents=500), labels={"prediction": "quick"})
-    table = paper_figures.factors(Results(Library((shown,)), made))[0].tables[0]
+    table = paper_figures.factors(Results((shown,), made))[0].tables[0]
     (line,) = [line for line in table.rows if line[0].lines == ("MountainCar", "gravity")]
     assert line[2].lines[0] == number(done.value("factor_r2_gravity"), 4)
     assert [entry.style for entry in line[1:]] == ["missing", "plain", "missing", "missing"]
@@ -260,7 +259,7 @@ def test_r2_stands_in_the_report(root, made):
 def test_damaged_rows_of_figures_are_one_line(made, name, tmp_path):
     (tmp_path / f"{name}.parquet").write_bytes((made / f"{name}.parquet").read_bytes()[:-100])
     with pytest.raises(InputError, match="cannot be read"):
-        getattr(paper_figures, name)(Results(Library(()), tmp_path))
+        getattr(paper_figures, name)(Results((), tmp_path))
     read(made, name).drop(columns="regime").to_parquet(tmp_path / f"{name}.parquet")
     with pytest.raises(InputError, match="has no column regime; write it anew"):
-        getattr(paper_figures, name)(Results(Library(()), tmp_path))
+        getattr(paper_figures, name)(Results((), tmp_path))

@@ -17,7 +17,7 @@ from sweeps.reporting.cost import core_hours, cost
 from sweeps.reporting.ranks import ranks
 from sweeps.reporting.results import Results
 from sweeps.reporting.rows import merge
-from sweeps.reporting.select import Library, budget_of, changes
+from sweeps.reporting.select import budget_of, changes
 from tests.sweeps.report_helpers import cells, done, rank_trials
 
 
@@ -25,7 +25,7 @@ def results(*groups, **more):
     merged = {}
     for finished in (finished for group in groups for finished in group):
         merged = merge(merged, {finished.cell.id: finished}, "here")
-    return Results(Library(tuple(merged.values())), Path(), **more)
+    return Results(tuple(merged.values()), Path(), **more)
 
 
 def changed(finished, settings=None, measure=None):
@@ -235,7 +235,9 @@ def test_scarcity_is_compared_at_its_n():
     lines = {line.label: line for line in report_tables.points(block(found, "14"), 0)}
     assert [values[:2] for values in lines["PerSim"].values] == [(250, -53.5)]
     assert [values[0] for values in lines["PerSim, paper"].values] == [25, 50, 100, 250, 500]
-    assert [section.title for section in report_tables.by_env("scarcity", found) if section.figures] == ["MountainCar"]
+    assert [section.title for section in report_tables.of_suite("scarcity", found) if section.figures] == [
+        "MountainCar"
+    ]
 
 
 def test_unseen_agents_are_told_apart_by_p():
