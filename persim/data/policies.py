@@ -147,7 +147,8 @@ def load_behaviour_policies(env: str, count: int) -> list[BatchPolicy]:
     if missing:
         numbers = ",".join(map(str, missing))
         command = f"python -m persim train-policies --env {env} --policies {numbers}"
-        raise InputError(f"{env} has no behaviour policy {numbers}; train it with {command}, or use --regime random")
+        wanted = f"train it with {command}, or use --regime random"
+        raise InputError(f"{env} has no behaviour policy {numbers}, but this regime follows it; {wanted}")
     return [_shipped(env, which) for which in range(1, count + 1)]
 
 
