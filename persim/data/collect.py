@@ -151,6 +151,5 @@ def collect_regime(spec: EnvSpec, regime: str, n_agents: int, seed: int, progres
         InputError: the regime is unknown, its behaviour policies are missing, or N is too small.
     """
     covariates = population(spec, n_agents, seed)
-    policy = behaviour_policy(spec, regime, covariates)
     rng = generator(seed, "data", spec.name, regime, n_agents)
-    return collect(spec, covariates, policy, rng, regime=regime, progress=progress)
+    return collect(spec, covariates, behaviour_policy(spec, regime, covariates), rng, regime=regime, progress=progress)

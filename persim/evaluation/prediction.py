@@ -88,7 +88,7 @@ def true_rollouts(
 ) -> TrueRollouts:
     """Play episodes of the test policy (with epsilon 0.01) in the true environment of each test agent.
 
-    Test agent i has id i; all of them play by default.
+    Test agent i has id i. By default all play, each for this number of episodes.
 
     Raises:
         InputError: an id is not that of a test agent.

@@ -93,7 +93,8 @@ class LowRankDynamics(nn.Module):
         agent, *encoders = (torch.stack(layer) for layer in zip(*members, strict=True))
         n_state = len(settings.state_widths) + 1
         self.agent_layer = nn.Parameter(agent)
-        self.state_layers, self.action_layers = map(nn.ParameterList, (encoders[:n_state], encoders[n_state:]))
+        self.state_layers = nn.ParameterList(encoders[:n_state])
+        self.action_layers = nn.ParameterList(encoders[n_state:])
         if settings.normalised:  # rows: mean, standard deviation
             unscaled = torch.stack([torch.zeros(settings.state_dim), torch.ones(settings.state_dim)])
             self.register_buffer("state_scale", unscaled)
