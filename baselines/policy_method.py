@@ -49,9 +49,9 @@ class PolicyMethod(Method):
         self.settings, self.pooled = settings, pooled
         self.parts = 1 if pooled else len(spec.test_agents)
 
-    @abstractmethod
     def _training(self, part: Part) -> Trainee:
-        """The training of one policy."""
+        """The training of one policy; a method that learns in another way has its own ``fit_part``."""
+        raise NotImplementedError
 
     @abstractmethod
     def _actor(self, arrays: Arrays, spec: EnvSpec, device: str) -> BatchPolicy:
