@@ -44,8 +44,9 @@ class SweepSettings(Sweep):
         return Job.of(PerSim(settings), self.env, self.regime, self.agents, self.seed, measure)
 
     def jobs(self) -> list[Job]:
-        """All trials, repeat by repeat, so that an interrupted sweep has seen every rank."""
-        return [self.job(rank, repeat) for repeat in range(self.repeats) for rank in self.ranks]
+        """All trials, repeat by repeat, so that an interrupted sweep has seen every rank; the longest trials first."""
+        ranks = sorted(self.ranks, reverse=True)
+        return [self.job(rank, repeat) for repeat in range(self.repeats) for rank in ranks]
 
     @property
     def largest_epochs(self) -> int:
