@@ -1,4 +1,4 @@
-"""What the methods have in common that learn a policy: one for all agents (-P), or one for each test agent (-A)."""
+"""The base of all methods that learn a policy: one for all agents (-P), or one for each test agent (-A)."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class PolicyMethod(Method):
         self.parts = 1 if pooled else len(spec.test_agents)
 
     def _training(self, part: Part) -> Trainee:
-        """The training of one policy; a method that learns in another way has its own ``fit_part``."""
-        raise NotImplementedError
+        """Make the training of one policy; a method that learns in another way overrides ``fit_part`` instead."""
+        raise NotImplementedError(f"{type(self).__name__} needs a _training or its own fit_part")
 
     @abstractmethod
     def _actor(self, arrays: Arrays, spec: EnvSpec, device: str) -> BatchPolicy:
@@ -70,12 +70,12 @@ class PolicyMethod(Method):
         return spec.horizon * (1e-5 if spec.discrete else 2e-3)
 
     def fit_part(self, part: Part) -> Weights:
-        """Trains one policy, on the data of all agents or of the test agent of that number."""
+        """Train one policy on the data of all agents or of the test agent of that number."""
         identity = {"method": plain(self.about()), "data": part.data.content_hash, "part": [part.seed, part.number]}
         return train(self._training(part), part, identity)
 
     def rows_of(self, part: Part) -> Trajectories:
-        """What was recorded for a part to learn from; warns of actions that it lacks.
+        """Return what was recorded for a part to learn from, and warn of actions that it lacks.
 
         Raises:
             InputError: fewer than two transitions, or the actions are not the environment's.

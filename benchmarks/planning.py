@@ -104,7 +104,7 @@ class Authors:
 
 
 class _Step:
-    """What their run.py hands to the planner: next states, costs, and whether the episode is over."""
+    """Gives their planner what their run.py gives it: next states, costs, and whether the episode is over."""
 
     def __init__(self, simulator: Any, env: str, agent: int) -> None:
         self.simulator, self.env, self.agent = simulator, env, agent

@@ -1,4 +1,4 @@
-"""What the benchmark runner costs: overhead of empty cells, and how much faster two nodes are than one.
+"""Measures what the benchmark runner costs: overhead of empty cells, and how much faster two nodes are than one.
 
     python benchmarks/runner.py [--cells 1000] [--seconds 0.5] [--equal 24]
 

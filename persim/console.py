@@ -1,4 +1,4 @@
-"""What every command of the project shares: one-line errors, exit statuses, number lists."""
+"""Helpers that every command of the project shares: one-line errors, exit statuses, number lists."""
 
 from __future__ import annotations
 

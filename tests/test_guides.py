@@ -52,8 +52,8 @@ def added(tmp_path, monkeypatch):
     found = importlib.util.spec_from_file_location(module, tmp_path / f"{NAME}.py")
     monkeypatch.setitem(sys.modules, module, importlib.util.module_from_spec(found))
     found.loader.exec_module(sys.modules[module])
-    for key, entry in eval(f"{{{LINE}}}", {**vars(registry), "Imitation": sys.modules[module].Imitation}).items():
-        monkeypatch.setitem(METHODS, key, entry)
+    key, title = re.fullmatch(r'"(.*)": Entry\("(.*)", Imitation\.make\),\n', LINE).groups()
+    monkeypatch.setitem(METHODS, key, registry.Entry(title, sys.modules[module].Imitation.make))
 
 
 @pytest.mark.parametrize("env", ["cartpole", "halfcheetah"])

@@ -24,7 +24,7 @@ _SPACING = 1.05  # each point of the training curve is at this many times the up
 
 @dataclass
 class _Position:
-    """Where a training stands.
+    """Keeps where a training stands, so that it can go on from there.
 
     Attributes:
         iteration: number of the iteration, from 0.

@@ -58,7 +58,7 @@ class Augmented(ModelFree):
         return {**super().about(), **own}
 
     def _sources(self, part: Part) -> list[Trajectories]:
-        """What was recorded of the agent, and what its simulator makes up."""
+        """Return what was recorded of the agent, and what its simulator makes up."""
         rng = seeding.generator(part.seed, "synthetic", part.spec.name, part.number)
         simulator, agents = self._simulator(part), [part.number]
         made = synthetic_trajectories(simulator, part.data, part.spec, rng, agents=agents, per_agent=self.per_agent)

@@ -51,7 +51,7 @@ class ModelFree(PolicyMethod):
         return Updates(learner, rows, self.settings, (part.seed, part.number))
 
     def _sources(self, part: Part) -> list[Trajectories]:
-        """What a part learns from."""
+        """Return what a part learns from."""
         return [self.rows_of(part)]
 
     def _actor(self, arrays: Arrays, spec: EnvSpec, device: str) -> BatchPolicy:

@@ -37,5 +37,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def script() -> int:
-    """What the console script ``persim`` calls: ``main`` with one-line errors."""
+    """Run ``main`` with one-line errors; the console script ``persim`` calls this."""
     return console.run(main)

@@ -57,7 +57,7 @@ def add(commands: Commands) -> None:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What was asked for, checked.
+    """Holds what was asked for, after its check.
 
     Attributes:
         jobs: one for each seed.

@@ -1,4 +1,4 @@
-"""What the commands that plan share: the options of a planner, lists of agents or seeds, and the optimum."""
+"""Options that several commands share: of a planner, lists of agents or seeds, and the optimum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands share: the options of data, training and model, and the jobs that they make."""
+"""Options that several commands share: of data, training and model, and the jobs that they make."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands share about agents that were never observed: their options, and the method that acts for them."""
+"""Options of agents that were never observed, shared by several commands, and the method that acts for them."""
 
 from __future__ import annotations
 

@@ -83,9 +83,10 @@ class FactorMap(nn.Module):
         self.input_scale.copy_(mean_and_deviation(covariates, -1))
         self.output_scale.copy_(mean_and_deviation(factors, -1))
         rows = with_ones(self.inputs(covariates).double()).mT
-        targets = self.z_factors(factors).double().mT
-        solution = torch.linalg.lstsq(rows.expand(len(targets), -1, -1), targets).solution
-        self.affine.copy_(solution.mT)
+        # NumPy's, as the last bits of torch.linalg.lstsq depend on where its arguments lie in memory.
+        targets = self.z_factors(factors).double().mT.numpy()
+        solutions = [np.linalg.lstsq(rows.numpy(), own, rcond=None)[0] for own in targets]
+        self.affine.copy_(torch.from_numpy(np.stack(solutions)).mT)
 
     def inputs(self, covariates: Tensor) -> Tensor:
         """Returns the z-scores of covariates ``[C, M]``."""

@@ -46,7 +46,7 @@ def store_path(text: str) -> Path:
     from upath import UPath
 
     # It has all methods of Path that are used on a store. Listings are not cached: other machines write there, too.
-    return UPath(f"{protocol}://{place}", use_listings_cache=False)  # type: ignore[no-any-return]
+    return UPath(f"{protocol}://{place}", use_listings_cache=False)  # type: ignore[no-any-return]  # UPath is untyped
 
 
 def is_remote(path: Path) -> bool:

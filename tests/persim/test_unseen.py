@@ -10,7 +10,7 @@ import torch
 from baselines.registry import METHODS
 from persim.errors import InputError
 from persim.learning.model import LowRankDynamics, ModelSettings
-from persim.learning.unseen import MapSettings, fit_map, known_agents, unseen_model
+from persim.learning.unseen import FactorMap, MapSettings, fit_map, known_agents, unseen_model
 from persim.methods import Part, PerSim, PerSimSettings
 from persim.methods.persim import ModelSimulator, PlanningSettings, make_simulator
 from persim.methods.unseen import UnseenAgents
@@ -96,6 +96,18 @@ def test_the_same_seed_gives_the_same_map_and_another_one_another(handmade):
     for name, array in first.items():
         np.testing.assert_array_equal(again[name], array)
     assert any((other[name] != array).any() for name, array in first.items())
+
+
+def test_the_affine_map_does_not_depend_on_where_its_arguments_lie_in_memory():
+    rng, found = np.random.default_rng(0), set()
+    covariates, factors = torch.tensor(rng.normal(size=(2, 60))), torch.tensor(rng.normal(size=(2, 3, 60)))
+    for _ in range(60):
+        held = [np.empty(size, np.uint8) for size in rng.integers(1, 5000, 200)]
+        built = FactorMap(2, 3, (16,), [np.random.SeedSequence(k) for k in range(2)])
+        built.fit_affine(covariates.clone(), factors.clone())
+        found.add(built.affine.numpy().tobytes())
+        del held
+    assert len(found) == 1
 
 
 def test_a_smaller_share_is_part_of_a_larger_one():
