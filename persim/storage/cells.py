@@ -209,7 +209,7 @@ class CellStore:
         """Warn of cells that version 0.1 left here, whose ids were made differently."""
         if old := sum(1 for _ in (self.root / "cells").glob("*/*.json")):
             _log.warning(
-                "store %r has %d cells of version 0.1: its datasets are used, but its results and models are not, as "
+                "store %r has cells of version 0.1 (%d): its datasets are used, but its results and models are not, as "
                 "they were named differently; nothing is deleted (CHANGELOG.md says how to convert them)",
                 str(self.root),
                 old,

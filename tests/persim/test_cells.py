@@ -216,5 +216,5 @@ def test_a_store_of_version_0_1_is_named_and_left_alone(tmp_path, caplog):
     (tmp_path / "cells" / "reward" / "0123456789ab.json").write_text("{}")
     cells.ask(Request("reward", "paper", ("a",)))
     assert len(caplog.messages) == 1
-    assert "has 1 cells of version 0.1: its datasets are used" in caplog.messages[0]
+    assert "has cells of version 0.1 (1): its datasets are used" in caplog.messages[0]
     assert cells.finished_ids() == set()

@@ -18,7 +18,6 @@ from baselines import registry
 from persim import console
 from persim.data import Trajectories, collect_regime
 from persim.envs import get
-from persim.methods import PRESETS
 from persim.methods.persim import BUDGETS
 from persim.storage import store
 from persim.storage.cells import CellStore
@@ -349,9 +348,3 @@ def test_a_store_of_another_version_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert console.run(benchmark.main, SMOKE) == 2
     assert "version 99" in capsys.readouterr().err
-
-
-def test_suites_name_methods_that_are_known():
-    for suite in SUITES.values():
-        assert set(suite.methods) <= set(registry.METHODS)
-        assert suite.preset in PRESETS

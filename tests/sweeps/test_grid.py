@@ -5,13 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from baselines.registry import METHODS
 from persim.evaluation.prediction import true_rollouts
 from persim.evaluation.reward import average_rewards
-from persim.methods import measure
+from persim.methods import PRESETS, measure
 from persim.storage.cells import CellStore, FinishedCell, row
 from sweeps import benchmark
 from sweeps.engine.bars import CellBar
 from sweeps.grid import command, estimate
+from sweeps.grid.suites import SUITES
 from sweeps.reporting import text_tables
 
 
@@ -152,3 +154,9 @@ def test_time_left_goes_from_the_estimate_to_what_was_measured():
     slow = bar.seconds_left(10 * total)  # ten times slower than estimated
     bar.close()
     assert 8 * last < slow < 10 * last
+
+
+def test_suites_name_methods_that_are_known():
+    for suite in SUITES.values():
+        assert set(suite.methods) <= set(METHODS)
+        assert suite.preset in PRESETS

@@ -86,7 +86,7 @@ def test_a_store_of_version_0_1_says_what_to_do(tmp_path, caplog):
     (tmp_path / "cells" / "reward" / "0123456789ab.json").write_text("{}")
     with pytest.raises(InputError, match="has no finished cells of prediction"):
         report_rows.collect(tmp_path)
-    assert "has 1 cells of version 0.1" in caplog.text
+    assert "has cells of version 0.1 (1)" in caplog.text
     assert "CHANGELOG.md" in caplog.text
 
 
