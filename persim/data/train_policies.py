@@ -18,6 +18,7 @@ from persim.data.collect import collect
 from persim.data.policies import KIND, WEIGHTS_FOLDER, NetworkPolicy
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError, check_choice
+from persim.evaluation.prediction import true_rollouts
 from persim.storage import store
 
 MANIFEST = "manifest.json"
@@ -40,6 +41,8 @@ class PolicyRecipe:
         algorithm: name of the stable-baselines3 class.
         layers: widths of the hidden layers of its networks.
         tolerance: share of ``test_target`` by which the test policy may miss it.
+        test_steps: steps, of the 60 of the prediction test, that the test policy has to keep every test agent going
+            for on average; 0 where episodes end by success.
     """
 
     test_target: float
@@ -52,6 +55,7 @@ class PolicyRecipe:
     algorithm: str = "DQN"
     layers: tuple[int, ...] = (64, 64)  # enough for DQN, and the weights take 20 KB only
     tolerance: float = 0.03
+    test_steps: float = 0.0
 
 
 # Settings follow rl-baselines3-zoo.
@@ -63,7 +67,7 @@ RECIPES = {
     "cartpole": PolicyRecipe(test_target=150.0, target=120.0, steps=100_000, settings={
         "learning_rate": 1e-3, "batch_size": 64, "buffer_size": 100_000, "learning_starts": 1_000, "gamma": 0.99,
         "target_update_interval": 500, "train_freq": 4, "gradient_steps": 2,
-        "exploration_fraction": 0.16, "exploration_final_eps": 0.04}),
+        "exploration_fraction": 0.16, "exploration_final_eps": 0.04}, test_steps=58.0),
     "halfcheetah": PolicyRecipe(test_target=4000.0, target=3000.0, steps=1_000_000, settings={
         "learning_rate": 1e-3, "batch_size": 256, "learning_starts": 10_000, "gamma": 0.99},
         window=5, episodes=10, every=10_000, algorithm="TD3", layers=(256, 256), tolerance=0.05),
@@ -110,15 +114,28 @@ class _Rule(ABC):
 
 
 class _NearTarget(_Rule):
-    """Stop the test policy's training near its target, and keep the policy nearest to it (DQN's reward jumps)."""
+    """Stop the test policy's training near its target, and keep the policy nearest to it (DQN's reward jumps).
+
+    A policy that lets a test agent's episodes end early is passed over: predictions are to be compared over the
+    whole test. ``steps_of`` measures for how many steps it keeps the worst test agent going.
+    """
 
     gap = math.inf
+
+    def __init__(
+        self,
+        measure: Callable[[NetworkPolicy], float],
+        recipe: PolicyRecipe,
+        steps_of: Callable[[NetworkPolicy], float],
+    ) -> None:
+        super().__init__(measure, recipe)
+        self._steps_of = steps_of
 
     def stop(self, model: Any, step: int) -> bool:
         policy, target = _weights(model), self.recipe.test_target
         self.latest = self.measure(policy)
         gap, tolerated = abs(self.latest - target), self.recipe.tolerance * abs(target)
-        if gap < self.gap:
+        if gap < self.gap and self._steps_of(policy) >= self.recipe.test_steps:
             self.gap, self.policy, self.steps = gap, policy, step
         self.reached = self.gap <= 5 * tolerated
         return self.gap <= tolerated
@@ -166,7 +183,12 @@ def train_policy(
         return mean_reward(spec, policy, covariates, seed, recipe.episodes)
 
     named = dict(zip(spec.covariate_names, covariates.tolist(), strict=True))
-    rule = _NearTarget(measure, recipe) if which == "test" else _GoodEnough(measure, recipe)
+
+    def steps_of(policy: NetworkPolicy) -> float:
+        rollouts = true_rollouts(spec, policy, seeding.generator(seed, "policy-evaluation"), episodes=recipe.episodes)
+        return float(rollouts.steps.min())
+
+    rule = _NearTarget(measure, recipe, steps_of) if which == "test" else _GoodEnough(measure, recipe)
     names = ("policy", spec.name) if which == "test" else ("policy", spec.name, which)
     steps = _learn(spec, named, seeding.integer(seed, *names), rule, progress)
     if rule.policy is None or not rule.reached:

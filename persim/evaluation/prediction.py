@@ -56,6 +56,12 @@ class TrueRollouts:
         return np.nan_to_num(self.states[:, WARM_UP])
 
     @property
+    def steps(self) -> NDArray[np.float64]:
+        """Mean number of steps, warm-up included, of the episodes of each agent, in the agents' order."""
+        taken = np.isfinite(self.states[:, 1:]).all(-1).sum(1)
+        return np.array([taken[self.agents == agent].mean() for agent in dict.fromkeys(self.agents.tolist())])
+
+    @property
     def history(self) -> History:
         """The true steps of the warm-up, W = ``WARM_UP``."""
         return History(self.states[:, : WARM_UP + 1], self.actions[:, :WARM_UP])
@@ -75,12 +81,14 @@ class PredictionError:
         rmse: mean over episodes of the RMSE pooled over steps and raw state dimensions.
         r2: median over episodes of the variance-weighted R2.
         episodes: number of scored episodes; those that ended within the warm-up are not scored.
+        steps: mean number of scored steps of these episodes, at most ``HORIZON``.
     """
 
     agent: int
     rmse: float
     r2: float
     episodes: int
+    steps: float
 
 
 def true_rollouts(
@@ -155,5 +163,6 @@ def errors_of(predicted: Array, rollouts: TrueRollouts) -> list[PredictionError]
         if not scores:
             raise InputError(f"every episode of agent {agent + 1} ended within {WARM_UP} steps; play more episodes")
         rmse, r2 = np.array(scores).T
-        results.append(PredictionError(int(agent), float(rmse.mean()), float(np.median(r2)), len(scores)))
+        steps = float(known[episodes].sum(1).mean())
+        results.append(PredictionError(int(agent), float(rmse.mean()), float(np.median(r2)), len(scores), steps))
     return results

@@ -178,6 +178,7 @@ def prediction_rows(fitted: Fitted, spec: EnvSpec, seed: int) -> Rows:
     for error in errors_of(predicted, rollouts):
         number = error.agent + 1
         rows += [row("prediction_rmse", error.rmse, number), row("prediction_r2", error.r2, number)]
+        rows.append(row("prediction_steps", error.steps, number))
     return rows
 
 

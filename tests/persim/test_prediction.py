@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from persim.data.policies import UniformPolicy, load_test_policy
+from persim.data.train_policies import RECIPES
 from persim.envs import get
 from persim.errors import InputError
 from persim.evaluation import paper
@@ -45,11 +46,11 @@ def test_the_truth_has_no_error(spec, rng):
 
 def test_scores_are_those_of_the_plain_loop(rng):
     spec = get("cartpole")
-    rollouts = rollouts_of(spec, rng)
+    rollouts = true_rollouts(spec, UniformPolicy(spec.action_space), rng, episodes=8)  # whose episodes end early
     model = TrueDynamics(spec, errors=(1e-4, 5e-4))
     results = {error.agent: error for error in prediction_errors(model, rollouts)}
     for agent in range(5):
-        rmses, r2s = [], []
+        rmses, r2s, steps = [], [], []
         for episode in np.flatnonzero(rollouts.agents == agent):
             true = rollouts.states[episode]
             members = [torch.from_numpy(true[WARM_UP][None, None])] * 2
@@ -64,22 +65,37 @@ def test_scores_are_those_of_the_plain_loop(rng):
                 errors.append(mean - true[WARM_UP + step + 1])
                 kept.append(true[WARM_UP + step + 1])
             if errors:
+                steps.append(len(errors))
                 square, kept = np.square(errors), np.array(kept, dtype=np.float64)
                 rmses.append(np.sqrt(square.mean()))
                 r2s.append(1 - square.sum() / np.square(kept - kept.mean(0)).sum())
         assert results[agent].rmse == pytest.approx(np.mean(rmses), rel=1e-6)
         assert results[agent].r2 == pytest.approx(np.median(r2s), rel=1e-6)
         assert results[agent].episodes == len(rmses)
+        assert results[agent].steps == pytest.approx(np.mean(steps))
 
 
 def test_steps_after_the_end_are_left_out(rng):
     spec = get("cartpole")
-    rollouts = rollouts_of(spec, rng, episodes=40)
+    rollouts = true_rollouts(spec, UniformPolicy(spec.action_space), rng, episodes=40)
     ended = np.isnan(rollouts.states[:, -1, 0])
     assert 0 < ended.sum() < len(ended)
     predicted = predicted_states(TrueDynamics(spec), rollouts)
     assert predicted.shape == (200, HORIZON, 4)
     assert np.isfinite(predicted).all()
+
+
+def test_the_test_policy_keeps_every_test_agent_going(rng):
+    spec = get("cartpole")
+    rollouts = rollouts_of(spec, rng, episodes=200)
+    steps = [
+        np.mean([np.isfinite(states[1:, 0]).sum() for states in rollouts.states[rollouts.agents == agent]])
+        for agent in range(5)
+    ]
+    np.testing.assert_allclose(rollouts.steps, steps)
+    assert min(steps) >= RECIPES["cartpole"].test_steps == 58
+    scored = prediction_errors(TrueDynamics(spec), rollouts)
+    assert min(error.steps for error in scored) >= 48
 
 
 def test_same_generator_same_rollouts():
