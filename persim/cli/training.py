@@ -18,6 +18,7 @@ from persim.envs import EnvSpec, names
 from persim.errors import InputError, check_at_least, check_choice
 from persim.learning.ensemble import SPARE_MEMBERS, EnsembleSettings
 from persim.learning.model import LowRankDynamics, ModelSettings
+from persim.learning.polish import PolishSettings
 from persim.learning.presets import EPOCHS, MEMBERS, VARIANTS, preset
 from persim.learning.training import TrainSettings
 from persim.methods import Options, PerSim, PerSimSettings, PlanningSettings, Weights
@@ -44,6 +45,9 @@ def add_options(p: console.Parser) -> None:
     p.add_argument("--epochs", type=int, help=f"passes over the transitions ({EPOCHS})")
     p.add_argument("--average-last", type=int, metavar="EPOCHS", help="epochs whose final weights are averaged; 0 is\n"
                    f"the paper's procedure ({TrainSettings.average_last})")  # fmt: skip
+    p.add_argument("--polish", type=int, metavar="ROUNDS", help="of alternating least squares at the end of training;\n"
+                   f"0 is the paper's procedure ({PolishSettings.rounds})")  # fmt: skip
+    p.add_argument("--ridge", type=float, help=f"of these least squares, relative ({PolishSettings.ridge:g})")
     p.add_argument("--device", default="cpu", help="cpu, cuda, or auto for a GPU if there is one (cpu)")
     p.add_argument("--model", type=Path, metavar="PATH", help="read this ensemble instead of training one")
     p.add_argument("--store", type=Path, default=Path("runs"), help="folder of data, models and rows (runs)")
@@ -81,7 +85,9 @@ def chosen_persim(args: argparse.Namespace, spec: EnvSpec, planning: PlanningSet
     given = {"epochs": args.epochs, "average_last": args.average_last}
     train = replace(settings.train, **{name: value for name, value in given.items() if value is not None})
     size = EnsembleSettings(args.members, args.members + SPARE_MEMBERS if args.candidates is None else args.candidates)
-    return PerSim(replace(settings, rank=_rank(args, settings.rank), size=size, train=train))
+    ends = {"rounds": args.polish, "ridge": args.ridge}
+    polish = replace(settings.polish, **{name: value for name, value in ends.items() if value is not None})
+    return PerSim(replace(settings, rank=_rank(args, settings.rank), size=size, train=train, polish=polish))
 
 
 def _rank(args: argparse.Namespace, own: int) -> int:

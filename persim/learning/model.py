@@ -221,7 +221,7 @@ def z_scores(rows: Tensor, scale: Tensor) -> Tensor:
     return (rows - scale[0].unsqueeze(-1)) / scale[1].unsqueeze(-1)
 
 
-def perceptron(layers: nn.ParameterList, rows: Tensor) -> Tensor:
+def perceptron(layers: Sequence[Tensor] | nn.ParameterList, rows: Tensor) -> Tensor:
     """Applies a ReLU MLP to feature-major rows ``[K, in, B]``; returns ``[K, out, B]``."""
     last = len(layers) - 1
     for index, layer in enumerate(layers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,9 +15,10 @@ from persim.envs.spec import Array, EnvSpec
 from persim.errors import check_at_least
 from persim.evaluation.factors import agent_factors
 from persim.evaluation.prediction import History, open_loop
-from persim.learning.ensemble import SPARE_MEMBERS, EnsembleSettings, best_members
+from persim.learning.ensemble import SPARE_MEMBERS, EnsembleSettings, best_members, finish_members
 from persim.learning.gradients import TrainingRows
 from persim.learning.model import LowRankDynamics, ModelSettings
+from persim.learning.polish import NOT_POLISHED, PolishSettings
 from persim.learning.presets import EPOCHS, MEMBERS, Preset, preset
 from persim.learning.training import EpochReport, TrainSettings, holdout_errors, train
 from persim.learning.unseen import Known, MapSettings, fit_map, unseen_model
@@ -45,6 +47,7 @@ class PerSimSettings:
         size: members of the ensemble, and candidates to choose them from.
         train: of every member.
         nets: widths, and whether the data are normalised.
+        polish: how training ends; as it stands, with nothing after Algorithm 1.
     """
 
     planning: PlanningSettings
@@ -52,6 +55,7 @@ class PerSimSettings:
     size: EnsembleSettings
     train: TrainSettings
     nets: Preset
+    polish: PolishSettings = NOT_POLISHED
 
     def __post_init__(self) -> None:
         check_at_least("rank", self.rank, 1)
@@ -67,18 +71,21 @@ class PerSimSettings:
         spare: int = SPARE_MEMBERS,
         epochs: int = EPOCHS,
         average_last: int = TrainSettings.average_last,
+        polish: int = PolishSettings.rounds,
     ) -> PerSimSettings:
-        """The paper's settings for an environment, or others where they are given."""
+        """The paper's settings for an environment, or others where they are given, and what is ours after training."""
         nets = preset(spec.name, discrete=spec.discrete)
         train_settings = TrainSettings(epochs, nets.batch_size, average_last=average_last)
         size = EnsembleSettings(members, members + spare)
-        return cls(planning, nets.rank if rank is None else rank, size, train_settings, nets)
+        rank = nets.rank if rank is None else rank
+        return cls(planning, rank, size, train_settings, nets, PolishSettings(polish))
 
     @classmethod
     def chosen(cls, spec: EnvSpec, options: Options, *, whole: bool = False) -> PerSimSettings:
         """The settings that the options of a command ask for; ``whole``: of plans that are played to their end."""
         planning = PlanningSettings.chosen(spec, options, whole=whole)
-        settings = cls.of(spec, planning, rank=options.rank, **options.of(BUDGETS))
+        polish = PolishSettings.rounds if options.polish is None else options.polish
+        settings = cls.of(spec, planning, rank=options.rank, polish=polish, **options.of(BUDGETS))
         tuned = dict(options.tuned or {})
         if whole:  # the planner was tuned for plans of which the first action alone is played
             tuned.pop("planning", None)
@@ -105,7 +112,8 @@ class PerSimSettings:
     def learning(self) -> dict[str, Any]:
         """All settings that the weights depend on."""
         nets = {name: value for name, value in asdict(self.nets).items() if name not in ("rank", "batch_size")}
-        return {"rank": self.rank, "size": asdict(self.size), "train": asdict(self.train), "nets": nets}
+        own = {"rank": self.rank, "size": asdict(self.size), "train": asdict(self.train), "nets": nets}
+        return {**own, "polish": asdict(self.polish)} if self.polish.rounds else own
 
 
 class ModelSimulator(Planned):
@@ -216,6 +224,10 @@ class PerSim(Method):
                 part.report(epoch.epoch / epoch.epochs)
 
         result = train(model, data, s.train, orders, checkpoint=part.checkpoint, progress=show)
+        started = time.perf_counter()
+        errors = finish_members(model, data, s.polish, part.seed)
+        finite = [error if np.isfinite(error) else None for error in errors.tolist()]  # as JSON can hold it
+        seconds = (result.seconds + time.perf_counter() - started) / len(errors)
         losses = holdout_errors(model, TrainingRows(model, data, np.arange(len(data)))).mean(axis=1)
         shape, arrays = asdict(replace(model.settings, members=1)), model.arrays()
         return [
@@ -223,16 +235,18 @@ class PerSim(Method):
                 {name: x if name in LowRankDynamics.SHARED else x[k : k + 1] for name, x in arrays.items()},
                 {
                     "model": shape,
-                    "about": {"loss": float(loss), "losses": result.losses, "seconds": result.seconds / len(losses)},
+                    "about": {"loss": loss, "recorded_error": error, "losses": result.losses, "seconds": seconds},
                 },
             )
-            for k, loss in enumerate(losses)
+            for k, (loss, error) in enumerate(zip(losses.tolist(), finite, strict=True))
         ]
 
     def assemble(self, parts: Sequence[Weights]) -> Weights:
-        """Keep the members of lowest training loss."""
+        """Keep the members that predict the recorded trajectories best."""
         losses = [float(part.settings["about"]["loss"]) for part in parts]
-        kept = [parts[index] for index in best_members(losses, self.settings.size.members)]
+        found = [part.settings["about"]["recorded_error"] for part in parts]
+        errors = [np.inf if error is None else float(error) for error in found]
+        kept = [parts[index] for index in best_members(errors, self.settings.size.members)]
         shared = LowRankDynamics.SHARED
         arrays = {
             name: value if name in shared else np.concatenate([part.arrays[name] for part in kept])

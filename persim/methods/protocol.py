@@ -34,9 +34,10 @@ class Options:
         planner: name of the planner; None for the default of the environment.
         normalised: whether BCQ and CQL see z-scored states; None for MountainCar only.
         tuned: settings of PerSim that ``tune.py`` found, by name (``persim.methods.tuned``); None for the preset's.
+        polish: rounds of alternating least squares at the end of PerSim's training; None for the default.
 
     Raises:
-        InputError: an unknown preset, or a rank below 1.
+        InputError: an unknown preset, a rank below 1, or rounds below 0.
     """
 
     preset: str = "paper"
@@ -44,11 +45,14 @@ class Options:
     planner: str | None = None
     normalised: bool | None = None
     tuned: Mapping[str, Any] | None = None
+    polish: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("preset", self.preset, PRESETS)
         if self.rank is not None:
             check_at_least("rank", self.rank, 1)
+        if self.polish is not None:
+            check_at_least("polish", self.polish, 0)
 
     def of(self, budgets: Mapping[str, T]) -> T:
         """Choose the budget of the preset from a method's table; what the table lacks is the paper's."""

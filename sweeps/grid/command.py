@@ -45,6 +45,8 @@ def parser(about: str) -> console.Parser:
     p.add_argument("--rank", default="paper", help="of PerSim: a number, auto (by sweeps/rank_cv.py), or paper (paper)")
     p.add_argument("--settings", metavar="tuned|PATH", help="of PerSim: what sweeps/tune.py found for these data, or a "
                    "file of its (the paper's)")  # fmt: skip
+    p.add_argument("--polish", type=int, metavar="ROUNDS", help="of alternating least squares at the end of PerSim's "
+                   "training; 0 is the paper's procedure (2)")  # fmt: skip
     p.add_argument(
         "--planner", help=f"of the methods that plan: {', '.join(PLANNERS)} (the default of each environment)"
     )
@@ -89,7 +91,7 @@ def grid_of(args: argparse.Namespace, choices: Path) -> Grid:
         tuple(dict.fromkeys(args.methods or suite.methods)),
         tuple(dict.fromkeys(args.agents or suite.agents)),
         suite.trials if args.trials is None else args.trials,
-        Options(preset, planner=args.planner, normalised=states),
+        Options(preset, planner=args.planner, normalised=states, polish=args.polish),
         args.seed,
         args.episodes,
     )

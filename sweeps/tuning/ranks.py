@@ -39,7 +39,7 @@ class SweepSettings(Sweep):
         """One trial, of one model. The split of a repeat (from 0) is the same for every rank."""
         spec = get(self.env)
         planning = PlanningSettings.of(spec)
-        settings = PerSimSettings.of(spec, planning, rank=rank, members=1, spare=0, epochs=self.epochs)
+        settings = PerSimSettings.of(spec, planning, rank=rank, members=1, spare=0, epochs=self.epochs, polish=0)
         measure = holdouts(self.holdout, repeat, then=predictions(spec))
         return Job.of(PerSim(settings), self.env, self.regime, self.agents, self.seed, measure)
 

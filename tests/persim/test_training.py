@@ -8,7 +8,7 @@ import torch
 
 from persim import seeding
 from persim.errors import InputError
-from persim.learning.ensemble import EnsembleSettings, train_ensemble
+from persim.learning.ensemble import EnsembleSettings
 from persim.learning.gradients import TrainingRows
 from persim.learning.model import LowRankDynamics, ModelSettings
 from persim.learning.training import DivergenceError, TrainSettings, _Run, holdout_errors, split, train
@@ -212,16 +212,6 @@ def test_a_rank_3_system_is_recovered(cartpole_data, rng):
         errors[rank] = float(result.holdout_mse.mean()) / float(data.delta.var())
     assert errors[3] < 2e-3
     assert errors[1] > 20 * errors[3]
-
-
-def test_ensemble_keeps_the_members_of_lowest_loss(cartpole_data):
-    size = EnsembleSettings(members=2, candidates=4)
-    kept, _ = train_ensemble(cartpole_data, 2, size, SETTINGS, seed=0)
-    everyone, _ = train_ensemble(cartpole_data, 2, EnsembleSettings(4, 4), SETTINGS, seed=0)
-    rows = TrainingRows(everyone, cartpole_data, np.arange(len(cartpole_data)))
-    losses = holdout_errors(everyone, rows).mean(1)
-    best = sorted(np.argsort(losses)[:2].tolist())
-    assert torch.equal(weights(kept), weights(everyone.select(best)))
 
 
 def test_impossible_settings_are_refused(cartpole_data):

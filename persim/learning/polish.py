@@ -1,0 +1,246 @@
+"""Alternating least squares as the last step of training: what is linear in the model is solved for, not searched for.
+
+Given the agents' and the actions' factors, and all but the last layer of the state encoder, a prediction is linear in
+that last layer; given the encoders it is linear in the factors of each agent. Minibatches with Adam leave ten times the
+loss that these two least-squares problems reach. The paper has no such step.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from persim.data.trajectories import Trajectories
+from persim.errors import InputError, check_at_least
+from persim.learning.model import LowRankDynamics, perceptron, with_ones
+
+HELD_OUT = 0.05  # of the transitions: a round is kept only if it predicts these better
+BLOCK = 4096  # rows whose hidden units are in memory at once
+SINGLES = 512  # the same where every row has an action of its own
+CHUNKS = (16, 64)  # least and most rows of one agent and one action whose products are summed at once
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PolishSettings:
+    """How training ends.
+
+    Attributes:
+        rounds: of alternating least squares, each over the state encoder's last layer, then the agents' factors; 0
+            for none.
+        ridge: weight of the squared change of the weights, as a share of the mean diagonal of the normal equations.
+            1e-6 to 1e-10 give the same; at 1e-12 float64 no longer bears it.
+
+    Raises:
+        InputError: a number is out of range.
+    """
+
+    rounds: int = 2
+    ridge: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_at_least("polish", self.rounds, 0)
+        if not 0 < self.ridge < np.inf:
+            raise InputError(f"ridge is {self.ridge}, but it has to be a finite number above 0; 1e-6 is the default")
+
+
+NOT_POLISHED = PolishSettings(rounds=0)
+
+
+class _Rows:
+    """M transitions in float64, feature-major, as the model scales and encodes them.
+
+    Attributes:
+        agents: ids ``[M]``.
+        states: ``[S, M]``.
+        actions: ``[A, M]``.
+        deltas: ``[S, M]``.
+    """
+
+    def __init__(self, model: LowRankDynamics, data: Trajectories, rows: NDArray[np.int64]) -> None:
+        device = model.device
+        self.agents = torch.from_numpy(data.agent[rows]).to(device)
+        self.states = model.scaled(torch.from_numpy(data.observation[rows]).double().to(device).mT).contiguous()
+        self.deltas = model.scaled_deltas(torch.from_numpy(data.delta[rows]).double().to(device).mT).contiguous()
+        self.actions = model.encode_actions(torch.from_numpy(data.action[rows]).to(device)).double().contiguous()
+
+    def __len__(self) -> int:
+        return len(self.agents)
+
+
+class _Weights:
+    """The weights of K members in float64, and what they make of transitions."""
+
+    def __init__(self, model: LowRankDynamics) -> None:
+        shape = model.settings
+        self.states, self.rank = shape.state_dim, shape.rank
+        layer = model.agent_layer.detach().double()
+        self.agent = layer[..., :-1] + layer[..., -1:]  # [K, R, N]
+        self.hidden = [layer.detach().double() for layer in model.state_layers[:-1]]
+        self.last: Tensor = model.state_layers[-1].detach().double()  # [K, S R, F]
+        self.actions = [layer.detach().double() for layer in model.action_layers]
+
+    def units(self, states: Tensor) -> Tensor:
+        """The inputs ``[K, F, B]`` of the state encoder's last layer, a row of ones included, for ``[S, B]``."""
+        rows = states.expand(len(self.last), -1, -1)
+        for layer in self.hidden:
+            rows = torch.bmm(layer, with_ones(rows)).relu_()
+        return with_ones(rows)
+
+    def mixed(self, agents: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """The factors w ``[K, R, B]`` of actions ``[A, B]``, and u w of the agents ``[B]``."""
+        w = perceptron(self.actions, actions.expand(len(self.last), -1, -1))
+        return w, self.agent[:, :, agents] * w
+
+    def factors(self, units: Tensor) -> Tensor:
+        """The factors v ``[K, S, R, B]``, given the units."""
+        return torch.bmm(self.last, units).view(len(units), self.states, self.rank, -1)
+
+
+def _errors(weights: _Weights, rows: _Rows) -> Tensor:
+    """The mean squared error ``[K, S]`` on these rows."""
+    total = torch.zeros(len(weights.last), weights.states, dtype=torch.float64, device=rows.states.device)
+    for index in torch.split(torch.arange(len(rows), device=total.device), BLOCK):
+        _, uw = weights.mixed(rows.agents[index], rows.actions[:, index])
+        predicted = (weights.factors(weights.units(rows.states[:, index])) * uw.unsqueeze(1)).sum(2)
+        total += (predicted - rows.deltas[:, index]).square().sum(-1)
+    return total / len(rows)
+
+
+def _chunks(rows: _Rows, discrete: bool) -> Tensor:
+    """Indices ``[C, L]`` of rows that share agent and action, filled up with -1; single rows if no two do."""
+    if not discrete:
+        return torch.arange(len(rows), device=rows.agents.device).unsqueeze(1)
+    group = rows.agents * len(rows.actions) + rows.actions.argmax(0)
+    order = torch.argsort(group, stable=True)
+    _, counts = torch.unique_consecutive(group[order], return_counts=True)
+    least, most = CHUNKS
+    length = int(min(max(float(counts.double().mean()), least), most))
+    chunks_of = (counts + length - 1) // length
+    # The place of each row among all chunks' places: where its group's chunks start, plus its number in the group.
+    starts = (chunks_of.cumsum(0) - chunks_of) * length
+    within = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    index = order.new_full((int(chunks_of.sum()) * length,), -1)
+    index[starts.repeat_interleave(counts) + within] = order
+    return index.view(-1, length)
+
+
+def _solve_last(weights: _Weights, rows: _Rows, chunks: Tensor, ridge: float) -> Tensor:
+    """The last layer of the state encoder ``[K, S R, F]`` that fits the rows best.
+
+    The inputs of this problem are the R F products of u w and the units, so the blocks of its Gram matrix are those
+    of the units, weighted by products of two entries of u w, R (R + 1) / 2 of them. Rows that share agent and action
+    share these weights: their units are multiplied once for all blocks.
+    """
+    members, rank, features = len(weights.last), weights.rank, weights.last.shape[-1]
+    first, second = torch.triu_indices(rank, rank, device=chunks.device)
+    like, length = weights.last, chunks.shape[1]
+    gram = like.new_zeros(members, len(first), features * features)
+    moment = like.new_zeros(members, rank, features * weights.states)
+    for block in torch.split(chunks, max(1, BLOCK // length) if length > 1 else SINGLES):
+        index, known = block.clamp(min=0).flatten(), (block >= 0).flatten()
+        units = weights.units(rows.states[:, index]) * known
+        _, uw = weights.mixed(rows.agents[index], rows.actions[:, index])
+        error = (rows.deltas[:, index] - (weights.factors(units) * uw.unsqueeze(1)).sum(2)) * known
+        shared = uw.view(members, rank, len(block), length)[..., 0]
+        weight = shared[:, first] * shared[:, second]
+        if length == 1:
+            weighted = (weight.unsqueeze(2) * units.unsqueeze(1)).view(members, -1, len(block))
+            gram.view(members, -1, features).baddbmm_(weighted, units.mT)
+            inputs = (shared.unsqueeze(2) * units.unsqueeze(1)).view(members, -1, len(block))
+            moment.view(members, -1, weights.states).baddbmm_(inputs, error.mT)
+        else:
+            shape = members * len(block), -1, length
+            units, error = (
+                x.view(members, -1, len(block), length).transpose(1, 2).reshape(shape) for x in (units, error)
+            )
+            gram.baddbmm_(weight, torch.bmm(units, units.mT).view(members, len(block), -1))
+            moment.baddbmm_(shared, torch.bmm(units, error.mT).view(members, len(block), -1))
+    pair = first.new_zeros(rank, rank)
+    pair[first, second] = pair[second, first] = torch.arange(len(first), device=first.device)
+    blocks = gram[:, pair.flatten()].view(members, rank, rank, features, features)
+    full = blocks.transpose(2, 3).reshape(members, rank * features, rank * features)
+    change = _ridge_solution(full, moment.view(members, rank * features, weights.states), ridge)
+    change = change.view(members, rank, features, weights.states).permute(0, 3, 1, 2)
+    return weights.last + change.reshape(members, -1, features)
+
+
+def _solve_agents(weights: _Weights, rows: _Rows, ridge: float) -> Tensor:
+    """The agents' factors ``[K, R, N]`` that fit the rows best; agents with fewer rows than the rank keep theirs."""
+    members, rank, agents = weights.agent.shape
+    gram = weights.agent.new_zeros(members, agents, rank, rank)
+    moment = weights.agent.new_zeros(members, agents, rank, 1)
+    for index in torch.split(torch.arange(len(rows), device=gram.device), BLOCK):
+        ids = rows.agents[index]
+        w, uw = weights.mixed(ids, rows.actions[:, index])
+        v = weights.factors(weights.units(rows.states[:, index]))
+        error = rows.deltas[:, index] - (v * uw.unsqueeze(1)).sum(2)
+        inputs = (v * w.unsqueeze(1)).permute(0, 3, 2, 1)  # [K, B, R, S]
+        gram.index_add_(1, ids, inputs @ inputs.mT)
+        moment.index_add_(1, ids, inputs @ error.permute(0, 2, 1).unsqueeze(-1))
+    change = _ridge_solution(gram, moment, ridge).squeeze(-1).mT
+    counts = torch.bincount(rows.agents, minlength=agents)
+    return weights.agent + change * (counts >= rank)
+
+
+def _ridge_solution(gram: Tensor, moment: Tensor, ridge: float) -> Tensor:
+    """Solve ``(G + ridge mean(diag G) 1) x = m`` for ``[..., n, n]`` and ``[..., n, m]``; NaN where it has no solution.
+
+    The mean is over a member's whole diagonal, that of all its agents where there is one matrix for each.
+    """
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    shift = ridge * diagonal.flatten(1).mean(1).view(-1, *[1] * (diagonal.ndim - 1))
+    regular = gram.clone()
+    regular.diagonal(dim1=-2, dim2=-1).add_(shift)
+    factor, failed = torch.linalg.cholesky_ex(regular)
+    solution = torch.cholesky_solve(moment, factor)
+    return torch.where((failed != 0)[..., None, None], torch.nan, solution)
+
+
+@torch.no_grad()
+def polish(model: LowRankDynamics, data: Trajectories, settings: PolishSettings, rng: Generator) -> list[int]:
+    """Improve a trained model in place by alternating least squares; returns the rounds that each member kept ``[K]``.
+
+    Args:
+        model: K trained members.
+        data: the trajectories that it was trained on.
+        settings: rounds and ridge.
+        rng: chooses the transitions that are held out of the fits.
+    """
+    kept = [0] * model.settings.members
+    if not settings.rounds:
+        return kept
+    held = np.zeros(len(data), dtype=bool)
+    held[rng.permutation(len(data))[: max(1, round(HELD_OUT * len(data)))]] = True
+    fitted, check = _Rows(model, data, np.flatnonzero(~held)), _Rows(model, data, np.flatnonzero(held))
+    few = int((torch.bincount(fitted.agents, minlength=data.n_agents) < model.settings.rank).sum())
+    if few:
+        text = "%d of %d agents have fewer transitions than the rank, %d; their factors are kept as trained"
+        _logger.warning(text, few, data.n_agents, model.settings.rank)
+    chunks = _chunks(fitted, model.settings.discrete)
+    before = _errors(_Weights(model), check).mean(1)
+    for number in range(settings.rounds):
+        weights, old = _Weights(model), (model.state_layers[-1].clone(), model.agent_layer.clone())
+        weights.last = _solve_last(weights, fitted, chunks, settings.ridge)
+        weights.agent = _solve_agents(weights, fitted, settings.ridge)
+        model.state_layers[-1].copy_(weights.last)
+        model.agent_layer[..., :-1].copy_(weights.agent - model.agent_layer[..., -1:].double())
+        after = _errors(_Weights(model), check).mean(1)
+        better = after < before  # never true of NaN
+        for parameter, was in zip((model.state_layers[-1], model.agent_layer), old, strict=True):
+            parameter.copy_(torch.where(better.view(-1, 1, 1), parameter, was))
+        before = torch.where(better, after, before)
+        kept = [own + int(good) for own, good in zip(kept, better.tolist(), strict=True)]
+        if not better.all():
+            lost = [str(k) for k in (~better).nonzero().flatten().tolist()]
+            text = "polish round %d did not lower the held-out error of member %s, which keeps its weights"
+            _logger.info(text, number + 1, ", ".join(lost))
+        if not better.any():
+            break
+    return kept

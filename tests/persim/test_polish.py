@@ -1,0 +1,206 @@
+"""Alternating least squares as the last step of training, and the choice of ensemble members."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+
+from persim.data import collect_regime
+from persim.envs import get
+from persim.errors import InputError
+from persim.learning.ensemble import EnsembleSettings, best_members, recorded_errors, train_ensemble
+from persim.learning.model import LowRankDynamics, ModelSettings
+from persim.learning.polish import PolishSettings, _chunks, _Rows, _solve_agents, _solve_last, _Weights, polish
+from persim.learning.training import TrainSettings
+
+RIDGE = 1e-6
+
+
+@pytest.fixture(scope="module")
+def cartpole():
+    return collect_regime(get("cartpole"), "random", n_agents=40, seed=0)
+
+
+def seeds(count):
+    return np.random.SeedSequence(7).spawn(count)
+
+
+def model_of(data, rank=2, members=2, width=6, **more):
+    sizes = data.n_agents, data.state_dim, data.action_dim, data.discrete
+    return LowRankDynamics(ModelSettings(*sizes, rank, members, (width,), **more), seeds(members))
+
+
+def continuous(cartpole):
+    """The same data as if the actions had been numbers, all of them different."""
+    rng = np.random.default_rng(1)
+    action = (cartpole.action[:, None] + rng.uniform(-0.4, 0.4, (len(cartpole), 1))).astype(np.float32)
+    return dataclasses.replace(cartpole, action=action, action_space=Box(-1, 2, (1,), np.float32))
+
+
+def design(model, data, member):
+    """The plain features of the last layer ``[M, R F]``, of the agents' factors ``[M, S, R]``, and the errors."""
+    with torch.no_grad():
+        arrays = {name: value[member].double().numpy() for name, value in model.state_dict().items()}
+    rows = np.hstack([data.observation, np.ones((len(data), 1))])
+    units = np.maximum(rows @ arrays["state_layers.0"].T, 0)
+    units = np.hstack([units, np.ones((len(data), 1))])
+    v = (units @ arrays["state_layers.1"].T).reshape(len(data), data.state_dim, -1)
+    actions = np.eye(data.action_dim)[data.action] if data.discrete else data.action
+    w = np.hstack([actions, np.ones((len(data), 1))]) @ arrays["action_layers.0"].T
+    u = (arrays["agent_layer"][:, :-1] + arrays["agent_layer"][:, -1:])[:, data.agent].T
+    inputs = np.stack([np.kron(a, b) for a, b in zip(u * w, units, strict=True)])
+    return inputs, v * w[:, None], data.delta - (v * (u * w)[:, None]).sum(2), arrays
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_the_last_layer_is_the_plain_ridge_regression(cartpole, kind):
+    data = cartpole if kind == "discrete" else continuous(cartpole)
+    model = model_of(data)
+    rows = _Rows(model, data, np.arange(len(data)))
+    found = _solve_last(_Weights(model), rows, _chunks(rows, data.discrete), RIDGE)
+    for member in range(2):
+        inputs, _, error, arrays = design(model, data, member)
+        gram = inputs.T @ inputs
+        gram += RIDGE * np.diag(gram).mean() * np.eye(len(gram))
+        change = np.linalg.solve(gram, inputs.T @ error)  # [R F, S]
+        change = change.reshape(model.settings.rank, -1, data.state_dim).transpose(2, 0, 1)
+        wanted = arrays["state_layers.1"] + change.reshape(arrays["state_layers.1"].shape)
+        np.testing.assert_allclose(found[member].numpy(), wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_the_agents_factors_are_plain_ridge_regressions(cartpole):
+    model = model_of(cartpole)
+    rows = _Rows(model, cartpole, np.arange(len(cartpole)))
+    found = _solve_agents(_Weights(model), rows, RIDGE)
+    for member in range(2):
+        _, inputs, error, arrays = design(model, cartpole, member)
+        grams = np.zeros((cartpole.n_agents, 2, 2))
+        for agent in range(cartpole.n_agents):
+            own = inputs[cartpole.agent == agent].reshape(-1, 2)
+            grams[agent] = own.T @ own
+        shift = RIDGE * np.einsum("nrr->nr", grams).mean() * np.eye(2)
+        for agent in range(cartpole.n_agents):
+            own = cartpole.agent == agent
+            change = np.linalg.solve(grams[agent] + shift, inputs[own].reshape(-1, 2).T @ error[own].reshape(-1))
+            was = arrays["agent_layer"][:, agent] + arrays["agent_layer"][:, -1]
+            np.testing.assert_allclose(found[member, :, agent].numpy(), was + change, rtol=1e-6, atol=1e-9)
+
+
+def truth_of(data, rank=2):
+    """A model of rank two, and data that it made: what the least squares can fit exactly."""
+    truth = model_of(data, rank, members=1)
+    with torch.no_grad():
+        ids, states, actions = (torch.from_numpy(x) for x in (data.agent, data.observation, data.action))
+        following = truth(ids, states, actions)[0].numpy()
+    return truth, dataclasses.replace(data, next_observation=following)
+
+
+def test_what_is_linear_in_the_last_layer_is_recovered(cartpole):
+    truth, data = truth_of(cartpole)
+    model = truth.select([0])
+    with torch.no_grad():
+        model.state_layers[-1].add_(0.1 * torch.randn(model.state_layers[-1].shape, generator=torch.manual_seed(0)))
+    ids, states, actions = (torch.from_numpy(x) for x in (data.agent, data.observation, data.action))
+    before = (model(ids, states, actions)[0] - truth(ids, states, actions)[0]).abs().max()
+    assert polish(model, data, PolishSettings(2, 1e-9), np.random.default_rng(0)) != [0]
+    after = (model(ids, states, actions)[0] - truth(ids, states, actions)[0]).abs().max()
+    assert before > 1e-2
+    assert after < 1e-5
+
+
+def test_a_round_that_does_not_help_on_held_out_rows_is_undone(cartpole, caplog):
+    """There are more unknowns than transitions: the fit is perfect and worthless."""
+    few = collect_regime(get("cartpole"), "random", n_agents=5, seed=0)
+    model = model_of(few, rank=3, members=1, width=200)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    noise = np.random.default_rng(0).normal(size=few.next_observation.shape)
+    noisy = dataclasses.replace(few, next_observation=(few.observation + 0.1 * noise).astype(np.float32))
+    with caplog.at_level(logging.INFO):
+        assert polish(model, noisy, PolishSettings(2), np.random.default_rng(0)) == [0]
+    assert "did not lower the held-out error of member 0" in caplog.text
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_weights_that_are_not_finite_are_kept_as_trained(cartpole):
+    model = model_of(cartpole)
+    with torch.no_grad():
+        model.agent_layer[1, 0, 0] = torch.inf
+    before = model.agent_layer.clone()
+    kept = polish(model, cartpole, PolishSettings(1), np.random.default_rng(0))
+    assert kept[1] == 0
+    assert torch.equal(model.agent_layer[1], before[1])
+
+
+def test_an_agent_with_fewer_rows_than_the_rank_keeps_its_factors(cartpole, caplog):
+    order = np.flatnonzero((cartpole.agent != 7) | (cartpole.step < 1))
+    columns = ["agent", "step", "observation", "action", "next_observation", "reward", "terminated", "truncated"]
+    data = dataclasses.replace(cartpole, **{name: getattr(cartpole, name)[order] for name in columns})
+    model = model_of(data, rank=4)
+    before = (model.agent_layer[:, :, 7]).clone()
+    with caplog.at_level(logging.WARNING):
+        polish(model, data, PolishSettings(1), np.random.default_rng(0))
+    assert "1 of 40 agents have fewer transitions than the rank, 4" in caplog.text
+    torch.testing.assert_close(model.agent_layer[:, :, 7], before)
+
+
+def test_no_rounds_change_nothing(cartpole):
+    model = model_of(cartpole)
+    before = model.agent_layer.clone()
+    assert polish(model, cartpole, PolishSettings(0), np.random.default_rng(0)) == [0, 0]
+    assert torch.equal(model.agent_layer, before)
+
+
+def test_a_member_gives_the_same_alone_and_twice(cartpole):
+    both, alone, again = model_of(cartpole), model_of(cartpole).select([1]), model_of(cartpole).select([1])
+    for model in (both, alone, again):
+        polish(model, cartpole, PolishSettings(2), np.random.default_rng(3))
+    assert torch.equal(alone.state_layers[-1], again.state_layers[-1])
+    torch.testing.assert_close(both.state_layers[-1][1], alone.state_layers[-1][0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("values", [{"rounds": -1}, {"ridge": 0.0}, {"ridge": np.nan}])
+def test_settings_are_checked(values):
+    with pytest.raises(InputError, match=r"polish is -1|ridge is"):
+        PolishSettings(**values)
+
+
+def test_recorded_errors_are_those_of_the_plain_loop(cartpole):
+    model = model_of(cartpole)
+    found = recorded_errors(model, cartpole, np.random.default_rng(0), starts=10_000, horizon=5)
+    scale = cartpole.observation.astype(np.float64).std(0)
+    for member in range(2):
+        one, errors = model.select([member]), []
+        for row in range(len(cartpole)):
+            agent, length = cartpole.agent[row], (cartpole.agent == cartpole.agent[row]).sum()
+            if cartpole.step[row] + 5 > length and cartpole.step[row] > 0:
+                continue
+            state, squares = torch.from_numpy(cartpole.observation[row][None]), []
+            for at in range(row, min(row + 5, row + length - cartpole.step[row])):
+                with torch.no_grad():
+                    state = one(torch.tensor([agent]), state, torch.from_numpy(cartpole.action[at][None]))[0]
+                squares.append(np.square((state[0].numpy() - cartpole.next_observation[at]) / scale).mean())
+            errors.append(np.sqrt(np.mean(squares)))
+        assert found[member] == pytest.approx(np.mean(errors), rel=1e-5)
+
+
+def test_a_member_whose_rollouts_leave_the_numbers_is_last(cartpole):
+    model = model_of(cartpole, members=3)
+    with torch.no_grad():
+        model.state_layers[-1][0] *= 1e30
+    errors = recorded_errors(model, cartpole, np.random.default_rng(0))
+    assert np.isinf(errors[0])
+    assert np.isfinite(errors[1:]).all()
+    assert best_members(errors.tolist(), 2) == [1, 2]
+
+
+def test_members_are_chosen_by_recorded_errors(cartpole):
+    settings, size = TrainSettings(epochs=4, batch_size=32, average_last=2), EnsembleSettings(2, 4)
+    kept, _ = train_ensemble(cartpole, 2, size, settings, seed=0)
+    everyone, _ = train_ensemble(cartpole, 2, EnsembleSettings(4, 4), settings, seed=0)
+    errors = recorded_errors(everyone, cartpole, np.random.default_rng(5))
+    wanted = everyone.select(sorted(np.argsort(errors)[:2]))
+    assert torch.equal(kept.state_layers[0], wanted.state_layers[0])
