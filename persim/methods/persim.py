@@ -15,7 +15,7 @@ from persim.envs.spec import Array, EnvSpec
 from persim.errors import check_at_least
 from persim.evaluation.factors import agent_factors
 from persim.evaluation.prediction import History, open_loop
-from persim.learning.ensemble import SPARE_MEMBERS, EnsembleSettings, best_members, finish_members
+from persim.learning.ensemble import SPARE_MEMBERS, EnsembleSettings, chosen_members, finish_members
 from persim.learning.gradients import TrainingRows
 from persim.learning.model import LowRankDynamics, ModelSettings
 from persim.learning.polish import NOT_POLISHED, PolishSettings
@@ -113,7 +113,8 @@ class PerSimSettings:
         """All settings that the weights depend on."""
         nets = {name: value for name, value in asdict(self.nets).items() if name not in ("rank", "batch_size")}
         own = {"rank": self.rank, "size": asdict(self.size), "train": asdict(self.train), "nets": nets}
-        return {**own, "polish": asdict(self.polish)} if self.polish.rounds else own
+        own |= {"polish": asdict(self.polish)} if self.polish.rounds else {}
+        return own | ({"kept_by": "recorded error"} if self.size.candidates > self.size.members else {})
 
 
 class ModelSimulator(Planned):
@@ -246,7 +247,7 @@ class PerSim(Method):
         losses = [float(part.settings["about"]["loss"]) for part in parts]
         found = [part.settings["about"]["recorded_error"] for part in parts]
         errors = [np.inf if error is None else float(error) for error in found]
-        kept = [parts[index] for index in best_members(errors, self.settings.size.members)]
+        kept = [parts[index] for index in chosen_members(errors, self.settings.size)]
         shared = LowRankDynamics.SHARED
         arrays = {
             name: value if name in shared else np.concatenate([part.arrays[name] for part in kept])
