@@ -25,6 +25,7 @@ from persim.methods.job import HOLDOUT, PREDICTION, REWARD, Job
 from persim.methods.measure import Rows, checkpoint_path, prediction_rows, reward_rows
 from persim.methods.persim import PerSim, make_simulator
 from persim.storage.cells import CellStore, FinishedCell, code_version, row
+from persim.storage.machine import machine
 
 STREAM = "rank_cv"  # names the seeds of all hold-out trials
 
@@ -121,7 +122,7 @@ def run_trial(
     except DivergenceError:
         rows, seconds = _diverged(job), {"train": time.time() - started}
     times = int(started * 1e3), int(time.time() * 1e3)
-    done = FinishedCell(job.cell, rows, curves, code_version(), seconds, *times, model=name)
+    done = FinishedCell(job.cell, rows, curves, code_version(), seconds, *times, model=name, machine=machine())
     cells.finish(done)
     checkpoint_path(cells.root, job.cell).unlink(missing_ok=True)
     return done
