@@ -119,8 +119,8 @@ class RankSummary:
 def summarise(trials: Sequence[FinishedCell]) -> list[RankSummary]:
     """Summarise the trials of each rank, in increasing order of the rank.
 
-    Splits differ in how hard they are, far more than ranks do, but every rank has the same ones: only the differences
-    between two ranks on the same split tell which is better.
+    Splits can differ far more than ranks do, but every rank has the same ones: only the differences between two ranks
+    on the same split tell which is better.
     """
     groups: dict[int, list[FinishedCell]] = {}
     for trial in sorted(trials, key=lambda trial: int(trial.cell.settings["rank"])):
