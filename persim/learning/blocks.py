@@ -28,7 +28,7 @@ def split_blocks(
     left for the training beside these two; any other is trained on in full. ``shortest`` does not move the blocks.
 
     Returns:
-        The sorted rows for training and those of the blocks.
+        The sorted rows for training ``[M]`` and those of the blocks ``[B]``.
 
     Raises:
         InputError: the share is not between 0 and 1, or no trajectory is long enough.
@@ -53,7 +53,7 @@ def split_blocks(
 
 
 def windows(data: Trajectories, held_out: NDArray[np.int64], steps: int) -> NDArray[np.int64]:
-    """Cut the blocks ``held_out`` of ``split_blocks`` into rows ``[W, H]`` of H = ``steps`` transitions each.
+    """Cut the blocks ``held_out`` ``[B]`` of ``split_blocks`` into rows ``[W, H]`` of H = ``steps`` transitions each.
 
     The windows of a block follow each other from its beginning; a rest shorter than H is in none.
     """

@@ -89,7 +89,7 @@ class HoldOut:
         return cls(float(measure["share"]), int(measure["split"]), **more)
 
     def rows(self, data: Trajectories, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Split the transitions into those for training and those held out, by seed and number alone.
+        """Split the transitions into rows for training ``[M]`` and rows held out ``[B]``, by seed and number alone.
 
         Raises:
             InputError: the data are too few or too short.
