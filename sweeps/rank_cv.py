@@ -3,7 +3,8 @@
     python sweeps/rank_cv.py --env cartpole
 
 Every rank is trained several times, each time on another random 80 % of the transitions, and measured
-on the rest; the smallest rank within one standard error of the best is chosen. Ray Tune runs the
+on the rest; the smallest rank is chosen whose error differs from the best one's, split by split, by at most
+one standard error of this difference on average (docs/rank-cv.md). Ray Tune runs the
 trials, Optuna hands them out, MLflow shows them. What has finished is never computed twice: the same
 command, given again, goes on where it stopped.
 """
@@ -20,20 +21,32 @@ from typing import TYPE_CHECKING
 
 from persim import console
 from persim.data.policies import has_test_policy, load_test_policy
-from persim.errors import InputError, check_at_least
+from persim.errors import InputError, check_at_least, check_choice
 from persim.learning.presets import EPOCHS, RANKS
+from persim.methods.holdout import BLOCKS, TRANSITIONS, HoldOut
 from persim.methods.job import Job
 from persim.methods.tuned import RANK, rank_path
 from persim.storage import store
 from persim.storage.cells import CellStore, FinishedCell, file_name
 from sweeps.options import add_data_options, add_run_options, check_options, close, driving, incomplete
-from sweeps.tuning.ranks import RankSummary, SweepSettings, choose, curves, summarise
+from sweeps.tuning.ranks import (
+    ERRORS,
+    MULTI_STEP,
+    ONE_STEP,
+    RankSummary,
+    SweepSettings,
+    choose,
+    curves,
+    described,
+    summarise,
+)
 from sweeps.tuning.sweep import check_files, run_missing
 
 if TYPE_CHECKING:
     from sweeps.tuning.tuner import Plan
 
 MANIFEST = "sweep"
+STEPS = 5  # of the multi-step error: fits into a fifth of 25 steps, which many trajectories of CartPole have
 
 
 def parser() -> console.Parser:
@@ -43,6 +56,11 @@ def parser() -> console.Parser:
     p.add_argument("--ranks", type=console.numbers, default=RANKS, help=f"candidates ({','.join(map(str, RANKS))})")
     p.add_argument("--repeats", type=int, default=3, help="trials per rank, each with its own hold-out split (3)")
     p.add_argument("--epochs", type=int, default=EPOCHS, help=f"passes over the training transitions ({EPOCHS})")
+    about = f"what is held out: {TRANSITIONS} at random, or {BLOCKS} of time, one of each trajectory ({TRANSITIONS})"
+    p.add_argument("--holdout-by", default=TRANSITIONS, help=about)
+    about = f"on the hold-out: {ONE_STEP}, or {MULTI_STEP}: open loop inside the blocks ({ONE_STEP})"
+    p.add_argument("--error", default=ONE_STEP, help=about)
+    p.add_argument("--steps", type=int, metavar="H", help=f"of the multi-step error, at least 2 ({STEPS})")
     add_run_options(p)
     about = "go on with the last unfinished sweep of --env in the store, with the settings it was started with"
     p.add_argument("--resume", action="store_true", help=about)
@@ -65,6 +83,16 @@ def checked_settings(args: argparse.Namespace) -> SweepSettings:
         raise InputError(f"ranks {','.join(map(str, args.ranks))} name one twice; give each once")
     check_at_least("repeats", args.repeats, 1)
     check_at_least("epochs", args.epochs, 1)
+    check_choice("error", args.error, ERRORS)
+    if args.error == ONE_STEP and args.steps is not None:
+        raise InputError(
+            f"steps is {args.steps}, but the error is one-step; add --error multi-step, or leave --steps out"
+        )
+    if args.error == MULTI_STEP:
+        args.steps = check_at_least("steps", STEPS if args.steps is None else args.steps, 2)
+    else:
+        args.steps = 1
+    HoldOut(args.holdout, 0, args.holdout_by, args.steps)
     return SweepSettings(**{field.name: getattr(args, field.name) for field in fields(SweepSettings)})
 
 
@@ -87,9 +115,10 @@ def unfinished_settings(args: argparse.Namespace, given: Sequence[str]) -> Sweep
     settings = SweepSettings(**{**saved, "ranks": tuple(saved["ranks"])})
     options = {word.partition("=")[0] for word in given}
     for name, value in asdict(settings).items():
-        if f"--{name}" in options and (said := getattr(args, name)) != value:
+        option = f"--{name.replace('_', '-')}"
+        if option in options and (said := getattr(args, name)) != value:
             raise InputError(
-                f"--{name} {said} differs from the unfinished sweep's {value}; leave it out, or leave --resume out"
+                f"{option} {said} differs from the unfinished sweep's {value}; leave it out, or leave --resume out"
             )
     return settings
 
@@ -97,12 +126,13 @@ def unfinished_settings(args: argparse.Namespace, given: Sequence[str]) -> Sweep
 def table(summaries: Sequence[RankSummary], chosen: RankSummary) -> str:
     """The result as text for a terminal."""
     agents = "".join(f" {f'agent {place + 1}':>8}" for place in range(len(chosen.prediction_rmse)))
-    lines = [f"{'':>30}    50-step prediction RMSE, one model"]
-    lines.append(f"{'rank':>5}  {'hold-out error ± s.e.':>23} {agents}  {'seconds':>7}")
+    lines = [f"{'':>20}  {'its difference to the':>21}    50-step prediction RMSE, one model"]
+    lines.append(f"{'rank':>5}  {'hold-out error':>14} {'lowest ± s.e.':>21} {agents}  {'seconds':>7}")
     for s in summaries:
         rmse = " ".join(f"{value:8.4f}" if value < 100 else f"{value:8.1e}" for value in s.prediction_rmse)
         mark = "  <- chosen" if s is chosen else ""
-        lines.append(f"{s.rank:>5}  {s.error:>11.3e} ± {s.standard_error:.1e}    {rmse}  {s.seconds:7.1f}{mark}")
+        paired = f"{s.difference:>11.2e} ± {s.standard_error:.1e}"
+        lines.append(f"{s.rank:>5}  {s.error:>14.3e} {paired:>21}  {rmse}  {s.seconds:7.1f}{mark}")
     return "\n".join(lines)
 
 
@@ -125,8 +155,12 @@ def _report(
     evidence = [summary.as_json() for summary in summaries]
     store.write_record(path, RANK, {"rank": chosen.rank, "settings": settings.as_json(), "table": evidence})
     trained = f"{settings.repeats} trials a rank, {settings.epochs} epochs, hold-out {settings.holdout:.0%}"
+    trained += described(settings.holdout_by, settings.steps)
     print(f"\n{settings.title}: {trained}\n\n{table(summaries, chosen)}")
-    print(f"\nchosen rank {chosen.rank}: the smallest within one standard error of the best; written to {path}")
+    why = "the smallest within one standard error of the difference to the best"
+    if settings.repeats == 1:
+        why = "the one of lowest error, as a single repeat has no standard error"
+    print(f"\nchosen rank {chosen.rank}: {why}; written to {path}")
     print(f"plot: {plot}")
     return chosen, summaries, plot
 

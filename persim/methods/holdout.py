@@ -6,7 +6,7 @@ Rank cross-validation and tuning consist of these trials. A trial that both ask 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from persim import seeding
 from persim.data import Trajectories
 from persim.envs import get
+from persim.errors import InputError, check_at_least, check_between, check_choice
+from persim.learning.blocks import open_loop_errors, split_blocks, windows
 from persim.learning.ensemble import best_members
 from persim.learning.gradients import TrainingRows
 from persim.learning.model import LowRankDynamics
@@ -25,8 +27,10 @@ from persim.methods.job import HOLDOUT, PREDICTION, REWARD, Job
 from persim.methods.measure import Rows, checkpoint_path, prediction_rows, reward_rows
 from persim.methods.persim import PerSim, make_simulator
 from persim.storage.cells import CellStore, FinishedCell, code_version, row
+from persim.storage.machine import machine
 
 STREAM = "rank_cv"  # names the seeds of all hold-out trials
+HELD_OUT = TRANSITIONS, BLOCKS = "transitions", "blocks"
 
 
 @dataclass(frozen=True)
@@ -46,18 +50,79 @@ class Progress:
     rung_error: float | None
 
 
-def holdouts(share: float, number: int, then: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The hold-out test as a cell states it.
+@dataclass(frozen=True)
+class HoldOut:
+    """What is held out, and how the error on it is measured.
+
+    Attributes:
+        share: of the transitions that are held out.
+        number: of the split, from 0; the same for every method and rank, so that they are compared on the same
+            transitions.
+        by: ``transitions``, chosen at random, or ``blocks`` of time (``persim.learning.blocks``).
+        steps: H of the error. 1: every transition is predicted from its true state. More: H steps open loop inside
+            the blocks.
+
+    Raises:
+        InputError: a value is out of range, or several steps are asked for without blocks.
+    """
+
+    share: float
+    number: int
+    by: str = TRANSITIONS
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        check_between("hold-out share", self.share, 0, 1)
+        check_at_least("split", self.number, 0)
+        check_choice("holdout-by", self.by, HELD_OUT)
+        check_at_least("steps", self.steps, 1)
+        if self.steps > 1 and self.by != BLOCKS:
+            raise InputError(
+                f"a multi-step error is measured inside blocks of time, but {self.by} are held out; "
+                "give --holdout-by blocks, or the one-step error"
+            )
+
+    @classmethod
+    def of(cls, measure: Mapping[str, Any]) -> HoldOut:
+        """Read what ``holdouts`` wrote."""
+        more = {name: measure[name] for name in ("by", "steps") if name in measure}
+        return cls(float(measure["share"]), int(measure["split"]), **more)
+
+    def rows(self, data: Trajectories, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Split the transitions into rows for training ``[M]`` and rows held out ``[B]``, by seed and number alone.
+
+        Raises:
+            InputError: the data are too few or too short.
+        """
+        rng = seeding.generator(seed, STREAM, "holdout", self.number)
+        if self.by == BLOCKS:
+            return split_blocks(data, self.share, rng, shortest=self.steps)
+        return split(len(data), self.share, rng)
+
+
+def holdouts(
+    share: float, number: int, then: dict[str, Any] | None = None, by: str = TRANSITIONS, steps: int = 1
+) -> dict[str, Any]:
+    """The hold-out test as a cell states it; what is the default is left out, so that older cells keep their ids.
 
     Args:
-        share: of the transitions that are held out.
-        number: of the split, from 0; the same for every method, so that they are compared on the same transitions.
+        share: see ``HoldOut``.
+        number: see ``HoldOut``.
         then: what else is measured with the members of lowest hold-out error: ``predictions`` or ``rewards``.
+        by: see ``HoldOut``.
+        steps: see ``HoldOut``.
+
+    Raises:
+        InputError: as of ``HoldOut``.
     """
-    return {"what": HOLDOUT, "share": share, "split": number, **({} if then is None else {"then": then})}
+    test = HoldOut(share, number, by, steps)
+    more = ({} if test.by == TRANSITIONS else {"by": by}) | ({} if test.steps == 1 else {"steps": steps})
+    return {"what": HOLDOUT, "share": share, "split": number, **more, **({} if then is None else {"then": then})}
 
 
-def holdout_shares(model: LowRankDynamics, data: Trajectories, holdout: NDArray[np.int64]) -> NDArray[np.float64]:
+def holdout_shares(
+    model: LowRankDynamics, data: Trajectories, holdout: NDArray[np.int64], steps: int = 1
+) -> NDArray[np.float64]:
     """Hold-out error of each member ``[K]``: the share of variance left, mean over state dimensions.
 
     Squared error over variance of the same state difference is free of units, so it is the same number
@@ -67,8 +132,9 @@ def holdout_shares(model: LowRankDynamics, data: Trajectories, holdout: NDArray[
         model: K members.
         data: the trajectories.
         holdout: row numbers ``[H]``.
+        steps: of the error; see ``HoldOut``.
     """
-    return _shares(*_errors(model, data, holdout))
+    return _shares(*_errors(model, data, holdout, steps))
 
 
 def _shares(mse: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -78,9 +144,11 @@ def _shares(mse: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[
 
 
 def _errors(
-    model: LowRankDynamics, data: Trajectories, holdout: NDArray[np.int64]
+    model: LowRankDynamics, data: Trajectories, holdout: NDArray[np.int64], steps: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean squared errors ``[K, S]`` and variances ``[S]`` of the (scaled) state differences of rows ``[H]``."""
+    if steps > 1:
+        return open_loop_errors(model, data, windows(data, holdout, steps))
     targets = model.scaled_deltas(torch.from_numpy(data.delta[holdout].astype(np.float64)).mT)
     variance = targets.var(dim=1, correction=0).numpy()
     return holdout_errors(model, TrainingRows(model, data, holdout)), variance
@@ -91,7 +159,7 @@ def stopped(job: Job, epoch: int) -> Job:
 
     It measures the hold-out alone, so how the trial would have planned does not matter.
     """
-    measure = holdouts(job.cell.measure["share"], job.cell.measure["split"])
+    measure = {name: value for name, value in job.cell.measure.items() if name != "then"}
     return Job.of(job.method, *job.data_key, {**measure, "stopped_at": epoch})
 
 
@@ -121,7 +189,7 @@ def run_trial(
     except DivergenceError:
         rows, seconds = _diverged(job), {"train": time.time() - started}
     times = int(started * 1e3), int(time.time() * 1e3)
-    done = FinishedCell(job.cell, rows, curves, code_version(), seconds, *times, model=name)
+    done = FinishedCell(job.cell, rows, curves, code_version(), seconds, *times, model=name, machine=machine())
     cells.finish(done)
     checkpoint_path(cells.root, job.cell).unlink(missing_ok=True)
     return done
@@ -140,18 +208,18 @@ def _train(
     job: Job, data: Trajectories, cells: CellStore, report: Callable[[Progress], None], rungs: set[int]
 ) -> tuple[LowRankDynamics, NDArray[np.int64], TrainResult]:
     """A trained model, the held-out rows, and the curves."""
-    method, measure, seed = job.method, job.cell.measure, job.cell.seed
+    method, test, seed = job.method, HoldOut.of(job.cell.measure), job.cell.seed
     assert isinstance(method, PerSim)
-    settings, number = method.settings, int(measure["split"])
+    settings, number = method.settings, test.number
     members = [(settings.rank, number, *([k] if k else [])) for k in range(settings.size.candidates)]
     init, orders = ([seeding.sequence(seed, STREAM, name, *k) for k in members] for name in ("init", "batches"))
     model = LowRankDynamics(settings.nets.shape(data, settings.rank, len(members)), init)
-    rows, holdout = split(len(data), float(measure["share"]), seeding.generator(seed, STREAM, "holdout", number))
+    rows, holdout = test.rows(data, seed)
 
     def show(epoch: EpochReport) -> None:
         error = None
         if epoch.epoch in rungs:
-            error = float(holdout_shares(model, data, holdout).mean())
+            error = float(holdout_shares(model, data, holdout, test.steps).mean())
             if not np.isfinite(error):
                 raise DivergenceError(f"the hold-out error became non-finite at epoch {epoch.epoch}")
         report(Progress(epoch.epoch, epoch.loss, epoch.holdout_loss, error))
@@ -172,7 +240,7 @@ def _measure(
     """The rows of a trial, of the members of lowest hold-out error; and the file of the model, if it was kept."""
     assert isinstance(job.method, PerSim)
     settings, then = job.method.settings, job.cell.measure.get("then")
-    mse, variance = _errors(model, data, holdout)
+    mse, variance = _errors(model, data, holdout, HoldOut.of(job.cell.measure).steps)
     shares = _shares(mse, variance)
     kept = best_members(shares.tolist(), settings.size.members)
     rows = [

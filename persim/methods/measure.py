@@ -25,6 +25,7 @@ from persim.methods.job import Job
 from persim.methods.protocol import Fitted, HasFactors, Part, Predictor, Report, Weights
 from persim.storage import store
 from persim.storage.cells import Cell, CellStore, FinishedCell, code_version, row
+from persim.storage.machine import joined, machine
 
 _REWARD_ROWS = {"reward": "mean", "reward_std": "std", "length": "length"}
 Rows = list[dict[str, Any]]
@@ -71,20 +72,28 @@ def train_parts(
         report=report,
         base=base,
     )
+    worked = {"machine": joined([machine(device), *([] if base is None else [_machine_of(base)])])}
     for number, trained in zip(numbers, job.method.fit_parts(part, numbers), strict=True):
-        store.write_arrays(root / job.part_file(number), trained.arrays, MODEL_KIND, trained.settings)
+        store.write_arrays(root / job.part_file(number), trained.arrays, MODEL_KIND, {**trained.settings, **worked})
     checkpoint.unlink(missing_ok=True)
 
 
 def assemble(job: Job, cells: CellStore) -> None:
     """Put the parts of the weights together, keep them in the store, and remove the parts."""
     paths = [cells.root / job.part_file(number) for number in range(job.method.parts)]
-    whole = job.method.assemble([Weights(*store.read_arrays(path, MODEL_KIND)) for path in paths])
+    parts = [Weights(*store.read_arrays(path, MODEL_KIND)) for path in paths]
+    whole = job.method.assemble(parts)
     env, regime, agents, seed = job.data_key
     about = {**whole.settings["about"], "env": get(env).name, "regime": regime, "agents": agents, "seed": seed}
-    store.write_arrays(cells.root / job.model_file, whole.arrays, MODEL_KIND, {**whole.settings, "about": about})
+    settings = {**whole.settings, "about": about, "machine": joined(map(_machine_of, parts))}
+    store.write_arrays(cells.root / job.model_file, whole.arrays, MODEL_KIND, settings)
     for path in paths:
         path.unlink(missing_ok=True)
+
+
+def _machine_of(learnt: Weights) -> dict[str, str]:
+    """What trained these weights; empty if they do not say so, as those of earlier versions."""
+    return dict(learnt.settings.get("machine", {}))
 
 
 def part_groups(job: Job, numbers: Sequence[int], device: str) -> list[tuple[int, ...]]:
@@ -151,6 +160,7 @@ def measure_pieces(
         if "unseen" not in job.cell.measure:  # the factors of unseen agents were made from their covariates
             rows[0] += factor_rows(fitted, spec, covariates)
     about, took = learnt.settings.get("about", {}), (time.time() - started) / len(numbers)
+    worked = joined([machine(device), *([_machine_of(learnt)] if job.method.parts else [])])
     return [
         {
             "rows": own,
@@ -159,6 +169,7 @@ def measure_pieces(
             "ended": int(1e3 * (started + (place + 1) * took)),
             "curves": about.get("curves", {}),
             "train_seconds": about.get("seconds", 0.0),
+            "machine": worked,
         }
         for place, own in enumerate(rows)
     ]
@@ -235,6 +246,7 @@ def finished_cell(job: Job, records: Sequence[Mapping[str, Any]]) -> FinishedCel
         started=min(record["started"] for record in records),
         ended=max(record["ended"] for record in records),
         model=job.model_file if job.method.parts else "",
+        machine=joined(record.get("machine", {}) for record in records),
     )
 
 

@@ -67,6 +67,8 @@ class FinishedCell:
         ended: Unix time at which it ended, in milliseconds.
         model: file of the trained weights, relative to the store; empty if there is none.
         labels: the suites that asked for it, each with its preset; not part of the record in a store.
+        machine: what computed it (``persim.storage.machine``); empty for cells that were finished before it was
+            recorded.
     """
 
     cell: Cell
@@ -78,6 +80,7 @@ class FinishedCell:
     ended: int
     model: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, str] = field(default_factory=dict)
 
     def value(self, metric: str, agent: int | None = None) -> float:
         """Return the one value of a metric (of an agent); infinity stands for what was not finite.

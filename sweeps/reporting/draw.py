@@ -223,17 +223,28 @@ def _draw_bars(axes: Any, metric: str, cells: Sequence[FinishedCell]) -> None:
 def rank_figure(
     title: str, trials: Sequence[FinishedCell], summaries: Sequence[RankSummary], chosen: RankSummary
 ) -> Figure:
-    """Draw hold-out error against rank: every trial, the means with standard errors, and the chosen rank."""
+    """Draw hold-out error against rank: every trial, the means, and the chosen rank.
+
+    The bars are the standard errors of the paired differences: a rank whose bar reaches the line of the lowest mean is
+    within one standard error of the best.
+    """
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes, ranks = figure.add_subplot(), [s.rank for s in summaries]
     tried = [trial.cell.settings["rank"] for trial in trials]
     errors = [trial.value("holdout_error") for trial in trials]
     axes.scatter(tried, errors, s=16, color=_GREY, label="one trial", zorder=2)
     means, spread = [s.error for s in summaries], [s.standard_error for s in summaries]
-    axes.errorbar(ranks, means, spread, color=_BLUE, marker="o", capsize=4, label="mean ± standard error", zorder=3)
-    best = min(summaries, key=lambda summary: summary.error)
-    limit = best.error + best.standard_error
-    axes.axhline(limit, color=_GREY, linestyle="--", linewidth=1, label="lowest mean + its standard error")
+    axes.errorbar(
+        ranks,
+        means,
+        spread,
+        color=_BLUE,
+        marker="o",
+        capsize=4,
+        label="mean ± s.e. of the difference to the best",
+        zorder=3,
+    )
+    axes.axhline(min(means), color=_GREY, linestyle="--", linewidth=1, label="lowest mean")
     axes.axvline(chosen.rank, color=_ORANGE, linewidth=1.5, label=f"chosen rank {chosen.rank}", zorder=1)
     axes.set(yscale="log", xlabel="rank", ylabel="hold-out error (share of variance)", title=title)
     _log_ticks(axes, ranks)

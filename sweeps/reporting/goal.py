@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from baselines.registry import METHODS
 from persim.errors import check_choice
 from sweeps.reporting.compare import MARKS
+from sweeps.reporting.machines import computed_on
 from sweeps.reporting.page import Entry, Section, Table, text
 from sweeps.reporting.results import ENV_TITLES, Block, Line, Results
 from sweeps.reporting.select import DAGGER
@@ -97,6 +98,7 @@ def overview(results: Results) -> list[Section]:
     lines += [
         f"{len(results.cells)} finished cells (a cell is one measurement of one method on one kind of data, with one "
         f"seed), computed with code of {len(commits)} commit{'s' if len(commits) > 1 else ''}: {', '.join(commits)}.",
+        computed_on(results.cells),
         "Every cell of a table has ours (mean ± sample standard deviation over trials), the paper's, and the "
         f"difference. {MARKS['better']} better than or equal to the paper's, at its printed precision; "
         f"{MARKS['within']} within one standard deviation (the paper's; for prediction errors ours over trials, as the "

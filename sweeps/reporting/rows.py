@@ -22,7 +22,8 @@ from persim.methods.job import HOLDOUT, PREDICTION, REWARD
 from persim.storage import store
 from persim.storage.cells import Cell, CellStore, FinishedCell, read_finished
 
-VERSION = 2
+VERSION = 3
+_BEFORE = 2  # had no machine
 KINDS = (PREDICTION, REWARD, HOLDOUT)
 SUITES = ("prediction", "reward", "augmentation", "unseen", "scarcity", "rank_cv")
 Cells = dict[str, FinishedCell]
@@ -47,6 +48,7 @@ SCHEMA = pa.schema(
         ("measure_seconds", pa.float64()),
         ("decision_seconds", pa.float64()),
         ("ended", pa.int64()),  # Unix time in milliseconds
+        ("machine", pa.string()),  # canonical JSON; null if it was not recorded
     ]
 )
 _OF_CELL = ("env", "regime", "method", "seed")
@@ -75,6 +77,7 @@ def _rows(done: FinishedCell) -> list[dict[str, Any]]:
     settings = {"settings": cell.settings, "measure": cell.measure, "labels": done.labels}
     shared |= {name: store.canonical_json(value) for name, value in settings.items()}
     shared |= {f"{name}_seconds": done.seconds.get(name) for name in _TIMINGS}
+    shared |= {"machine": store.canonical_json(done.machine) if done.machine else None}
     return [shared | entry for entry in sorted(done.rows, key=lambda row: (row["metric"], row["agent"] or 0))]
 
 
@@ -113,7 +116,10 @@ def _entries(path: Path) -> list[dict[str, Any]]:
             f"{str(path)!r} is of version 0.1, whose cells were named differently; convert it as CHANGELOG.md says, "
             "or delete it and collect again with --store"
         )
-    if versions - {VERSION}:
+    if versions == {_BEFORE} and "machine" not in columns:
+        table = table.append_column(SCHEMA.field("machine"), pa.nulls(len(table), pa.string()))
+        entries = [{**entry, "machine": None} for entry in entries]
+    elif versions - {VERSION}:
         came = ", ".join(sorted(map(str, versions - {VERSION})))
         raise InputError(
             f"{str(path)!r} has rows of version {came}, this program reads {VERSION}; "
@@ -132,16 +138,18 @@ def _cell(path: Path, kind: str, name: str, rows: Sequence[dict[str, Any]]) -> F
     first = rows[0]
     try:
         settings, measure, labels = (json.loads(first[column]) for column in ("settings", "measure", "labels"))
+        machine = json.loads(first["machine"] or "{}")
         own = {column: first[column] for column in _OF_CELL}
         cell = Cell(**own, agents=first["n_agents"], settings=settings, measure=measure)
-        fits = cell.id == name and cell.what == kind and all(isinstance(preset, str) for preset in labels.values())
+        texts = [*labels.values(), *machine.values()]
+        fits = cell.id == name and cell.what == kind and all(isinstance(text, str) for text in texts)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _damaged(path, f"settings, measure or labels of cell {name} cannot be read") from error
+        raise _damaged(path, f"settings, measure, labels or machine of cell {name} cannot be read") from error
     if not fits or any(row[column] != first[column] for row in rows for column in first if column not in _OF_ROW):
         raise _damaged(path, f"cell {name} does not hold what its id says")
     seconds = {each: first[f"{each}_seconds"] for each in _TIMINGS if first[f"{each}_seconds"] is not None}
     times = seconds, first["ended"], first["ended"]
-    return FinishedCell(cell, _once(path, name, rows), {}, first["commit"], *times, labels=labels)
+    return FinishedCell(cell, _once(path, name, rows), {}, first["commit"], *times, labels=labels, machine=machine)
 
 
 def _once(path: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -208,7 +216,7 @@ def merge(ours: Cells, more: Cells, where: str) -> Cells:
                 f"cell {name} is there twice {where}, with {len(known.rows)} and {len(done.rows)} rows; "
                 "find out which is whole and remove the other"
             )
-        later = max(known, done, key=lambda one: one.ended)  # only its timings are its own
+        later = max(known, done, key=lambda one: one.ended)  # its timings and machine are its own
         both = [*known.labels.items(), *done.labels.items()]
         labels = {suite: fullest(preset for other, preset in both if other == suite) for suite, _ in both}
         merged[name] = replace(later, labels=labels)

@@ -37,7 +37,7 @@ def params(values: Mapping[str, object]) -> dict[str, str]:
 
 
 def cell_params(done: FinishedCell, labels: Mapping[str, object]) -> dict[str, str]:
-    """What was measured of which method, with all settings that the method used.
+    """What was measured of which method, with all settings that the method used, and on which machine.
 
     A setting has its last name where that is unique in the run (``rank``), else its dotted path. ``labels`` are
     parameters that do not follow from the cell.
@@ -49,7 +49,8 @@ def cell_params(done: FinishedCell, labels: Mapping[str, object]) -> dict[str, s
     leaves = [(path, path.rpartition(".")[2], value) for path, value in paths if path != "measure.what"]
     count = Counter([*own, *(leaf for _, leaf, _ in leaves)])
     used = {leaf if count[leaf] == 1 else path: value for path, leaf, value in leaves}
-    return params({**{f"settings.{name}" if name in own else name: value for name, value in used.items()}, **own})
+    settings = {f"settings.{name}" if name in own else name: value for name, value in used.items()}
+    return params({**settings, **own, **({"machine": done.machine} if done.machine else {})})
 
 
 def cell_metrics(done: FinishedCell) -> list[Any]:

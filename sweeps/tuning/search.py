@@ -17,6 +17,7 @@ from persim import seeding
 from persim.methods.holdout import stopped
 from persim.methods.measure import checkpoint_path
 from persim.storage.cells import CellStore, FinishedCell, code_version, finite_or_none, row
+from persim.storage.machine import joined, machine
 from sweeps.tuning.space import Values
 from sweeps.tuning.study import REDUCTION, Entry, Journal, StudySettings
 from sweeps.tuning.tuner import Listener, Plan, Search
@@ -138,7 +139,8 @@ class Keeper(Listener):
         if self._cells.finished(cell) is None:  # or another study has stopped it there
             curves = {"rung_error": [[float(at), value] for at, value in entry.rungs]}
             times = {"train": ended - started}, int(started * 1e3), int(ended * 1e3)
-            self._cells.finish(FinishedCell(cell, [row("holdout_share", error)], curves, code_version(), *times))
+            rows, here = [row("holdout_share", error)], joined([machine(), {}])  # the worker's is not known
+            self._cells.finish(FinishedCell(cell, rows, curves, code_version(), *times, machine=here))
         checkpoint_path(self._cells.root, job.cell).unlink(missing_ok=True)
         entry.stopped_at = epoch
         self._journal.write()

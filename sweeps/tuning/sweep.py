@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from persim.envs import get
 from persim.learning.training import KIND as CHECKPOINT
+from persim.methods.holdout import HoldOut
 from persim.methods.job import Job
 from persim.methods.measure import checkpoint_path, dataset
 from persim.storage import store
@@ -125,12 +126,16 @@ def run_missing(
     """Run the trials that are missing, if any, and return those that failed for good.
 
     ``done`` of the ``trials`` are finished, and ``plan`` decides which others run. All have the dataset of ``first``.
+
+    Raises:
+        InputError: the data are too few or too short for the hold-out.
     """
     if done:
         print(f"{done} of {trials} trials are finished already in {cells.root}", file=sys.stderr)
     if done >= trials:
         return []
     data = dataset(first, cells)
+    HoldOut.of(first.cell.measure).rows(data, first.cell.seed)  # before any worker finds out that it cannot be
     with ray_session(args.address, args.cpus) as cpus:  # first: it sets what Ray reads when imported
         from sweeps.tuning.tuner import run_trials
 

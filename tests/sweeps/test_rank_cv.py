@@ -13,13 +13,14 @@ import pytest
 from mlflow import MlflowClient
 
 from persim import console
+from persim.errors import InputError
 from persim.methods.tuned import read_rank
 from persim.storage import store
 from persim.storage.cells import CellStore, Request
 from sweeps import options as common
 from sweeps import rank_cv
 from sweeps.options import incomplete
-from sweeps.tuning.sweep import Failure
+from sweeps.tuning.sweep import Failure, run_missing
 from sweeps.tuning.tuner import each_of
 
 SCRIPT = Path(rank_cv.__file__)
@@ -173,6 +174,7 @@ def workers_of(driver, doing="ImplicitFunc.train"):
     return [pid for pid, name in names.items() if doing in name and descends(pid)]
 
 
+ROLLED = ["--env", "cartpole", "--holdout-by", "blocks", "--error", "multi-step"]
 BAD = [
     (["--env", "cartpol"], "environment 'cartpol' is unknown (did you mean 'cartpole'?)"),
     (["--env", "cartpole", "--regime", "rnadom"], "did you mean 'random'"),
@@ -183,6 +185,11 @@ BAD = [
     (["--env", "cartpole", "--epochs", "-1"], "epochs is -1"),
     (["--env", "cartpole", "--holdout", "0"], "strictly between 0 and 1"),
     (["--env", "cartpole", "--holdout", "1"], "strictly between 0 and 1"),
+    (["--env", "cartpole", "--holdout-by", "block"], "holdout-by 'block' is unknown (did you mean 'blocks'?)"),
+    (["--env", "cartpole", "--error", "two-step"], "error 'two-step' is unknown"),
+    (["--env", "cartpole", "--error", "multi-step"], "inside blocks of time, but transitions are held out"),
+    (["--env", "cartpole", "--holdout-by", "blocks", "--steps", "9"], "steps is 9, but the error is one-step"),
+    ([*ROLLED, "--steps", "1"], "steps is 1; give a whole number of at least 2"),
     (["--env", "cartpole", "--agents", "4"], "agents is 4"),
     (["--env", "cartpole", "--seed", "-1"], "seed is -1"),
     (["--env", "cartpole", "--store", "/proc/runs"], "cannot be written"),
@@ -271,3 +278,20 @@ def test_resume_refuses_options_that_say_otherwise(tmp_path, monkeypatch, capsys
     store.write_record(manifest, rank_cv.MANIFEST, {"settings": settings.as_json(), "finished": False})
     assert console.run(rank_cv.main, ["--env", "cartpole", "--resume", "--epochs", "7"]) == 2
     assert "--epochs 7 differs from the unfinished sweep's 600" in capsys.readouterr().err
+    assert console.run(rank_cv.main, ["--env", "cartpole", "--resume", "--holdout-by", "blocks"]) == 2
+    assert "--holdout-by blocks differs from the unfinished sweep's transitions" in capsys.readouterr().err
+
+
+def test_the_options_of_the_hold_out_reach_every_cell():
+    settings = rank_cv.checked_settings(rank_cv.parser().parse_args(ROLLED))
+    assert (settings.holdout_by, settings.error, settings.steps) == ("blocks", "multi-step", rank_cv.STEPS)
+    assert all((job.cell.measure["by"], job.cell.measure["steps"]) == ("blocks", 5) for job in settings.jobs())
+    given = rank_cv.checked_settings(rank_cv.parser().parse_args([*ROLLED, "--steps", "3"]))
+    assert given.job(5, 0).cell.measure["steps"] == 3
+
+
+def test_blocks_that_the_data_do_not_bear_stop_the_sweep_before_any_worker(tmp_path):
+    args = rank_cv.parser().parse_args([*ROLLED, "--agents", "6", "--steps", "50"])
+    settings = rank_cv.checked_settings(args)
+    with pytest.raises(InputError, match="no trajectory is long enough for a block of at least 50 transitions"):
+        run_missing(args, settings, settings.job(2, 0), CellStore(tmp_path), 0, 1, lambda: pytest.fail("went on"))

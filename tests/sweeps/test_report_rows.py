@@ -13,6 +13,7 @@ import pytest
 from persim.errors import InputError
 from persim.storage.cells import CellStore, Request
 from sweeps.reporting import rows as report_rows
+from sweeps.reporting.machines import computed_on
 from tests.sweeps.report_helpers import cells, fill, rank_trials
 
 
@@ -45,7 +46,7 @@ def test_one_row_per_cell_metric_and_agent(three):
     rows = table(three).to_pylist()
     assert len(rows) == 3 * 5
     first = rows[0]
-    assert (first["version"], first["seed"], first["agent"], first["value"]) == (2, 0, 1, -50.0)
+    assert (first["version"], first["seed"], first["agent"], first["value"]) == (3, 0, 1, -50.0)
     assert (first["train_seconds"], first["measure_seconds"], first["decision_seconds"]) == (10.0, 2.0, 0.02)
     assert json.loads(first["settings"])["train"]["epochs"] == 300
     assert json.loads(first["measure"]) == {"what": "reward", "episodes": 20}
@@ -131,11 +132,51 @@ def test_duplicate_rows(tmp_path, three):
 
 def test_rows_of_another_version_are_refused(tmp_path, three):
     path = report_rows.rows_path(tmp_path, "reward")
-    changed = table(three).set_column(0, "version", pa.array([3] * 15, pa.int32()))
-    with pytest.raises(InputError, match="rows of version 3, this program reads 2"):
+    changed = table(three).set_column(0, "version", pa.array([4] * 15, pa.int32()))
+    with pytest.raises(InputError, match="rows of version 4, this program reads 3"):
         report_rows.read(write(path, changed))
     with pytest.raises(InputError, match="rows of version None"):
         report_rows.read(write(path, table(three).drop_columns(["version"])))
+
+
+def test_rows_say_what_computed_them(tmp_path, three):
+    known = [replace(three[0], machine={"cpu": "A", "numpy": "2"}), *three[1:]]
+    assert [done.cell.id for done in known] == [done.cell.id for done in three]
+    written = table(known)["machine"].to_pylist()
+    assert sorted(map(str, written)) == ["None"] * 10 + ['{"cpu":"A","numpy":"2"}'] * 5
+    path = report_rows.rows_path(tmp_path, "reward")
+    path.write_bytes(report_rows.encode(known))
+    assert by_id(report_rows.read(path)) == by_id(known)
+    later = [replace(done, ended=2000, machine={"cpu": "B"}) for done in three]
+    assert report_rows.merge(by_id(known), by_id(later), "here") == by_id(later)
+
+
+def as_version_2(cells):
+    """The table as version 0.2 wrote it before machines were recorded."""
+    old = table(cells).drop_columns(["machine"])
+    return old.set_column(0, "version", pa.array([2] * len(old), pa.int32()))
+
+
+def test_rows_of_version_2_are_read_without_a_machine_and_rewritten(tmp_path, three):
+    path = write(report_rows.rows_path(tmp_path, "reward"), as_version_2(three))
+    back = report_rows.read(path)
+    assert by_id(back) == by_id(three)
+    assert all(done.machine == {} for done in back)
+    assert set(table(back)["version"].to_pylist()) == {3}
+    with pytest.raises(InputError, match="its columns are not those of rows"):
+        report_rows.read(write(path, as_version_2(three).drop_columns(["ended"])))
+    mixed = table(three).set_column(0, "version", pa.array([2] + [3] * 14, pa.int32()))
+    with pytest.raises(InputError, match="rows of version 2, this program reads 3"):
+        report_rows.read(write(path, mixed))
+
+
+def test_the_report_names_the_machines_the_most_common_first(three):
+    a, b = {"cpu": "A", "instructions": "avx2", "device": "cpu"}, {"cpu": "B", "device": "H100"}
+    known = [replace(done, machine=found) for done, found in zip(three, (b, a, a), strict=True)]
+    line = computed_on([*known, *cells("reward", "cartpole", "random", "persim", [1.0])])
+    assert line.startswith("Computed on: A, with avx2, numpy unknown (unknown), torch unknown")
+    assert "persim unknown (cells: 2); B, device H100, with unknown" in line
+    assert line.endswith("(cells: 1); not recorded, as an earlier version computed them (cells: 1).")
 
 
 def test_rows_of_version_0_1_are_refused_with_the_way_out_whatever_their_file(tmp_path):
@@ -153,7 +194,7 @@ def test_rows_of_one_cell_that_contradict_each_other_are_refused(tmp_path, three
         report_rows.read(write(report_rows.rows_path(tmp_path, "reward"), changed))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "text", "column", "settings", "measure", "labels", "env"])
+@pytest.mark.parametrize("damage", ["truncated", "text", "column", "settings", "measure", "labels", "env", "machine"])
 def test_a_damaged_file_is_refused(tmp_path, three, damage):
     path = report_rows.rows_path(tmp_path, "reward")
     good = report_rows.encode(three)

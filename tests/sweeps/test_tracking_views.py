@@ -48,6 +48,12 @@ def test_a_run_has_the_settings_of_its_own_method_alone():
     assert {"settings.learning_rate", "simulator.train.learning_rate"} <= params["persim-bcq-5"].keys()
 
 
+def test_a_run_says_what_computed_its_cell():
+    params = entries.cell_params(reward(machine={"cpu": "A", "numpy": "2"}), {})
+    assert (params["machine.cpu"], params["machine.numpy"]) == ("A", "2")
+    assert not [name for name in entries.cell_params(reward(), {}) if "machine" in name]
+
+
 def test_runs_are_named_by_what_tells_them_apart():
     assert views.run_name("reward", reward(agents=25, seed=3).cell) == "random, N=25, seed 3"
     assert views.run_name("reward", reward("true-env", seed=1).cell) == "seed 1"
