@@ -18,7 +18,7 @@ FLOORS = [
     ["persim.console", "persim.envs"],
     ["persim.data"],
     ["persim.learning.model"],
-    ["persim.learning.gradients", "persim.learning.presets"],
+    ["persim.learning.gradients", "persim.learning.presets", "persim.learning.polish"],
     ["persim.learning.training"],
     ["persim.learning.ensemble", "persim.learning.unseen"],
     ["persim.learning"],

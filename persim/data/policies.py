@@ -19,6 +19,8 @@ from persim.storage import store
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 KIND = "policy"
+# The prediction test plays so many steps of the test policy, with actions at random with this probability.
+TEST_STEPS, TEST_EPSILON = 60, 0.01
 
 
 class BatchPolicy(ABC):

@@ -15,10 +15,9 @@ import numpy as np
 
 from persim import seeding
 from persim.data.collect import collect
-from persim.data.policies import KIND, WEIGHTS_FOLDER, NetworkPolicy
+from persim.data.policies import KIND, TEST_EPSILON, TEST_STEPS, WEIGHTS_FOLDER, EpsilonPolicy, NetworkPolicy
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError, check_choice
-from persim.evaluation.prediction import true_rollouts
 from persim.storage import store
 
 MANIFEST = "manifest.json"
@@ -185,8 +184,10 @@ def train_policy(
     named = dict(zip(spec.covariate_names, covariates.tolist(), strict=True))
 
     def steps_of(policy: NetworkPolicy) -> float:
-        rollouts = true_rollouts(spec, policy, seeding.generator(seed, "policy-evaluation"), episodes=recipe.episodes)
-        return float(rollouts.steps.min())
+        agents = np.repeat(np.array(spec.test_agents), recipe.episodes, axis=0)
+        acting, rng = EpsilonPolicy(policy, TEST_EPSILON, spec.action_space), seeding.generator(seed, "policy-steps")
+        data = collect(spec, agents, acting, rng, horizon=TEST_STEPS)
+        return float(np.bincount(data.agent, minlength=len(agents)).reshape(-1, recipe.episodes).mean(1).min())
 
     rule = _NearTarget(measure, recipe, steps_of) if which == "test" else _GoodEnough(measure, recipe)
     names = ("policy", spec.name) if which == "test" else ("policy", spec.name, which)

@@ -12,15 +12,14 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from persim.data.collect import collect
-from persim.data.policies import BatchPolicy, EpsilonPolicy
+from persim.data.policies import TEST_EPSILON, TEST_STEPS, BatchPolicy, EpsilonPolicy
 from persim.envs.spec import Actions, Agents, Array, EnvSpec
 from persim.errors import InputError
 from persim.planning.scoring import Dynamics
 
 WARM_UP = 10
-HORIZON = 50
+HORIZON = TEST_STEPS - WARM_UP
 EPISODES = 200
-TEST_EPSILON = 0.01
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class TrueRollouts:
 
     @property
     def steps(self) -> NDArray[np.float64]:
-        """Mean number of steps, warm-up included, of the episodes of each agent, in the agents' order."""
+        """Mean number of steps ``[agents]``, warm-up included, of each agent's episodes, in the order of the agents."""
         taken = np.isfinite(self.states[:, 1:]).all(-1).sum(1)
         return np.array([taken[self.agents == agent].mean() for agent in dict.fromkeys(self.agents.tolist())])
 
