@@ -98,10 +98,17 @@ def train_ensemble(
 def finish_members(model: LowRankDynamics, data: Trajectories, settings: PolishSettings, seed: int) -> Errors:
     """Polish trained members in place, and measure them by ``recorded_errors`` ``[K]``, which the best are chosen by.
 
-    Each member gives the same whichever others are finished beside it, up to rounding.
+    On a CPU they take turns: the matrices of one fill its cache.
     """
-    polish(model, data, settings, seeding.generator(seed, "polish"))
-    return recorded_errors(model, data, seeding.generator(seed, "recorded"))
+    members, errors = range(model.settings.members), []
+    for chosen in [[k] for k in members] if model.device.type == "cpu" else [list(members)]:
+        part = model.select(chosen)
+        polish(part, data, settings, seeding.generator(seed, "polish"))
+        for name, values in part.state_dict().items():
+            if name not in model.SHARED:
+                model.state_dict()[name][chosen] = values
+        errors.append(recorded_errors(part, data, seeding.generator(seed, "recorded")))
+    return np.concatenate(errors)
 
 
 def recorded_errors(

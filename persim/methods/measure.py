@@ -96,10 +96,14 @@ def _machine_of(learnt: Weights) -> dict[str, str]:
     return dict(learnt.settings.get("machine", {}))
 
 
-def part_groups(job: Job, numbers: Sequence[int], device: str) -> list[tuple[int, ...]]:
-    """Group parts into what is trained together: all of them on a GPU, if the method can do that."""
-    together = device != "cpu" and job.method.joint
-    return [tuple(numbers)] if together and numbers else [(number,) for number in numbers]
+def part_groups(job: Job, device: str) -> list[tuple[int, ...]]:
+    """Group the parts into what is trained together; the same groups always, as members beside others round alike."""
+    return _groups(job.method.parts, job.method.trains_jointly(device))
+
+
+def _groups(count: int, together: bool) -> list[tuple[int, ...]]:
+    """All numbers from 0 in one group, or each in one of its own."""
+    return [tuple(range(count))] if together and count else [(number,) for number in range(count)]
 
 
 def weights(job: Job, cells: CellStore) -> Weights:
@@ -118,8 +122,8 @@ def trained(job: Job, cells: CellStore, device: str, progress: Progress | None =
     if job.method.parts and not (cells.root / job.model_file).exists():
         if job.base is not None:
             trained(job.base, cells, device, progress)
-        missing = [n for n in range(job.method.parts) if not (cells.root / job.part_file(n)).exists()]
-        groups = part_groups(job, missing, device)
+        there = [(cells.root / job.part_file(number)).exists() for number in range(job.method.parts)]
+        groups = [group for group in part_groups(job, device) if not all(there[number] for number in group)]
         data = dataset(job, cells) if groups else None
         for place, numbers in enumerate(groups):
             assert data is not None
@@ -135,7 +139,7 @@ def trained(job: Job, cells: CellStore, device: str, progress: Progress | None =
 
 def piece_groups(job: Job, device: str) -> list[tuple[int, ...]]:
     """Group the pieces of a measurement into what is done at once: the episodes of all agents on a GPU."""
-    return part_groups(job, range(len(job.pieces)), device)
+    return _groups(len(job.pieces), device != "cpu" and job.method.joint)
 
 
 def measure_pieces(

@@ -34,7 +34,8 @@ BUDGETS = {
     "smoke": {"members": 2, "spare": 0, "epochs": 2, "average_last": 1},
 }
 # Milliseconds of one core for an optimiser step of one member at the paper's nets and batch (docs/performance.md).
-_STEP_MS = {"mountaincar": 0.35, "cartpole": 0.13, "halfcheetah": 13.0}
+_SMALL_BATCH = 128
+_STEP_MS = {"mountaincar": 0.35, "cartpole": 0.08, "halfcheetah": 13.0}
 
 
 @dataclass(frozen=True)
@@ -211,9 +212,13 @@ class PerSim(Method):
         """Train one member; ``train_ensemble`` gives the same member beside its siblings, up to rounding."""
         return self._fit(part, [part.number])[0]
 
+    def trains_jointly(self, device: str) -> bool:
+        """On a GPU; on a CPU with batches so small that the cost is calls, not arithmetic (docs/performance.md)."""
+        return super().trains_jointly(device) or self.settings.train.batch_size <= _SMALL_BATCH
+
     def fit_parts(self, part: Part, numbers: Sequence[int]) -> list[Weights]:
-        """Train members one by one on a CPU, as workers would, and all at once on a GPU."""
-        return super().fit_parts(part, numbers) if part.device == "cpu" else self._fit(part, numbers)
+        """Train several members at once, or one by one, as workers would."""
+        return self._fit(part, numbers) if self.trains_jointly(part.device) else super().fit_parts(part, numbers)
 
     def _fit(self, part: Part, numbers: Sequence[int]) -> list[Weights]:
         s, data = self.settings, part.data

@@ -161,7 +161,7 @@ class Method(ABC):
         predicts: whether a ``Fitted`` is a ``Predictor``.
         plans: whether it searches a plan at every step, which takes long; other methods act by a policy.
         base: the method whose fitted weights every part starts from, on the same data and seed; None if there is none.
-        joint: whether ``fit_parts`` trains all parts at once on a GPU.
+        joint: whether ``fit_parts`` trains all parts at once, and the episodes of all agents are one batch, on a GPU.
         data_seed: seed of the data, where it is not that of the cell: of a model that was read from a file.
     """
 
@@ -185,6 +185,10 @@ class Method(ABC):
         """The settings that predictions depend on: all but how it plans."""
         return {name: value for name, value in self.about().items() if name != "planning"}
 
+    def trains_jointly(self, device: str) -> bool:
+        """Whether ``fit_parts`` trains all parts at once on this device."""
+        return self.joint and device != "cpu"
+
     @abstractmethod
     def part_seconds(self, spec: EnvSpec, agents: int, steps: float) -> float:
         """Estimate how long one core trains a part, from N and the mean steps of a trajectory."""
@@ -202,7 +206,7 @@ class Method(ABC):
         """
 
     def fit_parts(self, part: Part, numbers: Sequence[int]) -> list[Weights]:
-        """Train several parts, one after the other unless the method is ``joint`` and has a GPU."""
+        """Train several parts, one after the other unless the method ``trains_jointly``."""
         return [self.fit_part(replace(part, number=number)) for number in numbers]
 
     @abstractmethod

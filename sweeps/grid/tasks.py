@@ -81,7 +81,7 @@ def _learning(job: Job, cells: CellStore, device: str) -> Iterator[Task]:
     if job.base is not None:
         yield from _learning(job.base, cells, device)
         needs = (data, f"model {job.base.weights_name}")
-    groups = measure.part_groups(job, range(job.method.parts), device)
+    groups = measure.part_groups(job, device)
     parts = [f"part {name} {'-'.join(map(str, group))}" for group in groups]
     for key, group in zip(parts, groups, strict=True):
         yield Task(key, "part", job, tuple(map(job.part_file, group)), group, needs, heavy=True)

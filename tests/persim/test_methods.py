@@ -93,8 +93,10 @@ def test_parts_are_the_members_of_the_ensemble_trained_in_one_go(data):
     spec = get("cartpole")
     made = make_method("persim", spec, TINY).settings
     method = PerSim(replace(made, size=EnsembleSettings(2, 3)))
-    apart = method.assemble(method.fit_parts(Part(0, data["cartpole"], spec, 5), range(3)))
-    joint = method.assemble(method._fit(Part(0, data["cartpole"], spec, 5), range(3)))  # as on a GPU
+    part = Part(0, data["cartpole"], spec, 5)
+    apart = method.assemble([method.fit_part(replace(part, number=number)) for number in range(3)])
+    assert method.trains_jointly("cpu")
+    joint = method.assemble(method.fit_parts(part, range(3)))
     together, _ = train_ensemble(data["cartpole"], made.rank, EnsembleSettings(2, 3), made.train, 5)
     for name, array in together.arrays().items():
         np.testing.assert_allclose(apart.arrays[name], array, rtol=1e-4, atol=1e-6)
