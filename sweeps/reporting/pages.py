@@ -17,7 +17,7 @@ from baselines.registry import METHODS
 from persim.errors import InputError, check_choice
 from persim.evaluation.paper import PaperError
 from sweeps.reporting import goal, paper_figures
-from sweeps.reporting.compare import MARKS, Known, decimals, number, size_of, with_spread
+from sweeps.reporting.compare import LEGEND, MARKS, Known, decimals, number, size_of, with_spread
 from sweeps.reporting.page import Entry, Section, Table, markdown, plain
 from sweeps.reporting.ranks import ranks
 from sweeps.reporting.remarks import OURS, remarks
@@ -65,7 +65,7 @@ def blocks(results: Results, folder: str) -> Mapping[str, Callable[[], str]]:
 
 def _headline(results: Results) -> str:
     lines, summary = goal.headline(results)
-    return "\n\n".join([*map(plain, lines), markdown(summary)])
+    return "\n\n".join([*map(plain, lines), markdown(summary), plain(LEGEND)])
 
 
 def _sections(sections: Sequence[Section], folder: str) -> str:
