@@ -97,7 +97,9 @@ def headline(results: Results) -> tuple[tuple[str, ...], Table]:
             f" The geometric mean of the ratios ours/paper's is at most 1 in {sum(r <= 1 for r in ratios)} of "
             f"{len(ratios)} tables (environment and regime), and lies between {min(ratios):.2f} and {max(ratios):.2f}."
         )
-    lines += [f"Rewards of {name}: {_counted(group)}" for name, group in by_line.items()]
+    lines += [
+        f"Rewards of {name}, by the planner that its tables name: {_counted(group)}" for name, group in by_line.items()
+    ]
     columns = ("table", "line", "trials", "cells", *MARKS.values(), "not measured", "geometric mean of ours/paper's",
                f"cells above {MUCH_WORSE}")  # fmt: skip
     return tuple(lines), Table("PerSim beside the paper's", columns, tuple(starmap(_summed, groups.items())))
