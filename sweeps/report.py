@@ -6,7 +6,8 @@
 
 --out keeps everything: rows-KIND.parquet (one row per cell, metric and agent, of each kind of measurement; what is
 there stays), report.md, report.html (needs no other file) and figures/. The same rows give the same bytes. An
-optional notes.json there gives reasons and remarks (docs/report.md).
+optional notes.json there gives reasons and remarks (docs/report.md). If --out is the results/ beside the sweeps/ that
+this program is in, the blocks of results in that README.md and docs/ are written anew, too.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from persim.storage import store
 from sweeps.reporting import rows as row_files
 from sweeps.reporting.goal import check_notes
 from sweeps.reporting.page import Section, render
+from sweeps.reporting.pages import filled
 from sweeps.reporting.results import Results, read_notes
 from sweeps.reporting.rows import KINDS, SUITES, Cells
 from sweeps.reporting.sections import sections
 
+ROOT = Path(__file__).parents[1]
 TITLE = "PerSim: our numbers beside the paper's"
 
 
@@ -87,6 +90,18 @@ def files(cells: Cells, made: Sequence[Section], title: str, *, rows: bool) -> d
     return found
 
 
+def pages(results: Results) -> dict[Path, str]:
+    """Blocks of results in README.md and docs/, by page with its new text; of a folder elsewhere there are none.
+
+    Raises:
+        InputError: the marks of a block are wrong.
+    """
+    if results.out.resolve() != ROOT / "results":
+        return {}
+    found = {page: filled(page, results) for page in (*ROOT.glob("README.md"), *sorted(ROOT.glob("docs/*.md")))}
+    return {page: text for page, text in found.items() if text != page.read_text()}
+
+
 def write_all(out: Path, contents: Mapping[str, bytes]) -> None:
     """Write the files of a report below a folder, and remove the pictures of an earlier report.
 
@@ -123,12 +138,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_notes(results)
     made = sections(results, args.suite)
     title = TITLE if args.suite is None else f"{TITLE} (suite {args.suite})"
-    written = files(cells, made, title, rows=bool(args.store))
+    written, texts = files(cells, made, title, rows=bool(args.store)), pages(results)
     write_all(args.out, written)
+    for page, text in texts.items():
+        store.write_atomic(page, text.encode())
     suites = {suite: sum(suite in done.labels for done in cells.values()) for suite in SUITES}
     print(f"{len(cells)} cells ({', '.join(f'{suite} {count}' for suite, count in suites.items() if count)})")
     size = len(written["report.html"]) / 1e6
     print(f"written: {args.out / 'report.html'} ({size:.1f} MB), {args.out / 'report.md'}")
+    if texts:
+        print(f"blocks of results written anew: {', '.join(page.name for page in texts)}")
     return 0
 
 

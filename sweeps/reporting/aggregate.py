@@ -32,10 +32,15 @@ _SCORES = (
 )
 _METHOD = (
     "Interquartile mean (IQM): the mean of the middle half of all runs. Intervals are 95 % percentile intervals of a "
-    "bootstrap that resamples the trials of each task among themselves (2000 resamples, seeded); with one trial a task "
-    "there is nothing to resample, hence none. Probability of improvement: that a run of PerSim beats one of the other "
-    "method on the same task (ties count one half), averaged over tasks. Each method is compared with PerSim on the "
-    "tasks that both have. Agarwal et al. (2021)."
+    "bootstrap that resamples the trials of each task among themselves (2000 resamples, seeded); where one side has a "
+    "single trial of a task there is nothing to resample, hence no interval. Probability of improvement: that a run of "
+    "PerSim beats one of the other method on the same task (ties count one half), averaged over tasks. Each method is "
+    "compared with PerSim on the tasks that both have. Agarwal et al. (2021)."
+)
+_UNEQUAL = (
+    "Each method acts in its own way here: planners, horizons, plans and numbers of episodes differ between the lines "
+    "(they stand below the tables of rewards), so these numbers compare methods as they were run, not models alone. "
+    "Where methods earn the most that an episode can pay, which these notes say, scores separate nothing."
 )
 Task = tuple[str, str, int]  # environment, regime, agent id
 
@@ -110,7 +115,7 @@ def aggregates(results: Results) -> list[Section]:
         if env and (shared := [one for one in compared if one.tasks]):
             panels[place] = shared
     figures = (*_iqm(panels), *_profiles(found))
-    return [Section(title, "aggregates", (_SCORES, _METHOD), tuple(tables), figures)]
+    return [Section(title, "aggregates", (_SCORES, _METHOD, _UNEQUAL), tuple(tables), figures)]
 
 
 def _compared(ours: MethodScores | None, scored: MethodScores, env: str | None) -> Compared:

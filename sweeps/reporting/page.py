@@ -99,11 +99,19 @@ def render(form: str, title: str, sections: Sequence[Section]) -> bytes:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=form == "html", undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    environment.filters["plain"] = _plain
+    environment.filters |= {"plain": plain, "markdown": markdown}
     page = environment.get_template(f"report.{form}.jinja").render(title=title, sections=sections)
     return (page.rstrip() + "\n").encode()
 
 
-def _plain(value: str) -> str:
+def markdown(table: Table) -> str:
+    """Write a table as Markdown, with its caption above and its notes below."""
+    lines = [[plain(column).replace("\n", "<br>") for column in table.columns], ["---"] * len(table.columns)]
+    lines += [["<br>".join(map(plain, entry.lines)) for entry in row] for row in table.rows]
+    shown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join([f"**{plain(table.caption)}**", shown, *map(plain, table.notes)])
+
+
+def plain(value: str) -> str:
     """Escape a text, so that Markdown shows it as it is."""
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", value)

@@ -6,6 +6,7 @@ A table is cut into blocks of one environment and regime each, a block into line
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,7 +25,7 @@ from sweeps.grid.suites import ENVS, SUITES, Suite
 from sweeps.reporting.compare import Comparison, Known, compare
 from sweeps.reporting.select import Measured, find
 
-RMSE, R2, REWARD = "prediction_rmse", "prediction_r2", "reward"
+RMSE, R2, STEPS, REWARD = "prediction_rmse", "prediction_r2", "prediction_steps", "reward"
 PAPER_AGENTS = 500
 ENV_TITLES = {env: get(env).title for env in ENVS}
 # By suite and metric the numbers of the paper's tables, a table per environment or one for all.
@@ -59,6 +60,11 @@ class Line:
     def values(self, metric: str, agent: int) -> NDArray[np.float64]:
         """Our values ``[trials]`` for an agent id (from 0); empty if nothing is measured."""
         return np.array([]) if self.ours is None else self.ours.values(metric, agent + 1)
+
+    def mean(self, metric: str, agent: int) -> float:
+        """Our mean over trials for an agent id (from 0); NaN if nothing is measured."""
+        values = self.values(metric, agent)
+        return float(values.mean()) if len(values) else math.nan
 
     def compared(self, metric: str, agent: int) -> Comparison | None:
         """Ours against theirs, for an agent id (from 0); None if one of them is missing."""

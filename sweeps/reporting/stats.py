@@ -99,8 +99,11 @@ def _picks(sizes: Sequence[int], rng: np.random.Generator, strata: Sequence[Hash
 
 
 def interval(estimate: float, draws: Array, tasks: Sequence[Array]) -> Interval:
-    """Percentile interval of bootstrap draws ``[resamples]``; none if no task has two runs to resample."""
-    if all(len(scores) < 2 for scores in tasks):
+    """Percentile interval of bootstrap draws ``[resamples]``; none if a task has a single run.
+
+    A single run would be resampled as if it were certain, and the interval would be too narrow.
+    """
+    if any(len(scores) < 2 for scores in tasks):
         return Interval(estimate, np.nan, np.nan)
     low, high = np.quantile(draws, _LEVELS)
     return Interval(estimate, float(low), float(high))

@@ -9,26 +9,33 @@ import numpy as np
 
 from baselines.registry import METHODS
 from persim.evaluation.paper import PaperError, PaperReward
-from sweeps.reporting.compare import MARKS, Known, decimals, number, std, with_spread
+from sweeps.reporting.compare import MARKS, Known, decimals, number, size_of, std, with_spread
 from sweeps.reporting.draw import Points, drawn, scarcity_figure
 from sweeps.reporting.page import Entry, Figure, Section, Table
-from sweeps.reporting.results import ENV_TITLES, R2, REWARD, RMSE, Block, Line, Results
+from sweeps.reporting.remarks import remarks
+from sweeps.reporting.results import ENV_TITLES, R2, REWARD, RMSE, STEPS, Block, Line, Results
 from sweeps.reporting.select import DAGGER
 
-_WHAT = {RMSE: "50-step prediction RMSE (median R²)", REWARD: "average reward of an episode"}
+_WHAT = {
+    RMSE: "50-step prediction RMSE (median R²; scored steps of an episode)",
+    REWARD: "average reward of an episode",
+}
 # By suite the title and the text of its section.
 _SECTIONS = {
     "prediction": (
         "Prediction error (Tables 1, 6–8)",
         "RMSE of 50 open-loop steps, mean ± standard deviation over trials, with the median R² in parentheses (of "
-        "the trials' medians over episodes the median). Lower is better; the difference is ours minus the paper's. "
+        "the trials' medians over episodes the median), and the mean number of steps that were scored: an episode that "
+        "ends early is scored on fewer than 50 (rows of before this was recorded do not say). Lower is better; the "
+        "difference is ours minus the paper's. "
         "Table 1 of the paper repeats cells of Tables 6 to 8.",
     ),
     "reward": (
         "Average reward (Tables 2, 9–11)",
         "Average reward of an episode, mean ± standard deviation over trials. Higher is better. True env+MPC plans "
-        "in the true environment and looks at no data: its line is the same under every regime. Table 2 of the paper "
-        "repeats cells of Tables 9 to 11.",
+        "in the true environment and looks at no data: its line is the same under every regime. Lines that plan do so "
+        "each with a planner of its own, which stands below the table: a difference between them is not of the models "
+        "alone. Table 2 of the paper repeats cells of Tables 9 to 11.",
     ),
     "augmentation": (
         "Synthetic trajectories (Table 3)",
@@ -68,7 +75,7 @@ def table(block: Block) -> Table:
     about = {agent: printed.replace("=", " ").replace(";", ", ") for agent, printed in block.agents.items()}
     heads = [f"agent {agent + 1}\n{covariates}" for agent, covariates in about.items()]
     rows = tuple((_name(line), *(entry(block.metric, line, agent) for agent in block.agents)) for line in block.lines)
-    return Table(caption, ("method", *heads), rows, _notes(block))
+    return Table(caption, ("method", *heads), rows, remarks(block))
 
 
 def _name(line: Line) -> Entry:
@@ -87,29 +94,21 @@ def entry(metric: str, line: Line, agent: int) -> Entry:
     digits = decimals(float(values.mean()), error=metric == RMSE)
     ours = with_spread(values, digits)
     if metric == RMSE:
-        ours += f" ({number(float(np.median(line.values(R2, agent))), 3)})"
+        steps = line.mean(STEPS, agent)
+        scored = "" if math.isnan(steps) else f"; {number(steps, 1)} steps"
+        ours += f" ({number(float(np.median(line.values(R2, agent))), 3)}{scored})"
     ours += line.ours.dagger
     compared = line.compared(metric, agent)
-    if compared is None:
+    if known is None or compared is None:
         return Entry((ours, theirs), "plain")
-    return Entry((ours, theirs, f"{number(compared.difference, digits, '+')} {MARKS[compared.mark]}"), compared.mark)
+    told = ", ".join(filter(None, (number(compared.difference, digits, "+"), size_of(compared, known))))
+    return Entry((ours, theirs, f"{told} {MARKS[compared.mark]}"), compared.mark)
 
 
 def _theirs(known: Known) -> str:
     if isinstance(known, PaperError):
         return f"{number(known.rmse, known.decimals)} ({number(known.r2, 3)})"
     return f"{number(known.mean, known.decimals)} ± {known.std:g}"
-
-
-def _notes(block: Block) -> tuple[str, ...]:
-    """Say what differs from the paper's budget, and what else was measured."""
-    nothing = "nothing that these numbers depend on differs"
-    measured = [(line.name, line.ours) for line in block.lines if line.ours is not None]
-    reduced = [f"{name}: {m.budget}, {', '.join(m.changes) or nothing}" for name, m in measured if m.reduced]
-    hidden = [f"{name}: {'; '.join(m.others)}" for name, m in measured if m.others]
-    less = f"{DAGGER} Not the paper's budget (in parentheses the preset paper's). {'; '.join(reduced)}."
-    more = f"Also measured, not shown. {'; '.join(hidden)}."
-    return tuple(note for note, told in ((less, reduced), (more, hidden)) if told)
 
 
 def _picture(block: Block) -> Figure:

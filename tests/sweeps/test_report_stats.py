@@ -73,6 +73,13 @@ def test_one_run_a_task_has_no_interval():
     assert np.isnan([found.low, found.high]).all()
 
 
+def test_a_single_run_on_one_side_has_no_interval(tasks):
+    found = improvement([scores + 10 for scores in tasks], [scores[:1] for scores in tasks], generator())
+    assert found.estimate == 1.0
+    assert np.isnan([found.low, found.high]).all()
+    assert np.isnan(iqm([tasks[0], tasks[1][:1]], generator()).low)
+
+
 def test_improvement_is_mann_whitneys_u(rng):
     ours = [rng.integers(0, 6, 7).astype(float) for _ in range(4)]
     theirs = [rng.integers(0, 6, 5).astype(float) for _ in range(4)]

@@ -12,7 +12,7 @@ from persim.evaluation.paper import PaperError, PaperReward
 from sweeps.reporting import goal as report_goal
 from sweeps.reporting import tables as report_tables
 from sweeps.reporting.aggregate import aggregates, scaled, scores
-from sweeps.reporting.compare import compare, number
+from sweeps.reporting.compare import compare, number, size_of
 from sweeps.reporting.cost import core_hours, cost
 from sweeps.reporting.ranks import ranks
 from sweeps.reporting.results import Results
@@ -46,36 +46,55 @@ def row(found, table, name, regime="random", env="mountaincar"):
 
 
 @pytest.mark.parametrize(
-    ("values", "mark", "difference"),
+    ("values", "mark", "difference", "size"),
     [
-        ([-57.0, -57.2], "better", 0.6),
-        ([-57.7], "better", 0.0),
-        ([-57.704], "better", -0.004),  # equal as printed
-        ([-57.72], "within", -0.02),
-        ([-63.3], "within", -5.6),
-        ([-63.4], "worse", -5.7),
-        ([-math.inf], "worse", -math.inf),
+        ([-57.0, -57.2], "better", 0.6, "+0.1 s.d."),
+        ([-57.7], "better", 0.0, "+0.0 s.d."),
+        ([-57.704], "better", -0.004, "0.0 s.d."),  # equal as printed
+        ([-57.72], "within", -0.02, "0.0 s.d."),
+        ([-63.3], "within", -5.6, "−1.0 s.d."),
+        ([-63.4], "worse", -5.7, "−1.0 s.d."),
+        ([-86.0], "worse", -28.3, "−5.0 s.d."),
+        ([-math.inf], "worse", -math.inf, ""),
     ],
 )
-def test_rewards_are_marked_by_the_papers_deviation(values, mark, difference):
-    found = compare(np.array(values), PaperReward(-57.7, 5.63, 2))
+def test_rewards_are_marked_by_the_papers_deviation(values, mark, difference, size):
+    known = PaperReward(-57.7, 5.63, 2)
+    found = compare(np.array(values), known)
     assert found.mark == mark
     assert found.difference == pytest.approx(difference)
+    assert size_of(found, known).lstrip("+−") == size.lstrip("+−")
+
+
+def test_a_deviation_of_0_excuses_nothing_and_has_no_multiples():
+    known = PaperReward(200.0, 0.0, 1)
+    found = compare(np.array([199.9]), known)
+    assert (found.mark, size_of(found, known)) == ("worse", "")
 
 
 @pytest.mark.parametrize(
-    ("values", "mark"),
+    ("values", "mark", "size"),
     [
-        ([0.0014], "better"),  # 0.001 as printed
-        ([0.0016], "worse"),  # one trial has no deviation
-        ([0.001, 0.003], "within"),  # mean 0.002, deviation 0.0014
-        ([0.0029, 0.0031], "worse"),
-        ([math.inf], "worse"),
-        ([math.inf, 0.001], "worse"),
+        ([0.0014], "better", "×1.40"),  # 0.001 as printed
+        ([0.0016], "worse", "×1.60"),
+        ([0.001, 0.003], "worse", "×2.00"),  # our own deviation, 0.0014, excuses nothing
+        ([0.0005], "better", "×0.50"),
+        ([math.inf], "worse", ""),
+        ([math.inf, 0.001], "worse", ""),
     ],
 )
-def test_errors_are_marked_by_our_deviation(values, mark):
-    assert compare(np.array(values), PaperError(0.001, 1.0, 3)).mark == mark
+def test_errors_are_marked_by_their_mean_alone(values, mark, size):
+    known = PaperError(0.001, 1.0, 3)
+    found = compare(np.array(values), known)
+    assert (found.mark, size_of(found, known)) == (mark, size)
+
+
+def test_a_printed_error_of_0_counts_as_half_of_its_last_digit():
+    known = PaperError(0.0, 1.0, 3)
+    assert compare(np.array([0.0004]), known).mark == "better"
+    assert compare(np.array([0.0004]), known).size == pytest.approx(0.8)
+    assert compare(np.array([0.002]), known).mark == "worse"
+    assert compare(np.array([0.002]), known).size == pytest.approx(4.0)
 
 
 def test_numbers_as_shown():
@@ -89,14 +108,14 @@ def test_a_cell_has_ours_the_papers_and_the_difference():
     found = results(cells("reward", "mountaincar", "random", "persim", [-50.0, -60.0]))
     name, first, *_ = row(found, "9", "PerSim")
     assert name.lines == ("PerSim", "2 trials, paper")
-    assert first.lines == ("−55.00 ± 7.07", "paper −57.70 ± 5.63", "+2.70 ▲")
+    assert first.lines == ("−55.00 ± 7.07", "paper −57.70 ± 5.63", "+2.70, +0.5 s.d. ▲")
     assert first.style == "better"
 
 
 def test_a_prediction_cell_has_the_median_r2():
     found = results(cells("prediction", "mountaincar", "random", "persim", [0.005, 0.007, 0.009]))
     _, first, *_ = row(found, "6", "PerSim")
-    assert first.lines == ("0.0070 ± 0.0020 (0.900)", "paper 0.004 (0.999)", "+0.0030 ▼")
+    assert first.lines == ("0.0070 ± 0.0020 (0.900)", "paper 0.004 (0.999)", "+0.0030, ×1.75 ▼")
 
 
 def test_a_missing_cell_is_shown_as_missing():
@@ -119,7 +138,7 @@ def test_a_reduced_budget_is_marked():
     name, first, *_ = row(found, "9", "BCQ-P")
     assert name.lines[1] == "1 trial, laptop †"
     assert first.lines[0] == "−400.0 †"
-    (note,) = report_tables.table(block(found, "9")).notes
+    note, _ = report_tables.table(block(found, "9")).notes
     assert note.endswith("BCQ-P: laptop, updates 55000 (550000).")
     covered = {entries[0].lines[0]: entries[4].lines[0] for entries in report_goal.coverage(found).rows}
     assert (covered["Table 9"], covered["Table 6"]) == ("5", "0")
@@ -216,7 +235,11 @@ def test_unchanged_options_come_before_more_trials():
 def test_the_true_environment_stands_under_every_regime():
     found = results(cells("reward", "mountaincar", "random", "true-env", [-53.95]))
     for regime in ("random", "pure", "pure-eps-20", "pure-eps-40"):
-        assert row(found, "9", "True env+MPC", regime)[1].lines == ("−53.95", "paper −53.95 ± 4.1", "+0.00 ▲")
+        assert row(found, "9", "True env+MPC", regime)[1].lines == (
+            "−53.95",
+            "paper −53.95 ± 4.1",
+            "+0.00, +0.0 s.d. ▲",
+        )
 
 
 def test_a_trial_that_two_suites_asked_for_counts_once():
@@ -229,7 +252,11 @@ def test_a_trial_that_two_suites_asked_for_counts_once():
 
 def test_scarcity_is_compared_at_its_n():
     found = results(cells("scarcity", "mountaincar", "random", "persim", [-53.0, -54.0], agents=250))
-    assert row(found, "14", "PerSim, N = 250")[1].lines == ("−53.50 ± 0.71", "paper −53.70 ± 0.41", "+0.20 ▲")
+    assert row(found, "14", "PerSim, N = 250")[1].lines == (
+        "−53.50 ± 0.71",
+        "paper −53.70 ± 0.41",
+        "+0.20, +0.5 s.d. ▲",
+    )
     assert row(found, "14", "PerSim, N = 25")[1].style == "missing"
     assert row(found, "9", "PerSim")[1].style == "missing"
     lines = {line.label: line for line in report_tables.points(block(found, "14"), 0)}
@@ -251,25 +278,100 @@ def test_unseen_agents_are_told_apart_by_p():
     assert row(found, "13", "PerSim(p=0.5)")[1].style == "missing"
 
 
+def summary(found):
+    """The rows of the headline: name of the table, then counts and means as shown."""
+    _, table = report_goal.headline(found)
+    return {entries[0].lines[0]: [entry.lines[0] for entry in entries[1:]] for entries in table.rows}
+
+
 def test_cells_that_are_not_reached_are_listed_with_the_reason():
-    values = (-57.0, -74.0, -900.0, -186.0, -210.0)  # agent 3 fails
+    values = (-57.0, -74.0, -900.0, -186.0, -211.0)  # agent 3 fails, agent 5 is within 4.48 of -210.1
     notes = {"9/mountaincar/random/500/3": "too few plans"}
     found = results(cells("reward", "mountaincar", "random", "persim", [values]), notes=notes)
     report_goal.check_notes(found)
     (section,) = report_goal.goal(found)
-    ((cell, shown, behind, reason),) = section.tables[0].rows
-    assert cell.lines == ("Table 9: MountainCar, random", "agent 3")
+    ((cell, shown, behind, reason),) = section.tables[1].rows
+    assert cell.lines == ("Table 9: MountainCar, random", "PerSim", "agent 3")
     assert shown.style == "worse"
     assert (behind.lines, reason.lines) == (("1 trial, paper",), ("too few plans",))
-    assert "of 60 cells 4 are better than or equal" in section.text[0]
-    assert "1 worse, 55 not measured" in section.text[0]
-    assert "Table 15: CartPole, pure, N = 25" in section.text[1]
+    assert "of 80 cells (Tables 9, 10, 14, 15, all regimes) 3 ▲, 1 ≈, 1 ▼, 75 not measured" in section.text[2]
+    assert "Table 15: CartPole, pure, N = 25" in section.text[-1]
+    assert summary(found)["Table 9: MountainCar, random"] == ["PerSim", "1", "5", "3", "1", "1", "0", "–", "–"]
+
+
+def test_errors_of_all_regimes_are_counted_with_their_geometric_mean():
+    # The paper's, CartPole, pure-eps-40: 0.000, 0.002, 0.011, 0.000 and 0.018.
+    values = (0.0004, 0.0023, 0.011, 0.002, 0.036)  # ratios 0.8, 1.15, 1, 4 and 2
+    found = results(cells("prediction", "cartpole", "pure-eps-40", "persim", [values]))
+    rows = summary(found)
+    mean = (0.8 * 1.15 * 1 * 4 * 2) ** 0.2
+    assert rows["Table 7: CartPole, pure-eps-40"] == ["PerSim", "1", "5", "3", "0", "2", "0", f"{mean:.2f}", "2"]
+    assert rows["Table 6: MountainCar, pure"] == ["PerSim", "–", "5", "0", "0", "0", "5", "–", "0"]
+    assert len(rows) == 18  # Tables 6, 7, 9 and 10 have four regimes each
+    (section,) = report_goal.goal(found)
+    assert [entries[0].lines[2] for entries in section.tables[1].rows] == ["agent 4", "agent 5"]
+    assert "at most 1 in 0 of 1 tables" in section.text[1]
 
 
 def test_a_note_for_a_whole_line():
     found = results(cells("reward", "cartpole", "random", "persim", [1.0]), notes={"10/cartpole/random/500": "why"})
     (section,) = report_goal.goal(found)
-    assert [entries[3].lines for entries in section.tables[0].rows] == [("why",)] * 5
+    assert [entries[3].lines for entries in section.tables[1].rows] == [("why",)] * 5
+
+
+def test_a_reason_for_a_cell_that_is_not_missed_any_more_is_no_error():
+    good = cells("reward", "cartpole", "random", "persim", [200.0])
+    found = results(good, notes={"10/cartpole/random/500/1": "why", "7/cartpole/pure/500/5": "not measured"})
+    report_goal.check_notes(found)
+    assert len(report_goal.goal(found)[0].tables) == 1
+
+
+def test_the_scored_steps_stand_beside_a_prediction_error():
+    (finished,) = cells("prediction", "mountaincar", "random", "persim", [0.005])
+    steps = [{"metric": "prediction_steps", "agent": agent + 1, "value": 49.56} for agent in range(5)]
+    found = results([replace(finished, rows=[*finished.rows, *steps])])
+    assert row(found, "6", "PerSim")[1].lines[0] == "0.0050 (0.900; 49.6 steps)"
+
+
+def remarks_of(found, table, **where):
+    return "\n".join(report_tables.table(block(found, table, **where)).notes)
+
+
+def test_a_table_says_how_each_line_acts():
+    found = results(
+        cells("reward", "mountaincar", "random", "persim", [-50.0], planner="random_shooting"),
+        cells("reward", "mountaincar", "random", "cadm", [-60.0], preset="laptop", episodes=4),
+        cells("reward", "mountaincar", "random", "bcq-p", [-70.0]),
+    )
+    told = remarks_of(found, "9")
+    assert "PerSim: plans by random_shooting, 1000 plans, horizon 50" in told
+    assert (
+        "Vanilla CaDM: plans by random_shooting, 200 plans, horizon 50, progress on, episodes of an agent: 4;" in told
+    )
+    assert "BCQ-P: by its policy, episodes of an agent: 100." in told
+
+
+def test_a_table_names_what_is_as_good_as_persim_and_what_is_at_the_ceiling():
+    found = results(
+        cells("reward", "cartpole", "random", "persim", [(200.0, 200.0, 200.0, 200.0, 190.0)]),
+        cells("reward", "cartpole", "random", "morel-p", [(200.0, 199.0, 197.0, 10.0, 191.0)]),
+        cells("reward", "cartpole", "random", "cql-p", [10.0], preset="laptop"),
+    )
+    told = remarks_of(found, "10", env="cartpole")
+    assert "As much as PerSim, to 1 %, or more: MOReL-P (agents 1, 2, 5)." in told
+    assert (
+        "At the ceiling of 200, where nothing is told apart any more: PerSim (agents 1, 2, 3, 4); MOReL-P (agent 1)"
+        in told
+    )
+    assert "ceiling" not in remarks_of(results(cells("reward", "mountaincar", "random", "persim", [-1.0])), "9")
+
+
+def test_table_3_says_which_lines_choose_their_policy():
+    found = results(
+        cells("augmentation", "cartpole", "random", "persim-bcq-5", [200.0], preset="laptop"),
+        cells("augmentation", "cartpole", "random", "bcq-a", [50.0], preset="laptop"),
+    )
+    assert "PerSim-BCQ-5: of ten policies on the way the one is kept" in remarks_of(found, "3", env="cartpole")
 
 
 def test_a_note_on_nothing_is_refused():
@@ -292,7 +394,7 @@ def test_aggregates_compare_on_common_tasks():
     assert rows["CQL-P †"][2].startswith("0.00 [")
     assert rows["CQL-P †"][4] == "1.00 [1.00, 1.00]"
     assert rows["True env+MPC"][0] == "10"
-    assert rows["True env+MPC"][4].startswith("0.50")
+    assert rows["True env+MPC"][4] == "0.50"  # one run on its side
     assert {figure.name for figure in section.figures} == {"iqm", "profiles"}
     assert scores(found.of("reward"))[0].within("mountaincar") == []
 
