@@ -14,14 +14,7 @@ from persim.envs.spec import EnvSpec
 from persim.errors import check_choice
 from persim.methods.protocol import Options
 from persim.planning.planner import MPC, Planner, PlannerSettings, Plans
-from persim.planning.registry import (
-    NAMES,
-    PAPER,
-    default_planner,
-    default_safety,
-    paper_planner,
-    planner_settings,
-)
+from persim.planning.registry import NAMES, PAPER, default_planner, default_safety, paper_planner, planner_settings
 from persim.planning.scoring import Objective
 
 # Options of every planner that a preset changes.

@@ -24,7 +24,7 @@ from persim.storage.cells import Cell, CellStore, FinishedCell, read_finished
 
 VERSION = 2
 KINDS = (PREDICTION, REWARD, HOLDOUT)
-SUITES = ("prediction", "reward", "augmentation", "unseen", "scarcity", "rank_cv")
+SUITES = ("prediction", "reward", "augmentation", "unseen", "scarcity", "same-planner", "planners", "rank_cv")
 Cells = dict[str, FinishedCell]
 
 SCHEMA = pa.schema(
