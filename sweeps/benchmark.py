@@ -19,7 +19,8 @@ from baselines.registry import METHODS
 from persim import console
 from persim.envs import get
 from persim.errors import InputError
-from persim.methods.job import TRUE_ENV_REGIME, Job
+from persim.methods.job import REWARD, TRUE_ENV_REGIME, Job
+from persim.methods.planning import planning_text
 from persim.storage import store
 from persim.storage.cells import Cell, CellStore, FinishedCell, Request, file_name
 from sweeps.engine.bars import CellBar
@@ -81,7 +82,12 @@ def _span(hours: float) -> str:
 def title(cell: Cell) -> str:
     """One line that tells a cell from the others."""
     where = "true environment" if cell.regime == TRUE_ENV_REGIME else f"{cell.regime}, N={cell.agents}"
-    return f"{cell.env}, {where}, {METHODS[cell.method].title}, {cell.what}, seed {cell.seed}"
+    method, how = METHODS[cell.method].title, ""
+    if cell.what == REWARD:
+        method = METHODS[cell.method].label
+    if "agents" in cell.measure and "planning" in cell.settings:  # of the suite that tries ways to plan
+        how = f" ({planning_text(cell.settings, get(cell.env))})"
+    return f"{cell.env}, {where}, {method}{how}, {cell.what}, seed {cell.seed}"
 
 
 def _device(asked: str, gpus: float, autoscale: bool) -> str:
@@ -134,6 +140,7 @@ def tidy(cells: CellStore, done: Sequence[FinishedCell]) -> None:
 def run(args: argparse.Namespace, grid: Grid, cells: CellStore) -> dict[str, str]:
     """Compute what is missing, print the tables, draw the plots; returns the errors of cells that failed."""
     from sweeps.reporting.draw import plot_methods  # Matplotlib takes a second to import, --help none
+    from sweeps.reporting.planners import summary
     from sweeps.reporting.text_tables import tables
 
     done, todo = _todo(grid, cells)
@@ -142,8 +149,8 @@ def run(args: argparse.Namespace, grid: Grid, cells: CellStore) -> dict[str, str
         print(f"{len(done)} of {len(done) + len(todo)} cells are finished already in {cells.root}", file=sys.stderr)
     failed = compute(args, todo, cells) if todo else {}
     results, _ = _todo(grid, cells)
-    print(tables(grid, results, failed))
-    for env, regime in grid.data:
+    print(summary(results) if grid.suite.plannings else tables(grid, results, failed))
+    for env, regime in () if grid.suite.plannings else grid.data:
         own = [done for done in results if done.cell.env == env and done.cell.regime in (regime, TRUE_ENV_REGIME)]
         if own:
             name = f"{grid.suite.name}-{file_name(env)}-{regime}.png"

@@ -81,7 +81,7 @@ def _read_space(args: argparse.Namespace, spec: EnvSpec) -> Space:
 
 def _check_planning(study: StudySettings, spec: EnvSpec) -> None:
     """Refuse planners that do not fit, settings that none of them has, and more elites than plans."""
-    own = default_planner(spec.action_space)
+    own = default_planner(spec.action_space, spec.name)
     planners = [values.get("planner", own) for values in study.space.ends("planner")]
     known = {field for name in planners for field in PLANNERS[name].settings_type.__dataclass_fields__}
     for name in planners:

@@ -34,7 +34,6 @@ ALLOWED_IN_GUIDES = {
 # Guides with results that are not of cells and have no rows.
 APART = {
     "performance.md": "times that benchmarks/*.py print; each table names its command",
-    "planning.md": "the branch of planners replaces its tables; then this line goes",
 }
 RESULT = re.compile(r"\d\.\d{3,}|\d\s*±\s*\d|^\|.*\|\s*\**[-−]?\d+\.\d", re.MULTILINE)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,20 @@ _NOISE = 0  # seed of the particles of a prediction: the same question has the s
 _UPDATE_MS, _STATE_MS = 8.5, 0.0045
 
 
-def _planning(spec: EnvSpec, options: Options, plans: int) -> PlanningSettings:
-    """The planner of CaDM's code: random shooting, or the cross-entropy method where actions are continuous.
+def acting_settings(spec: EnvSpec, options: Options, *, pets: bool = False) -> ActingSettings:
+    """How CaDM acts as the options of a command ask, by default by the planner of its code.
 
-    Its settings are those of ``persim.planning`` nearest to CaDM's; what still differs is in docs/baselines.md.
+    That is random shooting, which never starts from the plan of the last step, or the cross-entropy method where
+    actions are continuous. Its settings are those of ``persim.planning`` nearest to CaDM's; what still differs is in
+    docs/baselines.md. CaDM knows no safety term.
     """
+    budget = options.of(BUDGETS)
+    planning = replace(_planning(spec, options, budget["plans"]), safety=None)
+    warm = planning.planner != "random_shooting"
+    return ActingSettings(planning, budget["particles"] if pets else 1, warm_start=warm)
+
+
+def _planning(spec: EnvSpec, options: Options, plans: int) -> PlanningSettings:
     changed = options.of(PLANNING)
     if options.planner is not None:
         return PlanningSettings.chosen(spec, options)
@@ -71,9 +80,7 @@ class CaDM(Method):
         def make(spec: EnvSpec, options: Options) -> CaDM:
             budget = options.of(BUDGETS)
             made = settings(iterations=budget["iterations"], epochs=budget["epochs"], updates=budget["updates"] or None)
-            planning = _planning(spec, options, budget["plans"])
-            warm = planning.planner != "random_shooting"
-            return cls(made, ActingSettings(planning, budget["particles"] if pets else 1, warm_start=warm), spec)
+            return cls(made, acting_settings(spec, options, pets=pets), spec)
 
         return make
 

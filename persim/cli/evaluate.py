@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from persim import console, seeding
-from persim.cli.planning import add_planner_options, check_once, chosen_planner, oracle_policy
+from persim.cli.planning import add_planner_options, check_once, chosen_planning, oracle_policy
 from persim.cli.training import Commands, add_options, chosen_persim, covariate_text, measured, resolve_device
 from persim.cli.unseen import add_unseen_options, asked_method
 from persim.data import check_regime
@@ -19,7 +19,8 @@ from persim.evaluation import oracle, paper
 from persim.evaluation.reward import EPISODES, average_rewards
 from persim.methods import PlanningSettings, TrueEnv
 from persim.methods.job import Job, rewards
-from persim.planning.registry import PLANNERS, default_planner
+from persim.methods.planning import planning_text
+from persim.planning.registry import NAMES, PAPER
 from persim.planning.scoring import PRECISIONS, check_agents
 from persim.storage import store
 from persim.storage.cells import CellStore, FinishedCell, Request
@@ -38,12 +39,12 @@ def add(commands: Commands) -> None:
         "or measured twice, whichever command did it first.",
         epilog="examples:\n"
         "  persim evaluate --env cartpole\n"
-        "  persim evaluate --env mountaincar --planner random_shooting    the paper's own planner\n"
+        "  persim evaluate --env mountaincar --planner paper              the paper's own planner\n"
         "  persim evaluate --env mountaincar --scorer true_env            the paper's True env+MPC",
     )
     add_options(p)
     add_unseen_options(p)
-    p.add_argument("--planner", help=f"{', '.join(PLANNERS)} (persistent_shooting; icem for continuous actions)")
+    p.add_argument("--planner", help=f"{', '.join(NAMES)} (persistent_shooting; icem for continuous actions)")
     add_planner_options(p)
     p.add_argument("--precision", default="float32", help="of the model's products: float32, or bfloat16,\n"
                    "half the time in HalfCheetah (float32)")  # fmt: skip
@@ -91,13 +92,14 @@ def _asked(args: argparse.Namespace, device: str) -> _Asked:
     for seed in args.seeds:
         check_at_least("seed", seed, 0)
     check_once("--seeds", args.seeds)
-    planner = args.planner or default_planner(spec.action_space)
     precision = check_choice("precision", args.precision, PRECISIONS)
-    planning = PlanningSettings(planner, chosen_planner(args, spec, planner), precision)
+    planning = chosen_planning(args, spec, args.planner, precision=precision)
     ours = chosen_persim(args, spec, planning)
     method, n_agents, unseen = asked_method(args, spec, ours, device)
     if args.scorer == "true_env":
         method = TrueEnv(ours.settings.planning)
+    if args.planner == PAPER and not len(unseen):  # the cell that the benchmark has under this name
+        method.name += f"-{PAPER}"
     n_test = len(unseen) or len(spec.test_agents)
     numbers = args.agents_to_test or tuple(range(1, n_test + 1))
     check_once("--agents-to-test", numbers)
@@ -122,8 +124,8 @@ def _table(args: argparse.Namespace, asked: _Asked, results: Sequence[FinishedCe
         texts = (_paper_text(table.get(agent)) for table in (theirs, limit))
         optimum = [f"{best[agent]:.1f}"] if best else []
         lines.append((str(agent + 1), covariate_text(spec, covariates[agent]), ours, *texts, *optimum))
-    settings, source = asked.planning.settings, "true environment" if args.scorer == "true_env" else f"{regime} data"
-    how = f"{asked.planning.planner} ({settings.plans} plans, horizon {settings.horizon})"
+    source = "true environment" if args.scorer == "true_env" else f"{regime} data"
+    how = planning_text({"planning": asked.planning.about()}, spec)
     heads = ("agent", "covariates", "ours", "paper", "True env+MPC", *(["oracle"] if best else []))
     note = "over training seeds" if len(results) > 1 else "of the paper: over five trials"
     return (

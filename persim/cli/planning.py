@@ -14,8 +14,8 @@ from persim import console
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError
 from persim.evaluation import oracle
-from persim.planning.planner import PlannerSettings
-from persim.planning.registry import PLANNERS, planner_settings
+from persim.methods import PlanningSettings
+from persim.planning.registry import PLANNERS
 from persim.storage import store
 
 OPTIONS = {
@@ -32,16 +32,18 @@ def add_planner_options(p: console.Parser) -> None:
         p.add_argument(f"--{name}", type=int, help=f"{text} (the planner's own)")
 
 
-def chosen_planner(args: argparse.Namespace, spec: EnvSpec, name: str, *, whole: bool = False) -> PlannerSettings:
-    """Settings of the planner of that name as asked for; refuses one that does not fit.
+def chosen_planning(
+    args: argparse.Namespace, spec: EnvSpec, name: str | None, *, whole: bool = False, precision: str = "float32"
+) -> PlanningSettings:
+    """The planner of that name, our own if it is None, with the settings asked for; refuses one that does not fit.
 
     Raises:
         InputError: unknown, out of range, or not for these actions.
     """
     given = {key: getattr(args, key) for key in OPTIONS if getattr(args, key) is not None}
-    settings = planner_settings(name, spec.name, whole=whole, **given)
-    PLANNERS[name].check_space(spec.action_space)
-    return settings
+    planning = PlanningSettings.of(spec, name, whole=whole, precision=precision, **given)
+    PLANNERS[planning.planner].check_space(spec.action_space)
+    return planning
 
 
 def check_once(option: str, values: Sequence[int]) -> None:

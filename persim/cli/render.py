@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persim import console, seeding
-from persim.cli.planning import add_planner_options, chosen_planner, oracle_policy
+from persim.cli.planning import add_planner_options, chosen_planning, oracle_policy
 from persim.cli.training import Commands, add_options, chosen_persim, covariate_text, ensemble, resolve_device
 from persim.data import check_regime
 from persim.data.collect import population
@@ -23,7 +23,7 @@ from persim.evaluation.prediction import true_rollouts
 from persim.learning.model import LowRankDynamics
 from persim.methods import PlanningSettings
 from persim.planning.planner import MPC
-from persim.planning.registry import PLANNERS, default_planner, make_planner, planner_objective
+from persim.planning.registry import NAMES, default_planner, make_planner
 from persim.planning.scorers import model_scorer
 from persim.storage import store
 
@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
         "  persim render --env mountaincar --policy oracle",
     )
     add_options(p)
-    p.add_argument("--policy", help=f"{', '.join((*PLANNERS, *OTHERS))} (the default planner of --env)")
+    p.add_argument("--policy", help=f"{', '.join((*NAMES, *OTHERS))} (the default planner of --env)")
     add_planner_options(p)
     p.add_argument("--agents-to-test", type=console.numbers, metavar="LIST", help="test agents (1,2,3,4,5)")
     p.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
@@ -86,12 +86,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _policy_name(args: argparse.Namespace, spec: EnvSpec) -> str:
-    name = str(args.policy or default_planner(spec.action_space))
-    check_choice("policy", name, (*PLANNERS, *OTHERS))
-    if name in PLANNERS:
-        chosen_planner(args, spec, name)
+    name = str(args.policy or default_planner(spec.action_space, spec.name))
+    check_choice("policy", name, (*NAMES, *OTHERS))
+    if name in NAMES:
+        chosen_planning(args, spec, name)
     if name == "oracle" and not oracle.has_oracle(spec):
-        raise InputError(f"{spec.name} has no oracle; use one of: {', '.join((*PLANNERS, 'test', 'random'))}")
+        raise InputError(f"{spec.name} has no oracle; use one of: {', '.join((*NAMES, 'test', 'random'))}")
     return name
 
 
@@ -108,5 +108,6 @@ def _policy(
         return oracle_policy(spec, covariates, args.store)(each)
     if name in OTHERS:
         return UniformPolicy(spec.action_space) if name == "random" else load_test_policy(spec.name, spec.action_space)
-    scorer = model_scorer(model, planner_objective(name, spec))
-    return MPC(make_planner(name, scorer, spec.action_space, chosen_planner(args, spec, name)), each)
+    planning = chosen_planning(args, spec, name)
+    scorer = model_scorer(model, planning.objective(spec))
+    return MPC(make_planner(planning.planner, scorer, spec.action_space, planning.settings), each)

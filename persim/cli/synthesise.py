@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from persim import console, seeding
 from persim.cli.collect import recorded
-from persim.cli.planning import add_planner_options, check_once, chosen_planner
+from persim.cli.planning import add_planner_options, check_once, chosen_planning
 from persim.cli.training import (
     Commands,
     add_options,
@@ -23,10 +23,10 @@ from persim.cli.training import (
 from persim.data import Trajectories, check_regime
 from persim.envs import EnvSpec, get
 from persim.errors import InputError, check_at_least
-from persim.methods import PlanningSettings, synthetic_trajectories
+from persim.methods import synthetic_trajectories
 from persim.methods.persim import make_simulator
 from persim.methods.synthetic import PER_AGENT
-from persim.planning.registry import PLANNERS, default_planner
+from persim.planning.registry import NAMES
 from persim.planning.scoring import check_agents
 from persim.storage import store
 
@@ -43,13 +43,13 @@ def add(commands: Commands) -> None:
         "so that nothing is trained twice.",
         epilog="examples:\n"
         "  persim synthesise --env cartpole --out synthetic.safetensors\n"
-        "  persim synthesise --env mountaincar --planner random_shooting --out car.safetensors\n"
+        "  persim synthesise --env mountaincar --planner paper --out car.safetensors\n"
         "                                                               the paper's planner, horizon 50\n"
         "  persim synthesise --env cartpole --model model.safetensors --agents-to-test 2,5 \\\n"
         "      --per-agent 20 --out more.safetensors                    with a model of predict --save-model",
     )
     add_options(p)
-    p.add_argument("--planner", help=f"{', '.join(PLANNERS)} (persistent_shooting; icem for continuous actions)")
+    p.add_argument("--planner", help=f"{', '.join(NAMES)} (persistent_shooting; icem for continuous actions)")
     add_planner_options(p)
     p.add_argument("--agents-to-test", type=console.numbers, metavar="LIST", help="1 to N (all test agents: 1,2,3,4,5)")
     p.add_argument("--per-agent", type=int, default=PER_AGENT, metavar="M", help=f"episodes per agent ({PER_AGENT})")
@@ -66,8 +66,7 @@ def run(args: argparse.Namespace) -> int:
     check_at_least("per_agent", args.per_agent, 1)
     if args.out.is_dir():
         raise InputError(f"--out {str(args.out)!r} is a folder; give the name of a file to write in it")
-    planner = args.planner or default_planner(spec.action_space)
-    planning = PlanningSettings(planner, chosen_planner(args, spec, planner, whole=True))
+    planning = chosen_planning(args, spec, args.planner, whole=True)
     device, method, n_agents = resolve_device(args.device), chosen_persim(args, spec, planning), args.agents
     if args.model:
         n_agents = int(read_model(args.model, spec, args.regime, device)[1]["agents"])

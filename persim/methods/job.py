@@ -85,9 +85,10 @@ class Job:
 
     @property
     def weights_name(self) -> str:
-        """Names the trained weights: cells that differ only in what is measured share them."""
-        about = {"data": self.data_key, "method": self.method.name, "learns_with": plain(self.method.learns_with())}
-        return f"{file_name(self.cell.env)}-{self.method.name}-{store.settings_hash(about)}"
+        """Names the trained weights: cells that differ only in how a method plans or what is measured share them."""
+        learner = self.method.learner or self.method.name
+        about = {"data": self.data_key, "method": learner, "learns_with": plain(self.method.learns_with())}
+        return f"{file_name(self.cell.env)}-{learner}-{store.settings_hash(about)}"
 
     @property
     def data_key(self) -> tuple[str, str, int, int]:

@@ -24,7 +24,7 @@ from persim.learning.training import EpochReport, TrainSettings, holdout_errors,
 from persim.learning.unseen import Known, MapSettings, fit_map, unseen_model
 from persim.methods.planning import Planned, PlanningSettings
 from persim.methods.protocol import Method, Options, Part, Weights
-from persim.planning.registry import make_planner, planner_objective, planner_settings
+from persim.planning.registry import make_planner
 from persim.planning.scorers import model_scorer
 
 # The paper trains exactly the members that it keeps; two more cost 40 % and spare us the poor minima.
@@ -101,7 +101,7 @@ class PerSimSettings:
         if "planning" in tuned and options.planner is None:
             name, found = tuned["planning"]["planner"], tuned["planning"]["settings"]
             found = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
-            planning = PlanningSettings(name, planner_settings(name, spec.name, **found))
+            planning = PlanningSettings.of(spec, name, safety=tuned["planning"].get("safety"), **found)
         return replace(
             self,
             planning=planning,
@@ -131,7 +131,7 @@ class ModelSimulator(Planned):
     """
 
     def __init__(self, model: LowRankDynamics, spec: EnvSpec, planning: PlanningSettings) -> None:
-        scorer = model_scorer(model, planner_objective(planning.planner, spec), planning.precision)
+        scorer = model_scorer(model, planning.objective(spec), planning.precision)
         super().__init__(make_planner(planning.planner, scorer, spec.action_space, planning.settings))
         self.model, self._spec, self._planning = model, spec, planning
 
@@ -181,7 +181,7 @@ class PerSim(Method):
         settings: of training and planning.
     """
 
-    name, predicts, plans, joint = "persim", True, True, True
+    name, learner, predicts, plans, joint = "persim", "persim", True, True, True
 
     def __init__(self, settings: PerSimSettings) -> None:
         self.settings, self.parts = settings, settings.size.candidates

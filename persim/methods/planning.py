@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,15 +11,20 @@ from numpy.typing import NDArray
 
 from persim.data.policies import BatchPolicy
 from persim.envs.spec import EnvSpec
+from persim.errors import check_choice
 from persim.methods.protocol import Options
 from persim.planning.planner import MPC, Planner, PlannerSettings, Plans
-from persim.planning.registry import default_planner, planner_settings
+from persim.planning.registry import NAMES, PAPER, default_planner, default_safety, paper_planner, planner_settings
+from persim.planning.scoring import Objective
 
 # Options of every planner that a preset changes.
 PLANNING: dict[str, dict[str, Any]] = {"paper": {}, "smoke": {"plans": 20, "horizon": 8}}
-# Seconds of one core for an episode under the default planner: decisions times what one takes (docs/performance.md).
-_EPISODE_SECONDS = {"mountaincar": 2.4, "cartpole": 0.16, "halfcheetah": 300.0}
-_OTHER_EPISODE_SECONDS = 10.0
+# Seconds of one core for the decisions of an episode, for each plan and step that it looks ahead (docs/performance.md).
+_STATE_SECONDS = {"cartpole": 1.6e-5, "halfcheetah": 0.05}
+_OTHER_STATE_SECONDS = 2e-4
+# In MountainCar for each plan: one that arrives prunes the others, so that the horizon hardly counts. Episodes of
+# random shooting are twice as long.
+_PLAN_SECONDS = {"persistent_shooting": 2.4e-3, "random_shooting": 4.5e-3}
 
 
 @dataclass(frozen=True)
@@ -29,43 +35,90 @@ class PlanningSettings:
         planner: a name of ``persim.planning.registry``.
         settings: of that planner.
         precision: of the products of a model: ``float32``, or ``bfloat16``, which halves the time of wide nets.
+        safety: our shaping: whether the environment's safety term is added to its reward. None where nothing could
+            be added, since the environment has no such term or the method does not look at it.
     """
 
     planner: str
     settings: PlannerSettings
     precision: str = "float32"
+    safety: bool | None = None
 
     def about(self) -> dict[str, Any]:
-        """All of them, for rows; a precision only if it is not the usual one."""
+        """All of them, for rows; a precision only if it is not the usual one, safety only if it could be added."""
         found = {"planner": self.planner, "settings": asdict(self.settings)}
-        return found if self.precision == "float32" else {**found, "precision": self.precision}
+        found |= {} if self.precision == "float32" else {"precision": self.precision}
+        return found if self.safety is None else {**found, "safety": self.safety}
 
     @classmethod
-    def of(cls, spec: EnvSpec, planner: str | None = None, *, whole: bool = False, **options: Any) -> PlanningSettings:
-        """The default planner of the environment, or the one named, with these options changed.
+    def of(
+        cls,
+        spec: EnvSpec,
+        planner: str | None = None,
+        *,
+        whole: bool = False,
+        safety: bool | None = None,
+        precision: str = "float32",
+        **options: Any,
+    ) -> PlanningSettings:
+        """Our planner of the environment, or the one named, with these options changed.
 
         Args:
             spec: the environment.
-            planner: its name.
+            planner: its name; ``paper`` for the paper's planner of such actions with the paper's settings, and with
+                no safety term.
             whole: whether plans are played to their end before the next one is sought.
+            safety: whether the safety term is added; None for the planner's default.
+            precision: of the products of a model.
             options: of the planner that differ from its own.
 
         Raises:
-            InputError: an unknown planner or option, or one that does not fit the actions.
+            InputError: an unknown planner or option.
         """
-        name = planner or default_planner(spec.action_space)
-        return cls(name, planner_settings(name, spec.name, whole=whole, **options))
+        name, env = planner or default_planner(spec.action_space, spec.name), spec.name
+        if check_choice("planner", name, NAMES) == PAPER:
+            name, env, safety = paper_planner(spec.action_space), "", bool(safety)
+        if safety is None or spec.planning.safety is None:
+            safety = default_safety(name, spec)
+        return cls(name, planner_settings(name, env, whole=whole, **options), precision, safety)
 
     @classmethod
     def chosen(cls, spec: EnvSpec, options: Options, *, whole: bool = False) -> PlanningSettings:
         """The planner that the options of a command ask for."""
-        return cls.of(spec, options.planner, whole=whole, **options.of(PLANNING))
+        return cls.of(spec, options.planner, whole=whole, **{**options.of(PLANNING), **(options.planning or {})})
+
+    def objective(self, spec: EnvSpec) -> Objective:
+        """What the planner maximises."""
+        return Objective(spec, safety=bool(self.safety))
 
     def episode_seconds(self, spec: EnvSpec, members: int) -> float:
         """Estimate how long one core plans for an episode, with an ensemble of so many members."""
-        default = PlanningSettings.of(spec)
-        share = self.settings.plans / default.settings.plans * members / 5
-        return _EPISODE_SECONDS.get(spec.name, _OTHER_EPISODE_SECONDS) * share
+        plans = self.settings.plans * self.rounds * members / 5
+        if spec.name == "mountaincar" and self.planner in _PLAN_SECONDS:
+            return _PLAN_SECONDS[self.planner] * plans
+        return _STATE_SECONDS.get(spec.name, _OTHER_STATE_SECONDS) * plans * self.settings.horizon
+
+    @property
+    def rounds(self) -> int:
+        """How often a search scores its plans; ``CEM`` once before it iterates."""
+        return getattr(self.settings, "iterations", 1) + (self.planner == "cem")
+
+
+def planning_text(settings: Mapping[str, Any], spec: EnvSpec) -> str:
+    """Say how a method plans, from the settings of its cell: planner, plans, horizon and shaping.
+
+    Rows of before ``safety`` was a setting have none; then all planners but random shooting added it.
+    """
+    planning = settings["planning"]
+    acting = settings.get("acting") or planning.get("acting", {})  # of CaDM and of its planner
+    own, name = planning["settings"], planning["planner"]
+    rounds = f", {own['iterations'] + (name == 'cem')} rounds" if "iterations" in own else ""
+    terms = []
+    if spec.planning.progress is not None and acting.get("progress", True):
+        terms.append("progress")
+    if spec.planning.safety is not None and not acting and planning.get("safety", name != "random_shooting"):
+        terms.append("safety")
+    return f"{name}, {own['plans']} plans{rounds}, horizon {own['horizon']}, shaping: {' and '.join(terms) or 'none'}"
 
 
 class Planned:

@@ -32,6 +32,7 @@ class Options:
         preset: one of ``PRESETS``.
         rank: R of PerSim; None for the paper's.
         planner: name of the planner; None for the default of the environment.
+        planning: options of the planner that are not its own, such as ``horizon``, and ``safety``; None for none.
         normalised: whether BCQ and CQL see z-scored states; None for MountainCar only.
         tuned: settings of PerSim that ``tune.py`` found, by name (``persim.methods.tuned``); None for the preset's.
         polish: rounds of alternating least squares at the end of PerSim's training; None for the default.
@@ -43,6 +44,7 @@ class Options:
     preset: str = "paper"
     rank: int | None = None
     planner: str | None = None
+    planning: Mapping[str, Any] | None = None
     normalised: bool | None = None
     tuned: Mapping[str, Any] | None = None
     polish: int | None = None
@@ -156,7 +158,8 @@ class Method(ABC):
     part is trained, or beside which others.
 
     Attributes:
-        name: key in ``baselines.registry``; a part of the names of its weights.
+        name: key in ``baselines.registry``.
+        learner: the name under which its weights are kept, where several methods share them; None for its own.
         parts: how many parts there are; 0 if nothing is learnt.
         predicts: whether a ``Fitted`` is a ``Predictor``.
         plans: whether it searches a plan at every step, which takes long; other methods act by a policy.
@@ -166,6 +169,7 @@ class Method(ABC):
     """
 
     name: str
+    learner: str | None = None
     parts: int
     predicts: bool
     plans: bool

@@ -9,7 +9,7 @@ from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError
 from persim.methods.planning import Planned, PlanningSettings
 from persim.methods.protocol import Fitted, Method, Options, Part, Weights
-from persim.planning.registry import make_planner, planner_objective
+from persim.planning.registry import make_planner
 from persim.planning.scorers import true_scorer
 
 
@@ -44,7 +44,7 @@ class TrueEnv(Method):
 
     def episode_seconds(self, spec: EnvSpec) -> float:
         """Estimate the planning of an episode."""
-        return self.settings.episode_seconds(spec, 5)
+        return self.settings.episode_seconds(spec, 2 if spec.discrete else 5)  # it takes as long as so many members
 
     def fit_part(self, part: Part) -> Weights:
         """There is no part.
@@ -67,5 +67,5 @@ class TrueEnv(Method):
         if covariates is None:
             raise InputError("the true environment needs the covariates of the agents; give data that have them")
         planning = self.settings
-        scorer = true_scorer(planner_objective(planning.planner, spec), covariates)
+        scorer = true_scorer(planning.objective(spec), covariates)
         return Planned(make_planner(planning.planner, scorer, spec.action_space, planning.settings))

@@ -13,13 +13,20 @@ from persim.planning.cem import CEM
 from persim.planning.icem import ICEM
 from persim.planning.mppi import MPPI
 from persim.planning.planner import Planner, PlannerSettings
-from persim.planning.scoring import Objective, Scorer
+from persim.planning.scoring import Scorer
 from persim.planning.shooting import PersistentShooting, RandomShooting
 
 PLANNERS: dict[str, type[Planner]] = {"random_shooting": RandomShooting, "persistent_shooting": PersistentShooting}
 PLANNERS |= {"cem": CEM, "icem": ICEM, "mppi": MPPI}
 
-# Settings that differ from a planner's defaults in one environment; docs/planning.md says how they were found.
+PAPER = "paper"  # stands for the paper's own planner, with its settings and without shaping of ours
+NAMES = (*PLANNERS, PAPER)  # what a command takes
+
+# Our planner of each environment; others have that of their actions.
+_OURS = {"mountaincar": "persistent_shooting", "cartpole": "persistent_shooting", "halfcheetah": "icem"}
+
+# Settings that differ from a planner's defaults in one environment, and ``safety`` where it does; docs/planning.md says
+# how they were found. Planner and settings of an environment stand here as ``sweeps/report.py`` chooses them from rows.
 _TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("mountaincar", "persistent_shooting"): {"horizon": 150},
     ("cartpole", "persistent_shooting"): {"horizon": 10},
@@ -31,9 +38,24 @@ _TUNED: dict[tuple[str, str], dict[str, Any]] = {
 _TUNED_WHOLE: dict[tuple[str, str], dict[str, Any]] = {("mountaincar", "persistent_shooting"): {"plans": 10_000}}
 
 
-def default_planner(space: ActionSpace) -> str:
-    """Returns the name of the default planner for an action space."""
-    return "persistent_shooting" if isinstance(space, Discrete) else "icem"
+def default_planner(space: ActionSpace, env: str = "") -> str:
+    """Returns the name of our planner for an environment, or for an action space."""
+    return _OURS.get(env, "persistent_shooting" if isinstance(space, Discrete) else "icem")
+
+
+def paper_planner(space: ActionSpace) -> str:
+    """Returns the name of the paper's planner for an action space (Appendix D.1)."""
+    return "random_shooting" if isinstance(space, Discrete) else "cem"
+
+
+def default_safety(name: str, spec: EnvSpec) -> bool | None:
+    """Tells whether a planner adds our safety term if nothing is said: all do but the paper's.
+
+    None where the environment has no such term.
+    """
+    if spec.planning.safety is None:
+        return None
+    return bool(_TUNED.get((spec.name, name), {}).get("safety", name != paper_planner(spec.action_space)))
 
 
 def planner_settings(name: str, env: str = "", *, whole: bool = False, **options: Any) -> PlannerSettings:
@@ -50,7 +72,7 @@ def planner_settings(name: str, env: str = "", *, whole: bool = False, **options
         if option not in known:
             raise InputError(f"{name} has no {option!r}{nearest(option, known)}; it has {', '.join(known)}")
     tuned = _TUNED.get((env, name), {}) | (_TUNED_WHOLE.get((env, name), {}) if whole else {})
-    return kind(**{**tuned, **options})
+    return kind(**{**{key: value for key, value in tuned.items() if key in known}, **options})
 
 
 def make_planner(name: str, scorer: Scorer, space: ActionSpace, settings: PlannerSettings) -> Planner:
@@ -60,8 +82,3 @@ def make_planner(name: str, scorer: Scorer, space: ActionSpace, settings: Planne
         InputError: the planner is unknown or does not support the action space.
     """
     return PLANNERS[check_choice("planner", name, PLANNERS)](scorer, space, settings)
-
-
-def planner_objective(name: str, spec: EnvSpec) -> Objective:
-    """Returns what a planner maximises: all but random shooting, the paper's planner, add our safety term."""
-    return Objective(spec, safety=name != "random_shooting")

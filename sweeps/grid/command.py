@@ -15,7 +15,7 @@ from persim.envs import get
 from persim.errors import InputError, check_at_least, check_choice
 from persim.methods import PRESETS, Options
 from persim.methods.tuned import read_rank, tuned_settings
-from persim.planning.registry import PLANNERS
+from persim.planning.registry import NAMES
 from sweeps.grid.suites import SUITES, DataKey, Grid, chosen
 
 DEVICES = ("cpu", "cuda", "auto")
@@ -41,18 +41,18 @@ def parser(about: str) -> console.Parser:
     p.add_argument("--agents", type=console.numbers, metavar="LIST", help="numbers of agents N (the suite's)")
     p.add_argument("--trials", type=int, help="repetitions, each with its own data and models (the suite's)")
     p.add_argument("--preset", help=f"budget: {presets} (the suite's)")
-    p.add_argument("--episodes", type=int, help="of each test agent and method that plans (the preset's)")
+    p.add_argument("--episodes", type=int, help="of each test agent and method that plans (the suite's)")
     p.add_argument("--rank", default="paper", help="of PerSim: a number, auto (by sweeps/rank_cv.py), or paper (paper)")
     p.add_argument("--settings", metavar="tuned|PATH", help="of PerSim: what sweeps/tune.py found for these data, or a "
                    "file of its (the paper's)")  # fmt: skip
     p.add_argument("--polish", type=int, metavar="ROUNDS", help="of alternating least squares at the end of PerSim's "
                    "training; 0 is the paper's procedure (2)")  # fmt: skip
     p.add_argument(
-        "--planner", help=f"of the methods that plan: {', '.join(PLANNERS)} (the default of each environment)"
-    )
+        "--planner", help=f"of the methods that plan: {', '.join(NAMES)} (the default of each environment); methods "
+        "that are named after a planner keep it")  # fmt: skip
     p.add_argument("--states", default="default", help="of BCQ and CQL: raw, normalised, or default: normalised in "
                    "MountainCar, whose velocities are tiny (default)")  # fmt: skip
-    p.add_argument("--seed", type=int, default=0, help="trial t uses seed + t (0)")
+    p.add_argument("--seed", type=int, help="trial t uses seed + t (0; of suite planners 101)")
     p.add_argument("--dry-run", action="store_true", help="print the cells, what is done, and how long the rest takes")
     about = "for data, models and results: a folder, or a URL such as s3://BUCKET/PREFIX (runs)"
     p.add_argument("--store", type=console.store, default=Path("runs"), help=about)
@@ -92,8 +92,8 @@ def grid_of(args: argparse.Namespace, choices: Path) -> Grid:
         tuple(dict.fromkeys(args.agents or suite.agents)),
         suite.trials if args.trials is None else args.trials,
         Options(preset, planner=args.planner, normalised=states, polish=args.polish),
-        args.seed,
-        args.episodes,
+        suite.seed if args.seed is None else args.seed,
+        suite.episodes if args.episodes is None else args.episodes,
     )
     return replace(grid, special={key: _special(args, grid, key, choices) for key in grid.keys})
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import Any
 
 from baselines.registry import METHODS, make_method
 from persim.data import REGIMES
@@ -12,13 +13,14 @@ from persim.envs import get
 from persim.errors import InputError, check_at_least, check_choice
 from persim.evaluation.reward import EPISODES
 from persim.learning.unseen import known_agents
-from persim.methods import Options
+from persim.methods import Method, Options
 from persim.methods.job import PREDICTION, TRUE_ENV_REGIME, Job, predictions, rewards
 from persim.storage.cells import Cell
 
 ENVS = ("mountaincar", "cartpole", "halfcheetah")
 UNSEEN_METHODS = tuple(name for name, entry in METHODS.items() if entry.p is not None)
-ALL_METHODS = tuple(name for name in METHODS if name not in ("persim-bcq-5", "persim-cql-5", *UNSEEN_METHODS))
+_OTHER_SUITES = ("persim-cadm", "persim-bcq-5", "persim-cql-5", *UNSEEN_METHODS)
+ALL_METHODS = tuple(name for name in METHODS if name not in _OTHER_SUITES)
 # Episodes of each test agent, by preset: of a method that plans, and of one that acts by a policy.
 _EPISODES = {"paper": (EPISODES, 100), "quick": (5, 100), "smoke": (1, 2)}
 DataKey = tuple[str, str, int]  # environment, regime, N
@@ -38,6 +40,10 @@ class Suite:
         measures: what is measured: ``prediction``, ``reward``.
         preset: of the budget, if the command line does not say.
         unseen: by environment, covariates ``[M, C]`` of the test agents where they are not those of the data.
+        episodes: of each agent and method that plans, if the command line does not say; None for the preset's.
+        seed: of the first trial, if the command line does not say; smaller ones are refused.
+        acting: ids of the agents that act where they are not the test agents.
+        plannings: by environment the fields of ``Options`` of each way to plan; every method is measured under all.
     """
 
     name: str
@@ -49,9 +55,37 @@ class Suite:
     measures: tuple[str, ...] = ("reward",)
     preset: str = "paper"
     unseen: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    episodes: int | None = None
+    seed: int = 0
+    acting: tuple[int, ...] | None = None
+    plannings: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+
+    def check(self, seed: int, agents: Sequence[int], options: Options) -> None:
+        """Check the first seed, the values of N and the options against what the suite keeps to itself.
+
+        Raises:
+            InputError: a seed of published trials, an N that lacks the agents that act, or a planner.
+        """
+        if self.seed:
+            check_at_least("seed", seed, self.seed, f"suite {self.name} keeps off the seeds of published trials")
+        if self.acting is not None:
+            check_at_least("agents", min(agents), max(self.acting) + 1, f"suite {self.name} acts for agents of these")
+        if self.plannings and options.planner is not None:
+            raise InputError(f"suite {self.name} has planners of its own, not {options.planner!r}; leave --planner out")
+
+
+def _plannings(env: str, horizons: Sequence[int]) -> tuple[Mapping[str, Any], ...]:
+    """Both planners of discrete actions at these horizons, with and without shaping where there is any."""
+    shaping = ({},) if get(env).planning.safety is None else ({"safety": True}, {"safety": False})
+    planners = ("random_shooting", "persistent_shooting")
+    return tuple(
+        {"planner": name, "planning": {"horizon": horizon, **safety}}
+        for name, horizon, safety in product(planners, horizons, shaping)
+    )
 
 
 _EVERYTHING = tuple(product(ENVS, REGIMES))
+_SMALL = tuple(product(("mountaincar", "cartpole"), ("random", "pure")))
 
 SUITES = {
     suite.name: suite
@@ -69,6 +103,13 @@ SUITES = {
         Suite("scarcity", "fewer agents (Tables 14-16)",
               (("mountaincar", "random"), ("cartpole", "pure"), ("halfcheetah", "random")),
               ("persim", "cadm", "cadm-pets", "bcq-p"), agents=(25, 50, 100, 250, 500)),
+        Suite("same-planner", "PerSim and CaDM under CaDM's planner, with equal plans and episodes", _SMALL,
+              ("persim-cadm", "cadm", "cadm-pets"), trials=1, preset="laptop", episodes=4),
+        # Nothing of it is published otherwise: neither the agents nor the seeds, of which trials have 0 to 4.
+        Suite("planners", "planner, horizon and shaping, on agents and seeds of their own: chooses ours", _SMALL,
+              ("persim", "true-env"), trials=2, episodes=5, seed=101, acting=tuple(range(5, 15)),
+              plannings={"mountaincar": _plannings("mountaincar", (50, 100, 150, 200)),
+                         "cartpole": _plannings("cartpole", (8, 10, 15, 30, 50))}),
         Suite("smoke", "everything once, tiny, in seconds; its numbers mean nothing",
               (("cartpole", "random"), ("mountaincar", "pure")),
               ("persim", "true-env", "bcq-p", "cql-a", "morel-a", "persim-cql-5"),
@@ -109,6 +150,7 @@ class Grid:
     def __post_init__(self) -> None:
         check_at_least("trials", self.trials, 1)
         check_at_least("seed", self.seed, 0)
+        self.suite.check(self.seed, self.agents, self.options)
         if self.episodes is not None:
             check_at_least("episodes", self.episodes, 1)
         for method in self.methods:
@@ -140,17 +182,22 @@ class Grid:
 
     def _trial(self, trial: int) -> Iterator[Job]:
         for key, name in product(self.keys, self.methods):
-            env, regime, count = key
-            spec, unseen = get(env), self.suite.unseen.get(env, ())
-            method = make_method(name, spec, self.special.get(key, self.options))
-            for measure in self.suite.measures:
-                if measure != PREDICTION:
-                    how = rewards(self._episodes(plans=method.plans), unseen=unseen)
-                elif method.predicts:
-                    how = predictions(spec, unseen)
-                else:
-                    continue
-                yield Job.of(method, env, regime, count, self.seed + trial, how)
+            options = self.special.get(key, self.options)
+            for planning in self.suite.plannings.get(key[0], ({},)):
+                yield from self._measured(key, make_method(name, get(key[0]), replace(options, **planning)), trial)
+
+    def _measured(self, key: DataKey, method: Method, trial: int) -> Iterator[Job]:
+        """The cells of one method on these data, under one way to plan."""
+        env, regime, count = key
+        spec, unseen = get(env), self.suite.unseen.get(env, ())
+        for measure in self.suite.measures:
+            if measure != PREDICTION:
+                how = rewards(self._episodes(plans=method.plans), agents=self.suite.acting, unseen=unseen)
+            elif method.predicts:
+                how = predictions(spec, unseen)
+            else:
+                continue
+            yield Job.of(method, env, regime, count, self.seed + trial, how)
 
     def _episodes(self, *, plans: bool) -> int:
         if plans and self.episodes is not None:

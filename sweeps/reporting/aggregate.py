@@ -61,7 +61,7 @@ class MethodScores:
 
     def title(self, tasks: Iterable[Task]) -> str:
         """Give the paper's name of the method, with a dagger if the budget of one of these tasks is reduced."""
-        return METHODS[self.method].title + (f" {DAGGER}" if self.reduced.intersection(tasks) else "")
+        return METHODS[self.method].label + (f" {DAGGER}" if self.reduced.intersection(tasks) else "")
 
     def stratum(self, task: Task) -> tuple[str, ...]:
         """Name the runs of a task; a method that looks at no data has the same runs under every regime."""

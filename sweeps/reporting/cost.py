@@ -19,7 +19,7 @@ _MEANING = (
     "several cells share is counted once in the sums. PerSim-BCQ-5 and PerSim-CQL-5 start from PerSim's model, whose "
     "training is not counted again. Budget smoke is left out."
 )
-_SWEEP = "rank sweep"
+_SWEEP, _TRIED = "rank sweep", "choice of planner"
 Group = tuple[str, str, int, str]
 
 
@@ -40,12 +40,15 @@ def _groups(cells: Iterable[FinishedCell]) -> dict[Group, list[FinishedCell]]:
     found: dict[Group, list[FinishedCell]] = {}
     for done in cells:
         cell, budget = done.cell, _SWEEP if done.cell.what == HOLDOUT else budget_of(done)
+        if "planners" in done.labels:
+            budget = _TRIED
         if budget != "smoke":
             found.setdefault((cell.env, cell.method, cell.agents, budget), []).append(done)
 
     def place(group: Group) -> tuple[object, ...]:
         env, method, count, budget = group
-        return order.get(env, len(order)), env, budget == _SWEEP, order.get(method, len(order)), method, count, budget
+        last = budget in (_SWEEP, _TRIED)
+        return order.get(env, len(order)), env, last, order.get(method, len(order)), method, count, budget
 
     return {group: found[group] for group in sorted(found, key=place)}
 
@@ -77,7 +80,7 @@ def _table(env: str, groups: dict[Group, list[FinishedCell]], price: float | Non
 
 def _row(group: Group, cells: Sequence[FinishedCell], price: float | None) -> tuple[Entry, ...]:
     _, method, count, budget = group
-    title = METHODS[method].title if method in METHODS else method
+    title = METHODS[method].label if method in METHODS else method
     decisions = [1e3 * done.seconds["decision"] for done in cells if "decision" in done.seconds]
     measured = [(done.cell.what, done.seconds["measure"]) for done in cells if "measure" in done.seconds]
     shown = (

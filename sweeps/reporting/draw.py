@@ -25,8 +25,9 @@ from sweeps.reporting.stats import Interval, Profile
 from sweeps.reporting.text_tables import METRICS
 from sweeps.tuning.ranks import RankSummary
 
-_PALETTE = ("#1f6fb4", "#333333", "#d9601a", "#e3a21a", "#2e8b57", "#7bbf6a", "#8b5fb0", "#c39bd3", "#b03a4f",
-            "#e58a97", "#2fa3a8", "#7a4f2a", "#123f66", "#3f8fd2", "#86b9e6", "#b9d4ea")  # fmt: skip
+_PALETTE = ("#1f6fb4", "#6fa8dc", "#0b3d66", "#333333", "#999999", "#d9601a", "#e3a21a", "#2e8b57", "#7bbf6a",
+            "#8b5fb0", "#c39bd3", "#b03a4f", "#e58a97", "#2fa3a8", "#7a4f2a", "#123f66", "#3f8fd2", "#86b9e6",
+            "#b9d4ea")  # fmt: skip
 COLOURS = dict(zip(METHODS, cycle(_PALETTE), strict=False))  # so that a method can be added without a colour
 _BLUE, _ORANGE, _GREY = "#1f6fb4", "#d9601a", "#888888"
 _LOOK = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "path"}
@@ -164,7 +165,7 @@ def profile_figure(panels: Mapping[str, Mapping[str, Profile]], thresholds: NDAr
 
     def draw(axes: Any, profiles: Mapping[str, Profile]) -> None:
         for method, (share, low, high) in profiles.items():
-            axes.plot(thresholds, share, color=COLOURS[method], label=METHODS[method].title)
+            axes.plot(thresholds, share, color=COLOURS[method], label=METHODS[method].label)
             axes.fill_between(thresholds, low, high, color=COLOURS[method], alpha=0.15, linewidth=0)
         axes.set(xlim=(thresholds[0], thresholds[-1]), ylim=(-0.02, 1.02))
 
@@ -212,7 +213,8 @@ def _draw_bars(axes: Any, metric: str, cells: Sequence[FinishedCell]) -> None:
     for place, ((method, count), own) in enumerate(series.items()):
         values = np.array([[done.value(metric, agent) for agent in agents] for done in own])
         where = np.arange(len(agents)) + (place - (len(series) - 1) / 2) * width
-        label = METHODS[method].title + (f", N={count}" if len(sizes) > 1 and METHODS[method].learns else "")
+        title = METHODS[method].label if metric == "reward" else METHODS[method].title
+        label = title + (f", N={count}" if len(sizes) > 1 and METHODS[method].learns else "")
         colour = COLOURS[method]
         axes.bar(where, values.mean(0), width * 0.9, color=colour, alpha=shades.get(count, 0.5), label=label)
         axes.scatter(np.tile(where, len(own)), values.ravel(), s=14, color=colour, zorder=3)

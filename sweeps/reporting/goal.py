@@ -15,7 +15,7 @@ from sweeps.reporting.machines import computed_on
 from sweeps.reporting.page import Entry, Section, Table, text
 from sweeps.reporting.remarks import OURS
 from sweeps.reporting.results import ENV_TITLES, RMSE, Block, Line, Results
-from sweeps.reporting.select import DAGGER
+from sweeps.reporting.select import DAGGER, Measured
 from sweeps.reporting.tables import entry
 
 GOAL_TABLES = ("6", "7", "9", "10", "14", "15")
@@ -197,11 +197,13 @@ def coverage(results: Results) -> Table:
 
 def _covered(table: str, blocks: Sequence[Block]) -> tuple[Entry, ...]:
     """Count the numbers of a table; that of the true environment is printed once for all regimes."""
-    printed = {
-        (block.env, block.regime if METHODS[line.method].learns else "", line.name, agent): line.ours
-        for block in blocks
-        for line, agent in block.printed
-    }
+    printed: dict[tuple[str, str, str, int, int], Measured | None] = {}
+    for block in blocks:
+        for line, agent in block.printed:
+            method = METHODS[line.method]
+            regime = block.regime if method.learns else ""
+            key = (block.env, regime, method.title, line.n_agents, agent)  # under whichever planner
+            printed[key] = printed.get(key) or line.ours
     measured = [ours for ours in printed.values() if ours is not None]
     envs = ", ".join(dict.fromkeys(ENV_TITLES[block.env] for block in blocks))
     reduced, missing = sum(ours.reduced for ours in measured), len(printed) - len(measured)

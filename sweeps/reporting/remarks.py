@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from baselines.registry import METHODS
 from persim.envs import get
@@ -12,8 +12,6 @@ from sweeps.reporting.results import REWARD, Block, Line
 from sweeps.reporting.select import DAGGER, Measured
 
 OURS = "persim"
-_SAID = ("plans", "horizon")  # settings of a planner
-_SWITCH = {"True": "on", "False": "off", "None": "off"}
 _EQUAL = 0.01  # share of PerSim's reward that another method may lack and still earns as much
 
 
@@ -42,25 +40,11 @@ def _acting(measured: Sequence[tuple[Line, Measured]]) -> Iterator[str]:
     alike: dict[str, list[str]] = {}
     for line, found in measured:
         cell = found.cells[0].cell
-        how = ", ".join([*_planning(cell.settings), f"episodes of an agent: {cell.measure['episodes']}"])
-        alike.setdefault(how, []).append(METHODS[line.method].title)
+        how = f"{found.planning or 'by its policy'}, episodes of an agent: {cell.measure['episodes']}"
+        alike.setdefault(how, []).append(METHODS[line.method].label)
     if alike:
         told = (f"{', '.join(dict.fromkeys(names))}: {how}" for how, names in alike.items())
-        yield f"How each acts. {'; '.join(told)}."
-
-
-def _planning(settings: Mapping[str, object]) -> Iterator[str]:
-    planning, acting = settings.get("planning"), settings.get("acting")
-    if not isinstance(planning, Mapping):
-        yield "by its policy"
-        return
-    own = planning["settings"]
-    yield f"plans by {planning['planner']}"
-    yield from (f"{own[name]} {name}" if name == "plans" else f"{name} {own[name]}" for name in _SAID if name in own)
-    more = {name: value for name, value in planning.items() if name not in ("planner", "settings")}
-    if isinstance(acting, Mapping) and "progress" in acting:
-        more["progress"] = acting["progress"]
-    yield from (f"{name} {_SWITCH.get(str(value), value)}" for name, value in more.items())
+        yield f"How each acts (what is added to the reward is its shaping). {'; '.join(told)}."
 
 
 def _as_good(block: Block) -> Iterator[str]:

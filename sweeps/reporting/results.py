@@ -146,7 +146,8 @@ def _lines(cells: Sequence[FinishedCell], suite: Suite, metric: str, env: str, r
     """Give a line per N and method, but none to a method that neither we nor the paper measured."""
     unseen = suite.unseen.get(env, ())
     for count, method in product(suite.agents, suite.methods):
-        name = METHODS[method].title + (f", N = {count}" if len(suite.agents) > 1 else "")
+        title = METHODS[method].title if metric == RMSE else METHODS[method].label
+        name = title + (f", N = {count}" if len(suite.agents) > 1 else "")
         ours = find(cells, metric, env, regime, method, count, unseen)
         theirs = paper_numbers(metric, env, regime, count, method, unseen=bool(unseen))
         if theirs or ours is not None:

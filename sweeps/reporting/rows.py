@@ -25,7 +25,7 @@ from persim.storage.cells import Cell, CellStore, FinishedCell, read_finished
 VERSION = 3
 _BEFORE = 2  # had no machine
 KINDS = (PREDICTION, REWARD, HOLDOUT)
-SUITES = ("prediction", "reward", "augmentation", "unseen", "scarcity", "rank_cv")
+SUITES = ("prediction", "reward", "augmentation", "unseen", "scarcity", "same-planner", "planners", "rank_cv")
 Cells = dict[str, FinishedCell]
 
 SCHEMA = pa.schema(

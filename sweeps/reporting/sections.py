@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sweeps.reporting import goal, paper_figures, tables
+from sweeps.reporting import goal, paper_figures, planners, tables
 from sweeps.reporting.aggregate import aggregates
 from sweeps.reporting.cost import cost
 from sweeps.reporting.page import Section
@@ -35,6 +35,8 @@ PARTS = (
     Part(partial(tables.of_suite, "prediction"), ("prediction",)),
     Part(paper_figures.rollouts, ("prediction",)),
     Part(partial(tables.of_suite, "reward"), ("reward",)),
+    Part(planners.same_planner, ("reward", "same-planner")),
+    Part(planners.planners, ("planners",)),
     Part(partial(tables.of_suite, "augmentation"), ("augmentation",)),
     Part(partial(tables.of_suite, "unseen"), ("unseen",)),
     Part(partial(tables.of_suite, "scarcity"), ("scarcity",)),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from baselines.registry import METHODS, make_method
 from persim.envs import get
 from persim.methods.job import PREDICTION, REWARD
+from persim.methods.planning import planning_text
 from persim.storage import store
 from persim.storage.cells import FinishedCell, plain
 from sweeps.grid.suites import ENVS, belongs, paper_episodes
@@ -59,6 +60,12 @@ class Measured:
     def described(self) -> str:
         """Trials, budget and changes in a few words."""
         return self.brief + (f" ({', '.join(self.changes)})" if self.changes else "")
+
+    @property
+    def planning(self) -> str:
+        """Planner, plans, horizon and shaping in words; empty of a method that does not plan at every step."""
+        cell = self.cells[0].cell
+        return planning_text(cell.settings, get(cell.env)) if "planning" in cell.settings else ""
 
     def values(self, metric: str, agent: int) -> NDArray[np.float64]:
         """The metric of an agent ``[trials that measured it]``; what was not finite counts as the worst."""

@@ -124,13 +124,13 @@ def _picture(block: Block) -> Figure:
 def points(block: Block, agent: int) -> Iterator[Points]:
     """Give the lines of an agent (id from 0): for every method the paper's, then ours."""
     for method in dict.fromkeys(line.method for line in block.lines):
-        lines, title = [line for line in block.lines if line.method == method], METHODS[method].title
+        lines, own = [line for line in block.lines if line.method == method], METHODS[method]
         known = [(line.n_agents, line.theirs.get(agent)) for line in lines]
         theirs = tuple((count, found.mean, found.std) for count, found in known if isinstance(found, PaperReward))
         measured = [(line.n_agents, line.values(block.metric, agent)) for line in lines]
         ours = tuple((n, float(x.mean()), std(x)) for n, x in measured if len(x) and math.isfinite(x.mean()))
         dagger = f" {DAGGER}" if any(line.ours and line.ours.reduced for line in lines) else ""
         if theirs:
-            yield Points(method, f"{title}, paper", theirs, of_paper=True)
+            yield Points(method, f"{own.title}, paper", theirs, of_paper=True)
         if ours:
-            yield Points(method, title + dagger, ours)
+            yield Points(method, own.label + dagger, ours)

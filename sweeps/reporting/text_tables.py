@@ -52,7 +52,8 @@ def _method(
     ours = [[done.value(metric, agent + 1) for done in own if done.has(metric)] for agent in agents]
     if lost or any(ours):
         trials = f"{max(map(len, ours))}" + (f", {lost} failed" if lost else "")
-        yield _line(f"{METHODS[method].title} ({trials})", map(_ours, ours))
+        title = METHODS[method].title if metric == RMSE else METHODS[method].label
+        yield _line(f"{title} ({trials})", map(_ours, ours))
         theirs = paper_numbers(metric, *data, method, unseen=bool(grid.suite.unseen))
         if theirs and grid.suite.name != "smoke":
             yield _line("  the paper's", (_theirs(theirs.get(agent)) for agent in agents))
@@ -74,4 +75,4 @@ def _ours(values: Sequence[float]) -> str:
 
 
 def _line(name: str, columns: Iterable[str]) -> str:
-    return f"{name:<26}" + "".join(f"{text:>17}" for text in columns)
+    return f"{name:<38}" + "".join(f"{text:>17}" for text in columns)

@@ -7,10 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from baselines.registry import METHODS
+from baselines.registry import METHODS, OURS
 from persim import envs
 from persim.methods.job import PREDICTION, REWARD, TRUE_ENV_REGIME
+from persim.methods.planning import planning_text
 from persim.storage.cells import Cell, Request
+from persim.storage.store import settings_hash
 
 Points = Mapping[str, Iterable[tuple[int, float]]]  # by metric, values with their steps
 _COMPARED = {REWARD: "reward", PREDICTION: "prediction_rmse"}
@@ -37,12 +39,19 @@ def parent_of(request: Request, cell: Cell | None = None) -> Parent:
     env = envs.get(cell.env).title if cell.env in envs.names() else cell.env
     preset = "" if request.preset in ("", "paper") else f", {request.preset}"
     labels = {"suite": request.suite, "preset": request.preset, "env": cell.env, "method": cell.method}
-    return Parent(f"{group_of(request)}-{cell.env}-{cell.method}", f"{env} {method_title(cell)}{preset}", labels)
+    key, title = f"{group_of(request)}-{cell.env}-{cell.method}", f"{env} {method_title(cell)}{preset}"
+    if request.suite == "planners":  # a parent for each way to plan, so that MLflow compares those
+        key += f"-{settings_hash(cell.settings['planning'])}"
+        title += f": {planning_text(cell.settings, envs.get(cell.env))}"
+    return Parent(key, title, labels)
 
 
 def method_title(cell: Cell) -> str:
-    """The paper's name for the method."""
-    return METHODS[cell.method].title if cell.method in METHODS else cell.method
+    """The paper's name for the method, and whose planner it has if that is not ours."""
+    if cell.method not in METHODS:
+        return cell.method
+    entry = METHODS[cell.method]
+    return entry.title if entry.planner == OURS else entry.label
 
 
 def run_name(suite: str, cell: Cell) -> str:

@@ -224,7 +224,7 @@ def default_space(spec: EnvSpec, *, planning: bool) -> dict[str, Any]:
     if not spec.discrete:
         space |= {"state_widths": [[256], [256] * 2, [256] * 4], "action_widths": [[64], [256], [256] * 2]}
     if planning:
-        own, other = default_planner(spec.action_space), "cem" if spec.discrete else "mppi"
+        own, other = default_planner(spec.action_space, spec.name), "cem" if spec.discrete else "mppi"
         farthest = max(100, planner_settings(own, spec.name).horizon)
         space |= {
             "planner": [own, other],

@@ -85,7 +85,7 @@ class StudySettings(Sweep):
             InputError: more elites than plans.
         """
         spec = get(self.env)
-        name = values.get("planner", default_planner(spec.action_space))
+        name = values.get("planner", default_planner(spec.action_space, spec.name))
         known = PLANNERS[name].settings_type.__dataclass_fields__
         options = {key: values[key] for key in PLANNING if key in values and key in known}
         return PlanningSettings.of(spec, name, **options)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from baselines.cadm import CaDM
+from baselines.cadm import CaDM, PerSimUnderCaDM
 from baselines.model_free.augmented import Augmented
 from baselines.model_free.method import ModelFree
 from baselines.morel.method import Morel
@@ -69,6 +69,7 @@ def changed(settings, path=()):
 # What builds a method from its settings, for every kind of method.
 REBUILD = {
     PerSim: lambda method, settings, spec: PerSim(settings),
+    PerSimUnderCaDM: lambda method, settings, spec: PerSimUnderCaDM(settings, method.acting),
     TrueEnv: lambda method, settings, spec: TrueEnv(settings),
     UnseenAgents: lambda method, settings, spec: UnseenAgents(method.base, method.p, settings),
     ModelFree: lambda method, settings, spec: ModelFree(settings, spec, pooled=method.pooled),
@@ -160,6 +161,11 @@ def test_weights_are_named_by_data_and_learning_alone():
     assert len({job.cell.id for job in jobs}) == 3  # the planner does not enter a prediction
     ranked = Job.of(make_method("persim", spec, Options(rank=4)), "cartpole", "random", 50, 0, rewards(5))
     assert ranked.weights_name != jobs[0].weights_name
+    for name in ("persim-paper", "persim-cadm"):  # methods of one model under several planners
+        made = make_method(name, spec)
+        found = [Job.of(made, "cartpole", "random", 50, 0, how) for how in (rewards(5), predictions(spec))]
+        assert {job.weights_name for job in found} == {jobs[0].weights_name}
+        assert not {job.cell.id for job in found} & {job.cell.id for job in jobs}
     for name in ("persim-bcq-5", "persim-p50"):
         assert (
             Job.of(make_method(name, spec), "cartpole", "random", 50, 0, rewards(5)).base.weights_name

@@ -77,7 +77,7 @@ def test_every_cell_is_a_row_a_run_and_a_line(undisturbed):
     assert len(rows(folder)) == CELLS
     assert "CartPole, random data, N = 6: mean reward of an episode (smoke budget)" in output
     assert "PerSim (2)" in output
-    assert "True env+MPC (2)" in output
+    assert "True env+MPC, our planner (2)" in output
     for name in ("parts", "pieces", "checkpoints"):
         assert not list((folder / "runs" / name).glob("*"))
     found = children(folder)
@@ -225,7 +225,7 @@ def test_policies_and_the_synthetic_trajectories_behind_them(tmp_path):
     assert code == 0, errors
     assert "CartPole, random data, N = 6: mean reward of an episode (smoke budget)" in output
     for method in SUITES["augmentation"].methods:
-        assert f"{registry.METHODS[method].title} (1)" in output
+        assert f"{registry.METHODS[method].label} (1)" in output
     assert "d3rlpy_logs" not in os.listdir(tmp_path)
     models = [path.name.rpartition("-")[0] for path in (tmp_path / "runs" / "models").iterdir()]
     assert models.count("cartpole-persim") == 1  # both start from the same simulator
@@ -248,7 +248,7 @@ def test_a_diverged_critic_is_named_with_its_step_and_stops_no_other(tmp_path):
         r"failed: cartpole, random, N=6, CQL-P, reward, seed 0 .*: DivergenceError: .* at step 1; lower", errors
     )
     assert "CQL-P (0, 1 failed)" in output
-    assert "True env+MPC (1)" in output
+    assert "True env+MPC, our planner (1)" in output
 
 
 def recorded(folder):

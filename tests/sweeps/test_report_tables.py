@@ -106,8 +106,8 @@ def test_numbers_as_shown():
 
 def test_a_cell_has_ours_the_papers_and_the_difference():
     found = results(cells("reward", "mountaincar", "random", "persim", [-50.0, -60.0]))
-    name, first, *_ = row(found, "9", "PerSim")
-    assert name.lines == ("PerSim", "2 trials, paper")
+    name, first, *_ = row(found, "9", "PerSim, our planner")
+    assert name.lines == ("PerSim, our planner", "2 trials, paper")
     assert first.lines == ("−55.00 ± 7.07", "paper −57.70 ± 5.63", "+2.70, +0.5 s.d. ▲")
     assert first.style == "better"
 
@@ -187,10 +187,10 @@ def test_rows_of_before_an_option_existed_stay_valid():
 def test_the_budget_has_the_name_of_what_was_done_and_not_of_what_was_asked_for():
     laptop = cells("reward", "mountaincar", "random", "persim", [-50.0, -60.0], preset="laptop")
     paper = cells("reward", "mountaincar", "random", "persim", [-70.0], seed=2)
-    assert row(results(laptop, paper), "9", "PerSim")[0].lines[1] == "3 trials, paper"
-    assert row(results(laptop), "9", "PerSim")[1].lines[0] == "−55.00 ± 7.07"
+    assert row(results(laptop, paper), "9", "PerSim, our planner")[0].lines[1] == "3 trials, paper"
+    assert row(results(laptop), "9", "PerSim, our planner")[1].lines[0] == "−55.00 ± 7.07"
     fewer = cells("reward", "mountaincar", "random", "persim", [-50.0], preset="laptop", episodes=5)
-    assert row(results(fewer), "9", "PerSim")[0].lines[1] == "1 trial, laptop †"
+    assert row(results(fewer), "9", "PerSim, our planner")[0].lines[1] == "1 trial, laptop †"
 
 
 def test_of_two_presets_that_asked_for_the_same_the_fullest_names_it():
@@ -229,13 +229,13 @@ def test_the_best_budget_is_shown_and_smoke_never():
 def test_unchanged_options_come_before_more_trials():
     changed = cells("reward", "mountaincar", "random", "persim", [-1.0] * 3, episodes=5)
     plain = cells("reward", "mountaincar", "random", "persim", [-2.0])
-    assert row(results(changed, plain), "9", "PerSim")[1].lines[0] == "−2.00"
+    assert row(results(changed, plain), "9", "PerSim, our planner")[1].lines[0] == "−2.00"
 
 
 def test_the_true_environment_stands_under_every_regime():
     found = results(cells("reward", "mountaincar", "random", "true-env", [-53.95]))
     for regime in ("random", "pure", "pure-eps-20", "pure-eps-40"):
-        assert row(found, "9", "True env+MPC", regime)[1].lines == (
+        assert row(found, "9", "True env+MPC, our planner", regime)[1].lines == (
             "−53.95",
             "paper −53.95 ± 4.1",
             "+0.00, +0.0 s.d. ▲",
@@ -252,15 +252,15 @@ def test_a_trial_that_two_suites_asked_for_counts_once():
 
 def test_scarcity_is_compared_at_its_n():
     found = results(cells("scarcity", "mountaincar", "random", "persim", [-53.0, -54.0], agents=250))
-    assert row(found, "14", "PerSim, N = 250")[1].lines == (
+    assert row(found, "14", "PerSim, our planner, N = 250")[1].lines == (
         "−53.50 ± 0.71",
         "paper −53.70 ± 0.41",
         "+0.20, +0.5 s.d. ▲",
     )
-    assert row(found, "14", "PerSim, N = 25")[1].style == "missing"
-    assert row(found, "9", "PerSim")[1].style == "missing"
+    assert row(found, "14", "PerSim, our planner, N = 25")[1].style == "missing"
+    assert row(found, "9", "PerSim, our planner")[1].style == "missing"
     lines = {line.label: line for line in report_tables.points(block(found, "14"), 0)}
-    assert [values[:2] for values in lines["PerSim"].values] == [(250, -53.5)]
+    assert [values[:2] for values in lines["PerSim, our planner"].values] == [(250, -53.5)]
     assert [values[0] for values in lines["PerSim, paper"].values] == [25, 50, 100, 250, 500]
     assert [section.title for section in report_tables.of_suite("scarcity", found) if section.figures] == [
         "MountainCar"
@@ -273,9 +273,9 @@ def test_unseen_agents_are_told_apart_by_p():
         for method, value in (("persim-p100", -50.0), ("persim-p25", -90.0))
     )
     found = results([*all_of_them, *a_quarter])
-    assert row(found, "13", "PerSim(p=1.0)")[1].lines[0] == "−50.00"
-    assert row(found, "13", "PerSim(p=0.25)")[1].lines[0] == "−90.00"
-    assert row(found, "13", "PerSim(p=0.5)")[1].style == "missing"
+    assert row(found, "13", "PerSim(p=1.0), our planner")[1].lines[0] == "−50.00"
+    assert row(found, "13", "PerSim(p=0.25), our planner")[1].lines[0] == "−90.00"
+    assert row(found, "13", "PerSim(p=0.5), our planner")[1].style == "missing"
 
 
 def summary(found):
@@ -393,8 +393,8 @@ def test_aggregates_compare_on_common_tasks():
     assert rows["CQL-P †"][:2] == ["5", "10"]
     assert rows["CQL-P †"][2].startswith("0.00 [")
     assert rows["CQL-P †"][4] == "1.00 [1.00, 1.00]"
-    assert rows["True env+MPC"][0] == "10"
-    assert rows["True env+MPC"][4] == "0.50"  # one run on its side
+    assert rows["True env+MPC, our planner"][0] == "10"
+    assert rows["True env+MPC, our planner"][4] == "0.50"  # one run on its side
     assert {figure.name for figure in section.figures} == {"iqm", "profiles"}
     assert scores(found.of("reward"))[0].within("mountaincar") == []
 
@@ -413,7 +413,7 @@ def test_cost_counts_a_shared_model_once():
     assert core_hours(both) == pytest.approx(1.1)
     (section,) = cost(results(both, price=0.5))
     ((name, *shown),) = section.tables[0].rows
-    assert name.lines == ("PerSim",)
+    assert name.lines == ("PerSim, our planner",)
     assert [entry.lines[0] for entry in shown] == [
         "500",
         "paper",
@@ -446,6 +446,6 @@ def test_ranks_that_diverged_are_not_chosen():
 def test_a_run_that_is_not_finite_counts_as_the_worst():
     (like,) = cells("reward", "cartpole", "random", "persim", [100.0])
     found = results([done(like.cell, math.nan, labels=like.labels)])
-    assert row(found, "10", "PerSim", env="cartpole")[1].lines[0] == "diverged"
-    assert row(found, "10", "PerSim", env="cartpole")[1].style == "worse"
+    assert row(found, "10", "PerSim, our planner", env="cartpole")[1].lines[0] == "diverged"
+    assert row(found, "10", "PerSim, our planner", env="cartpole")[1].style == "worse"
     aggregates(found)

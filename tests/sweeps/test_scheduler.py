@@ -175,6 +175,6 @@ def test_in_process_needs_neither_ray_nor_mlflow_nor_d3rlpy(tmp_path):
     words = ["--suite", "smoke", "--envs", "cartpole", "--methods", "persim,true-env", "--trials", "1", "--in-process"]
     done = subprocess.run([sys.executable, "-c", BLOCKED, *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "True env+MPC (1)" in done.stdout
+    assert "True env+MPC, our planner (1)" in done.stdout
     assert len(CellStore(tmp_path / "runs").finished_ids()) == 3
     assert not (tmp_path / "runs" / "mlflow.db").exists()
