@@ -32,9 +32,7 @@ ALLOWED_IN_GUIDES = {
     "unseen.md": {"gravity 0.00005, 0.00008, 0.002, 0.0037 and 0.004": "covariates of the agents"},
 }
 # Guides with results that are not of cells and have no rows.
-APART = {
-    "performance.md": "times that benchmarks/*.py print; each table names its command",
-}
+APART = {"performance.md": "times that benchmarks/*.py print; each table names its command"}
 RESULT = re.compile(r"\d\.\d{3,}|\d\s*±\s*\d|^\|.*\|\s*\**[-−]?\d+\.\d", re.MULTILINE)
 
 

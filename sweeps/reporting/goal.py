@@ -44,6 +44,12 @@ class Goal:
         return self.block.title + (f", N = {self.line.n_agents}" if self.block.suite == "scarcity" else "")
 
     @property
+    def name(self) -> str:
+        """The method; where it plans, with its planner."""
+        method = METHODS[self.line.method]
+        return method.title if self.block.metric == RMSE else method.label
+
+    @property
     def compared(self) -> Comparison | None:
         """Ours beside the paper's; None if nothing is measured."""
         return self.line.compared(self.block.metric, self.agent)
@@ -85,7 +91,7 @@ def headline(results: Results) -> tuple[tuple[str, ...], Table]:
     """Sum up all cells of ``GOAL_TABLES`` in sentences, and in a table with a row per table, regime and line."""
     groups: dict[tuple[str, str], list[Goal]] = {}
     for found in goals(results):
-        groups.setdefault((found.block.title, METHODS[found.line.method].title), []).append(found)
+        groups.setdefault((found.block.title, found.name), []).append(found)
     errors = [group for group in groups.values() if group[0].block.metric == RMSE]
     ratios = [ratio for group in errors if (ratio := geometric_mean(group)) is not None]
     by_line: dict[str, list[Goal]] = {}
@@ -98,9 +104,7 @@ def headline(results: Results) -> tuple[tuple[str, ...], Table]:
             f" The geometric mean of the ratios ours/paper's is at most 1 in {sum(r <= 1 for r in ratios)} of "
             f"{len(ratios)} tables (environment and regime), and lies between {min(ratios):.2f} and {max(ratios):.2f}."
         )
-    lines += [
-        f"Rewards of {name}, by the planner that its tables name: {_counted(group)}" for name, group in by_line.items()
-    ]
+    lines += [f"Rewards of {name}: {_counted(group)}" for name, group in by_line.items()]
     columns = ("table", "line", "trials", "cells", *MARKS.values(), "not measured", "geometric mean of ours/paper's",
                f"cells above {MUCH_WORSE}")  # fmt: skip
     return tuple(lines), Table("PerSim beside the paper's", columns, tuple(starmap(_summed, groups.items())))
@@ -163,7 +167,7 @@ def goal(results: Results) -> list[Section]:
 def _missed(results: Results, found: Goal) -> tuple[Entry, ...]:
     assert found.line.ours is not None  # only what is measured can be missed
     reason = next((results.notes[key] for key in found.keys if key in results.notes), "not known yet")
-    where = Entry((found.place, METHODS[found.line.method].title, f"agent {found.agent + 1}"))
+    where = Entry((found.place, found.name, f"agent {found.agent + 1}"))
     behind = text(found.line.ours.described + found.line.ours.dagger, "wrap")
     return where, entry(found.block.metric, found.line, found.agent), behind, text(reason, "wrap")
 

@@ -12,7 +12,7 @@ from sweeps.reporting.results import Results
 from tests.sweeps.report_helpers import cells, fill, rank_trials
 
 PAGE = f"# A page\n\nBefore.\n\n{START}NAME -->\nold\n{END}\n\nAfter.\n\n    {START}headline -->\n    {END}\n"
-FIRST = "PerSim (2 trials, paper) | −57.00 ± 0.00 ▲"
+FIRST = "PerSim, our planner (2 trials, paper) | −57.00 ± 0.00 ▲"
 
 
 def results(*groups, out=Path("results")):
@@ -37,7 +37,7 @@ def test_a_table_of_the_report_without_what_is_not_measured(tmp_path):
     assert shown.startswith(
         "**Table 9: MountainCar, random data, N = 500: average reward of an episode**\n\n| method |"
     )
-    assert "| PerSim<br>1 trial, paper | −57.00<br>paper −57.70 ± 5.63<br>+0.70, +0.1 s.d. ▲ |" in shown
+    assert "| PerSim, our planner<br>1 trial, paper | −57.00<br>paper −57.70 ± 5.63<br>+0.70, +0.1 s.d. ▲ |" in shown
     assert "not measured" not in shown
     assert shown.endswith("episodes of an agent: 20.")
     assert block(tmp_path, "9/mountaincar/random") == "Nothing is measured yet."
@@ -54,11 +54,11 @@ def test_rewards_of_persim_and_the_true_environment(tmp_path):
     )
     lines = [line.split(" | ")[:3] for line in shown.splitlines() if line.startswith("| ")][2:]
     assert [(data.strip("| "), name, first.partition("<br>")[0]) for data, name, first in lines] == [
-        ("pure", "PerSim (1 trial, paper)", "−60.00 ▼"),
+        ("pure", "PerSim, our planner (1 trial, paper)", "−60.00 ▼"),
         ("pure", "the paper's", "−56.80 ± 1.83"),
-        ("random", "PerSim (2 trials, paper)", "−57.50 ± 0.71 ▲"),
+        ("random", "PerSim, our planner (2 trials, paper)", "−57.50 ± 0.71 ▲"),
         ("random", "the paper's", "−57.70 ± 5.63"),
-        ("any", "True env+MPC (1 trial, paper)", "−53.00 ▲"),
+        ("any", "True env+MPC, our planner (1 trial, paper)", "−53.00 ▲"),
         ("any", "the paper's", "−53.95 ± 4.1"),
     ]
 

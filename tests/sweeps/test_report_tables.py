@@ -281,7 +281,8 @@ def test_unseen_agents_are_told_apart_by_p():
 def summary(found):
     """The rows of the headline: name of the table, then counts and means as shown."""
     _, table = report_goal.headline(found)
-    return {entries[0].lines[0]: [entry.lines[0] for entry in entries[1:]] for entries in table.rows}
+    lines = [[entry.lines[0] for entry in entries] for entries in table.rows]
+    return {(name, line): rest for name, line, *rest in lines}
 
 
 def test_cells_that_are_not_reached_are_listed_with_the_reason():
@@ -291,12 +292,22 @@ def test_cells_that_are_not_reached_are_listed_with_the_reason():
     report_goal.check_notes(found)
     (section,) = report_goal.goal(found)
     ((cell, shown, behind, reason),) = section.tables[1].rows
-    assert cell.lines == ("Table 9: MountainCar, random", "PerSim", "agent 3")
+    assert cell.lines == ("Table 9: MountainCar, random", "PerSim, our planner", "agent 3")
     assert shown.style == "worse"
     assert (behind.lines, reason.lines) == (("1 trial, paper",), ("too few plans",))
     assert "of 80 cells (Tables 9, 10, 14, 15, all regimes) 3 ▲, 1 ≈, 1 ▼, 75 not measured" in section.text[2]
+    assert "Rewards of PerSim, the paper's planner: of 40 cells" in section.text[3]
     assert "Table 15: CartPole, pure, N = 25" in section.text[-1]
-    assert summary(found)["Table 9: MountainCar, random"] == ["PerSim", "1", "5", "3", "1", "1", "0", "–", "–"]
+    assert summary(found)["Table 9: MountainCar, random", "PerSim, our planner"] == [
+        "1",
+        "5",
+        "3",
+        "1",
+        "1",
+        "0",
+        "–",
+        "–",
+    ]
 
 
 def test_errors_of_all_regimes_are_counted_with_their_geometric_mean():
@@ -305,9 +316,9 @@ def test_errors_of_all_regimes_are_counted_with_their_geometric_mean():
     found = results(cells("prediction", "cartpole", "pure-eps-40", "persim", [values]))
     rows = summary(found)
     mean = (0.8 * 1.15 * 1 * 4 * 2) ** 0.2
-    assert rows["Table 7: CartPole, pure-eps-40"] == ["PerSim", "1", "5", "3", "0", "2", "0", f"{mean:.2f}", "2"]
-    assert rows["Table 6: MountainCar, pure"] == ["PerSim", "–", "5", "0", "0", "0", "5", "–", "0"]
-    assert len(rows) == 18  # Tables 6, 7, 9 and 10 have four regimes each
+    assert rows["Table 7: CartPole, pure-eps-40", "PerSim"] == ["1", "5", "3", "0", "2", "0", f"{mean:.2f}", "2"]
+    assert rows["Table 6: MountainCar, pure", "PerSim"] == ["–", "5", "0", "0", "0", "5", "–", "0"]
+    assert len(rows) == 26  # Tables 6, 7, 9 and 10 have four regimes each, and rewards two planners
     (section,) = report_goal.goal(found)
     assert [entries[0].lines[2] for entries in section.tables[1].rows] == ["agent 4", "agent 5"]
     assert "at most 1 in 0 of 1 tables" in section.text[1]
@@ -344,10 +355,8 @@ def test_a_table_says_how_each_line_acts():
         cells("reward", "mountaincar", "random", "bcq-p", [-70.0]),
     )
     told = remarks_of(found, "9")
-    assert "PerSim: plans by random_shooting, 1000 plans, horizon 50" in told
-    assert (
-        "Vanilla CaDM: plans by random_shooting, 200 plans, horizon 50, progress on, episodes of an agent: 4;" in told
-    )
+    assert "PerSim, our planner: random_shooting, 1000 plans, horizon 50" in told
+    assert "Vanilla CaDM: random_shooting, 200 plans, horizon 50, shaping: progress, episodes of an agent: 4;" in told
     assert "BCQ-P: by its policy, episodes of an agent: 100." in told
 
 
@@ -360,9 +369,9 @@ def test_a_table_names_what_is_as_good_as_persim_and_what_is_at_the_ceiling():
     told = remarks_of(found, "10", env="cartpole")
     assert "As much as PerSim, to 1 %, or more: MOReL-P (agents 1, 2, 5)." in told
     assert (
-        "At the ceiling of 200, where nothing is told apart any more: PerSim (agents 1, 2, 3, 4); MOReL-P (agent 1)"
-        in told
-    )
+        "At the ceiling of 200, where nothing is told apart any more: "
+        "PerSim, our planner (agents 1, 2, 3, 4); MOReL-P (agent 1)"
+    ) in told
     assert "ceiling" not in remarks_of(results(cells("reward", "mountaincar", "random", "persim", [-1.0])), "9")
 
 
