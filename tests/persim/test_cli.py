@@ -66,6 +66,8 @@ def test_predict_prints_ours_beside_the_papers(capsys, tmp_path):
         ([*SMALL, "--agents", "4"], "5 test agents"),
         ([*SMALL, "--device", "gpu"], "use one of: cpu, cuda"),
         ([*SMALL, "--average-last", "-1"], "average_last is -1"),
+        ([*SMALL, "--polish", "-1"], "polish is -1"),
+        ([*SMALL, "--ridge", "0"], "ridge is 0.0, but it has to be a finite number above 0"),
         ([*SMALL, "--model", "absent.safetensors"], "cannot be read"),
         ([*SMALL, "--model", str(weights_path("cartpole"))], "holds 'policy', but 'model' is wanted"),
         ([*SMALL, "--save-model", "/proc/x/model.safetensors"], "cannot be written"),
