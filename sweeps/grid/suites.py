@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import Any
 
 from baselines.registry import METHODS, make_method
 from persim.data import REGIMES
 from persim.envs import get
 from persim.errors import InputError, check_at_least, check_choice
 from persim.evaluation.reward import EPISODES
+from persim.learning.presets import MEMBERS
 from persim.learning.unseen import known_agents
-from persim.methods import Options
-from persim.methods.job import PREDICTION, TRUE_ENV_REGIME, Job, predictions, rewards
+from persim.methods import Method, Options
+from persim.methods.job import PREDICTION, TENSOR, TRUE_ENV_REGIME, Job, predictions, rewards, tensors
 from persim.storage.cells import Cell
 
 ENVS = ("mountaincar", "cartpole", "halfcheetah")
@@ -21,7 +23,12 @@ UNSEEN_METHODS = tuple(name for name, entry in METHODS.items() if entry.p is not
 ALL_METHODS = tuple(name for name in METHODS if name not in ("persim-bcq-5", "persim-cql-5", *UNSEEN_METHODS))
 # Episodes of each test agent, by preset: of a method that plans, and of one that acts by a policy.
 _EPISODES = {"paper": (EPISODES, 100), "quick": (5, 100), "smoke": (1, 2)}
+# Of the true dynamics' approximation: states, actions where they are continuous, ranks, starts of the search.
+_TENSOR_RANKS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30)
+_TENSOR = {True: (300, None, _TENSOR_RANKS, 8), False: (120, 32, _TENSOR_RANKS, 2)}
+_SMALL_TENSOR = {True: (30, None, (1, 2, 3), 4), False: (4, 4, (1, 2), 2)}
 DataKey = tuple[str, str, int]  # environment, regime, N
+Variants = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -35,9 +42,10 @@ class Suite:
         methods: names of ``baselines.registry``.
         agents: values of N.
         trials: repetitions.
-        measures: what is measured: ``prediction``, ``reward``.
+        measures: what is measured: ``prediction``, ``reward``, ``tensor``.
         preset: of the budget, if the command line does not say.
         unseen: by environment, covariates ``[M, C]`` of the test agents where they are not those of the data.
+        variants: by name what replaces settings of PerSim (``Options.tuned``); each is measured on all data.
     """
 
     name: str
@@ -49,9 +57,19 @@ class Suite:
     measures: tuple[str, ...] = ("reward",)
     preset: str = "paper"
     unseen: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    variants: Variants = field(default_factory=lambda: {"": {}})
 
 
 _EVERYTHING = tuple(product(ENVS, REGIMES))
+_ALONE, _FIVE = {"members": 1, "candidates": 1}, {"members": MEMBERS, "candidates": MEMBERS}
+_ABLATIONS: Variants = {
+    "as it is": {},
+    "next states as targets": {"nets": {"residual": False}},
+    "five members, no spare ones": {"size": _FIVE},
+    "one member": {"size": _ALONE},
+    "no averaging of weights": {"train": {"average_last": 0}},
+    "the paper's training: five members, no averaging": {"size": _FIVE, "train": {"average_last": 0}},
+}
 
 SUITES = {
     suite.name: suite
@@ -69,6 +87,11 @@ SUITES = {
         Suite("scarcity", "fewer agents (Tables 14-16)",
               (("mountaincar", "random"), ("cartpole", "pure"), ("halfcheetah", "random")),
               ("persim", "cadm", "cadm-pets", "bcq-p"), agents=(25, 50, 100, 250, 500)),
+        Suite("ablations", "PerSim without one part of its training each",
+              tuple(product(("mountaincar", "cartpole"), ("random", "pure"))), ("persim",), trials=3,
+              measures=("prediction",), variants=_ABLATIONS),
+        Suite("theorem1", "the true dynamics as sums of r terms (Theorem 1)",
+              tuple((env, "random") for env in ENVS), ("true-env",), agents=(40,), trials=3, measures=(TENSOR,)),
         Suite("smoke", "everything once, tiny, in seconds; its numbers mean nothing",
               (("cartpole", "random"), ("mountaincar", "pure")),
               ("persim", "true-env", "bcq-p", "cql-a", "morel-a", "persim-cql-5"),
@@ -139,18 +162,26 @@ class Grid:
         return list(found.values())
 
     def _trial(self, trial: int) -> Iterator[Job]:
-        for key, name in product(self.keys, self.methods):
-            env, regime, count = key
-            spec, unseen = get(env), self.suite.unseen.get(env, ())
-            method = make_method(name, spec, self.special.get(key, self.options))
-            for measure in self.suite.measures:
-                if measure != PREDICTION:
-                    how = rewards(self._episodes(plans=method.plans), unseen=unseen)
-                elif method.predicts:
-                    how = predictions(spec, unseen)
-                else:
-                    continue
-                yield Job.of(method, env, regime, count, self.seed + trial, how)
+        for key, name, variant in product(self.keys, self.methods, self.suite.variants.values()):
+            options = self.special.get(key, self.options)
+            tuned = {**(options.tuned or {}), **variant} or None
+            yield from self._measured(key, make_method(name, get(key[0]), replace(options, tuned=tuned)), trial)
+
+    def _measured(self, key: DataKey, method: Method, trial: int) -> Iterator[Job]:
+        """The cells of one method on these data."""
+        env, regime, count = key
+        spec, unseen = get(env), self.suite.unseen.get(env, ())
+        for measure in self.suite.measures:
+            if measure == TENSOR:
+                sizes = _SMALL_TENSOR if self.options.preset == "smoke" else _TENSOR
+                how = tensors(*sizes[spec.discrete])
+            elif measure != PREDICTION:
+                how = rewards(self._episodes(plans=method.plans), unseen=unseen)
+            elif method.predicts:
+                how = predictions(spec, unseen)
+            else:
+                continue
+            yield Job.of(method, env, regime, count, self.seed + trial, how)
 
     def _episodes(self, *, plans: bool) -> int:
         if plans and self.episodes is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import mean, median
 
 from baselines.registry import METHODS
-from persim.methods.job import HOLDOUT, REWARD
+from persim.methods.job import HOLDOUT, REWARD, TENSOR
 from persim.storage.cells import FinishedCell
 from sweeps.reporting.page import Entry, Section, Table, text
 from sweeps.reporting.results import ENV_TITLES, Results
@@ -19,7 +19,7 @@ _MEANING = (
     "several cells share is counted once in the sums. PerSim-BCQ-5 and PerSim-CQL-5 start from PerSim's model, whose "
     "training is not counted again. Budget smoke is left out."
 )
-_SWEEP = "rank sweep"
+_BUDGETS = {HOLDOUT: "rank sweep", TENSOR: "Theorem 1"}  # of what has none of its own
 Group = tuple[str, str, int, str]
 
 
@@ -39,13 +39,21 @@ def _groups(cells: Iterable[FinishedCell]) -> dict[Group, list[FinishedCell]]:
     order = {name: place for place, name in enumerate((*ENV_TITLES, *METHODS))}
     found: dict[Group, list[FinishedCell]] = {}
     for done in cells:
-        cell, budget = done.cell, _SWEEP if done.cell.what == HOLDOUT else budget_of(done)
-        if budget != "smoke":
+        cell, budget = done.cell, _BUDGETS.get(done.cell.what, budget_of(done))
+        if "smoke" not in (budget, budget_of(done)):
             found.setdefault((cell.env, cell.method, cell.agents, budget), []).append(done)
 
     def place(group: Group) -> tuple[object, ...]:
         env, method, count, budget = group
-        return order.get(env, len(order)), env, budget == _SWEEP, order.get(method, len(order)), method, count, budget
+        return (
+            order.get(env, len(order)),
+            env,
+            budget in _BUDGETS.values(),
+            order.get(method, len(order)),
+            method,
+            count,
+            budget,
+        )
 
     return {group: found[group] for group in sorted(found, key=place)}
 

@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 
 from persim.errors import InputError, check_choice
 from persim.methods import PRESETS
-from persim.methods.job import HOLDOUT, PREDICTION, REWARD
+from persim.methods.job import HOLDOUT, PREDICTION, REWARD, TENSOR
 from persim.storage import store
 from persim.storage.cells import Cell, CellStore, FinishedCell, read_finished
 
 VERSION = 2
-KINDS = (PREDICTION, REWARD, HOLDOUT)
-SUITES = ("prediction", "reward", "augmentation", "unseen", "scarcity", "rank_cv")
+KINDS = (PREDICTION, REWARD, HOLDOUT, TENSOR)
+SUITES = ("prediction", "reward", "augmentation", "unseen", "scarcity", "rank_cv", "ablations", "theorem1")
 Cells = dict[str, FinishedCell]
 
 SCHEMA = pa.schema(
