@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
 
 from persim.envs.spec import Actions, Array, EnvSpec
@@ -84,10 +85,10 @@ def sample(spec: EnvSpec, covariates: Array, states: Array, actions: int, rng: n
 
 def _actions(spec: EnvSpec, scaled: Array) -> Actions:
     """The actions ``[A]`` or ``[A, dims]`` of the rows of ``Sample.actions``."""
-    if spec.discrete:
-        return scaled.argmax(axis=1)
-    low, high = spec.action_space.low, spec.action_space.high  # type: ignore[union-attr]
-    return (low + scaled * (high - low)).astype(np.float32)
+    if isinstance(spec.action_space, Discrete):
+        return np.asarray(scaled.argmax(axis=1), dtype=np.int64)
+    low, high = spec.action_space.low, spec.action_space.high
+    return np.asarray(low + scaled * (high - low), dtype=np.float32)
 
 
 def approximations(found: Sample, ranks: Sequence[int], starts: int, rng: np.random.Generator) -> list[Approximation]:

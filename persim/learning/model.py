@@ -129,7 +129,7 @@ class LowRankDynamics(nn.Module):
         return z_scores(deltas, self.delta_scale) if self.settings.normalised else deltas
 
     def target(self, states: Tensor, deltas: Tensor) -> Tensor:
-        """Returns what ``delta`` has to predict, unscaled: the state differences, or the next states."""
+        """Returns what ``delta`` has to predict, unscaled ``[..., S]``: the state differences, or the next states."""
         return deltas if self.settings.residual else states + deltas
 
     def encode_actions(self, actions: Tensor) -> Tensor:
