@@ -15,7 +15,7 @@ Axis letters: N agents, A actions, M states, S state dimensions, R rank, B start
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from gymnasium.spaces import Discrete
@@ -37,11 +37,18 @@ class Sample:
         tensor: ``[N, A, M * S]``; the root mean square of each state dimension is 1.
         agents: covariates scaled to [0, 1] by their ranges ``[N, C]``.
         actions: continuous ones scaled to [0, 1] by their bounds, discrete ones one-hot ``[A, ...]``.
+        clipped: states ``[M]`` from which some step ends at a bound of the observation space, such as a wall.
     """
 
     tensor: Array
     agents: Array
     actions: Array
+    clipped: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+
+    def inside(self) -> Sample:
+        """The same without the ``clipped`` states."""
+        kept = self.tensor.reshape(*self.tensor.shape[:2], len(self.clipped), -1)[:, :, ~self.clipped]
+        return replace(self, tensor=kept.reshape(*kept.shape[:2], -1), clipped=self.clipped[~self.clipped])
 
 
 @dataclass(frozen=True)
@@ -76,11 +83,15 @@ def sample(spec: EnvSpec, covariates: Array, states: Array, actions: int, rng: n
     chosen = _actions(spec, scaled)
     n, a, m = (index.ravel() for index in np.indices((len(covariates), len(chosen), len(states))))
     after = spec.step(states[m], chosen[a], covariates[n]).reshape(len(covariates), len(chosen), *states.shape)
-    found = (after - states)[:, :, np.isfinite(after).all(axis=(0, 1, 3))]
+    usable = np.isfinite(after).all(axis=(0, 1, 3))
+    ends, bounds = after[:, :, usable].astype(np.float32), spec.observation_space
+    clipped = ((ends <= bounds.low) | (ends >= bounds.high)).any(axis=(0, 1, 3))
+    found = (after - states)[:, :, usable]
     unit = np.sqrt(np.square(found).mean(axis=(0, 1, 2)))
     unit[unit == 0] = 1
     low, high = np.array([(covariate.low, covariate.high) for covariate in spec.covariates]).T
-    return Sample((found / unit).reshape(*found.shape[:2], -1), (covariates - low) / (high - low), scaled)
+    tensor = (found / unit).reshape(*found.shape[:2], -1)
+    return Sample(tensor, (covariates - low) / (high - low), scaled, np.asarray(clipped))
 
 
 def _actions(spec: EnvSpec, scaled: Array) -> Actions:

@@ -191,11 +191,15 @@ def tensor_rows(job: Job, data: Trajectories) -> Rows:
     how, rng = job.cell.measure, seeding.generator(job.cell.seed, TENSOR)
     chosen = rng.choice(len(data), min(how["states"], len(data)), replace=False)
     found = sample(job.spec, job.covariates, data.observation[chosen].astype(np.float64), how["actions"] or 0, rng)
-    return [
+    rows = [
         row(f"tensor_{metric}_rank_{each.rank}", getattr(each, metric))
         for each in approximations(found, how["ranks"], how["starts"], rng)
         for metric in ("error", "max_error", "cover_error")
     ]
+    if found.clipped.any() and not found.clipped.all():
+        inside = approximations(found.inside(), how["ranks"], how["starts"], rng)
+        rows += [row(f"tensor_inside_error_rank_{each.rank}", each.error) for each in inside]
+    return [*rows, row("tensor_clipped", float(found.clipped.mean()))]
 
 
 def factor_rows(fitted: Fitted, spec: EnvSpec, covariates: Array) -> Rows:

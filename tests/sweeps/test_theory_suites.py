@@ -98,13 +98,15 @@ def test_the_report_shows_the_fullest_budget_and_never_smoke():
     assert not section.tables
 
 
-def tensor(env, errors, seed=0, ended=1, preset="paper"):
+def tensor(env, errors, seed=0, ended=1, preset="paper", inside=None):
     (job,) = jobs("--suite", "theorem1", "--envs", env, "--trials", "1", "--seed", str(seed), "--preset", preset)
     metrics = [
         row(f"tensor_{metric}_rank_{rank}", scale * error)
         for rank, error in errors.items()
         for metric, scale in (("error", 1), ("max_error", 10), ("cover_error", 100))
     ]
+    metrics += [row(f"tensor_inside_error_rank_{rank}", error) for rank, error in (inside or {}).items()]
+    metrics.append(row("tensor_clipped", 0.02 if inside else 0.0))
     return FinishedCell(job.cell, metrics, {}, "abc", {"measure": 3.0}, ended, ended, labels={"theorem1": preset})
 
 
@@ -126,9 +128,9 @@ def test_the_section_says_what_one_sees():
     ]
     (section,) = theorem(Results(tuple(found), Path()))
     told = section.text[1]
-    assert "MountainCar is exact with 3 terms (the paper's rank: 3), one term fewer misses 0.2;" in told
+    assert "MountainCar is exact with 3 terms (the paper's rank: 3); one term fewer misses 0.2;" in told
     assert "HalfCheetah is exact with none of these ranks: 15 terms (the paper's rank: 15) miss 0.08" in told
-    assert "30 terms 0.05, while the largest error of one entry falls from 0.8 to 0.5 only" in told
+    assert "30 terms 0.05; the largest error of one entry is 0.8 and 0.5 root mean squares" in told
     assert "CartPole" not in told
     (made,), (figure,) = section.tables, section.figures
     assert made.columns == ("rank r", "MountainCar\n2 trials", "HalfCheetah\n1 trial")
@@ -139,12 +141,24 @@ def test_the_section_says_what_one_sees():
     assert theorem(Results(tuple(found[::-1]), Path())) == [section]
 
 
+def test_states_that_a_bound_clips_are_told_apart():
+    found = tensor("mountaincar", {1: 0.5, 2: 0.2, 3: 0.01, 4: 0.001}, inside={1: 0.4, 2: 0.1, 3: 1e-15})
+    (section,) = theorem(Results((found,), Path()))
+    assert section.text[1] == (
+        "MountainCar is exact with 3 terms (the paper's rank: 3) in states from which no step ends at a bound of the "
+        "state space; one term fewer misses 0.1; with the other 2.0 % of states 3 terms miss 0.01; the proof's sum of "
+        "3 terms misses 1."
+    )
+    shown = [entries[1].lines[0] for entries in section.tables[0].rows]
+    assert shown == ["0.5 [0.4] (5; 50)", "0.2 [0.1] (2; 20)", "0.01 [exact] (0.1; 1)", "0.001 (0.01; 0.1)"]
+
+
 def test_of_two_sizes_the_later_is_shown():
     old = tensor("mountaincar", {1: 0.9})
     small = replace(old.cell, measure={**old.cell.measure, "states": 10})
-    trials, own = curves([old, replace(old, cell=small, rows=[row("tensor_error_rank_1", 0.3)], ended=9)])[
-        "mountaincar"
-    ]
+    trials, own = curves(
+        [old, replace(old, cell=small, rows=[row("tensor_error_rank_1", 0.3), row("tensor_clipped", 0)], ended=9)]
+    )["mountaincar"]
     assert (trials, own["error"]) == (1, {1: 0.3})
 
 
