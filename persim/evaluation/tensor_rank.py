@@ -85,7 +85,7 @@ def sample(spec: EnvSpec, covariates: Array, states: Array, actions: int, rng: n
     after = spec.step(states[m], chosen[a], covariates[n]).reshape(len(covariates), len(chosen), *states.shape)
     usable = np.isfinite(after).all(axis=(0, 1, 3))
     ends, bounds = after[:, :, usable].astype(np.float32), spec.observation_space
-    clipped = ((ends <= bounds.low) | (ends >= bounds.high)).any(axis=(0, 1, 3))
+    clipped = ((ends == bounds.low) | (ends == bounds.high)).any(axis=(0, 1, 3))
     found = (after - states)[:, :, usable]
     unit = np.sqrt(np.square(found).mean(axis=(0, 1, 2)))
     unit[unit == 0] = 1

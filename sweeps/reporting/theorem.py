@@ -99,8 +99,8 @@ def sentence(env: str, own: Curves) -> str:
     entries = " and ".join(f"{own['max_error'][rank]:.2g}" for rank in (near, last))
     return (
         f"{title} is exact with none of these ranks: {near} terms (the paper's rank: {chosen}) miss {errors[near]:.2g} "
-        f"of the norm and {last} terms {errors[last]:.2g}; the largest error of one entry is {entries} root mean squares "
-        "of its dimension."
+        f"of the norm and {last} terms {errors[last]:.2g}; the largest error of one entry is {entries} root mean "
+        "squares of its dimension."
     )
 
 
