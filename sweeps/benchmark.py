@@ -137,11 +137,23 @@ def tidy(cells: CellStore, done: Sequence[FinishedCell]) -> None:
             path.unlink(missing_ok=True)
 
 
+def _plots(grid: Grid, cells: CellStore, results: Sequence[FinishedCell]) -> None:
+    """Draw a bar chart of all methods for each kind of data."""
+    from sweeps.reporting.draw import plot_methods
+
+    for env, regime in grid.data:
+        own = [done for done in results if done.cell.env == env and done.cell.regime in (regime, TRUE_ENV_REGIME)]
+        if own:
+            name = f"{grid.suite.name}-{file_name(env)}-{regime}.png"
+            about = f"{get(env).title}, {regime} data, {grid.options.preset} budget"
+            print(f"plot: {plot_methods(cells.root / 'plots' / name, own, about)}")
+
+
 def run(args: argparse.Namespace, grid: Grid, cells: CellStore) -> dict[str, str]:
     """Compute what is missing, print the tables, draw the plots; returns the errors of cells that failed."""
-    from sweeps.reporting.draw import plot_methods  # Matplotlib takes a second to import, --help none
-    from sweeps.reporting.planners import summary
-    from sweeps.reporting.text_tables import tables
+    # Matplotlib takes a second to import, --help none
+    from sweeps.reporting import ablations, planners, theorem
+    from sweeps.reporting.text_tables import tables, written
 
     done, todo = _todo(grid, cells)
     tidy(cells, done)
@@ -149,13 +161,15 @@ def run(args: argparse.Namespace, grid: Grid, cells: CellStore) -> dict[str, str
         print(f"{len(done)} of {len(done) + len(todo)} cells are finished already in {cells.root}", file=sys.stderr)
     failed = compute(args, todo, cells) if todo else {}
     results, _ = _todo(grid, cells)
-    print(summary(results) if grid.suite.plannings else tables(grid, results, failed))
-    for env, regime in () if grid.suite.plannings else grid.data:
-        own = [done for done in results if done.cell.env == env and done.cell.regime in (regime, TRUE_ENV_REGIME)]
-        if own:
-            name = f"{grid.suite.name}-{file_name(env)}-{regime}.png"
-            about = f"{get(env).title}, {regime} data, {grid.options.preset} budget"
-            print(f"plot: {plot_methods(cells.root / 'plots' / name, own, about)}")
+    if grid.suite.name == theorem.SUITE:
+        print(written(theorem.table(theorem.curves(results))))
+    elif grid.suite.name == ablations.SUITE:
+        print(written(ablations.table(results, grid.options.preset)))
+    elif grid.suite.plannings:
+        print(planners.summary(results))
+    else:
+        print(tables(grid, results, failed))
+        _plots(grid, cells, results)
     for job in todo:
         if job.cell.id in failed:
             print(f"failed: {title(job.cell)} ({job.cell.id}): {failed[job.cell.id]}", file=sys.stderr)

@@ -99,7 +99,8 @@ def _sums(model: LowRankDynamics, unit: Tensor, columns: Sequence[Tensor]) -> tu
     encoded = model.encode_actions(actions).expand(members, -1, -1)
     weights = (len(unit) * unit).rsqrt()[:, None, None]
     by_dimension = (model.state_factors(seen) * weights).transpose(1, 2)  # [K, R, S, B]
-    missed = model.delta(agents.expand(members, -1), seen, encoded) - model.scaled_deltas(deltas.mT)
+    targets = model.scaled_deltas(model.target(states, deltas).mT)
+    missed = model.delta(agents.expand(members, -1), seen, encoded) - targets
     error = (missed.double().square() / unit[:, None]).mean(1).sum(1)
     return _gram(by_dimension.flatten(2)), _gram(model.action_factors(encoded)), error
 

@@ -32,7 +32,7 @@ class Minibatch(NamedTuple):
         agents: ids, repeated along the rank, ``[K, R, B]``.
         states: ``[K, S + 1, B]``.
         actions: encoded, ``[K, A + 1, B]``.
-        targets: state differences ``[K, S, B]``.
+        targets: scaled state differences ``[K, S, B]``, or next states if the model is not ``residual``.
     """
 
     agents: Tensor
@@ -42,19 +42,20 @@ class Minibatch(NamedTuple):
 
 
 class TrainingRows:
-    """The transitions with indices ``rows`` ``[M]``, packed for training: one ``[state, 1, action, 1, delta]`` each.
+    """The transitions with indices ``rows`` ``[M]``, packed for training: one ``[state, 1, action, 1, target]`` each.
 
     The model scales the states and their differences, encodes the actions and gives the device.
     """
 
     def __init__(self, model: LowRankDynamics, data: Trajectories, rows: NDArray[np.int64]) -> None:
         device = model.device
-        state = model.scaled(torch.from_numpy(data.observation[rows]).to(device).mT).mT
-        delta = model.scaled_deltas(torch.from_numpy(data.delta[rows]).to(device).mT).mT
+        state, delta = (torch.from_numpy(column[rows]).to(device) for column in (data.observation, data.delta))
+        target = model.scaled_deltas(model.target(state, delta).mT).mT
+        state = model.scaled(state.mT).mT
         action = model.encode_actions(torch.from_numpy(data.action[rows]).to(device)).mT
         one = torch.ones(len(rows), 1, device=device)
         self._rank = model.settings.rank
-        self._packed = torch.cat([state, one, action, one, delta], dim=1)
+        self._packed = torch.cat([state, one, action, one, target], dim=1)
         self._agents = torch.from_numpy(data.agent[rows]).to(device)
         self._widths = [data.state_dim + 1, data.action_dim + 1, data.state_dim]
 

@@ -33,6 +33,7 @@ class ModelSettings:
         state_widths: widths of the state encoder's hidden layers.
         action_widths: widths of the action encoder's hidden layers; none for discrete actions.
         normalised: whether states and state differences are z-scored inside the model.
+        residual: whether the product is the state difference, as in the paper; else it is the next state itself.
 
     Raises:
         InputError: a number is below 1.
@@ -47,6 +48,7 @@ class ModelSettings:
     state_widths: tuple[int, ...] = (256,)
     action_widths: tuple[int, ...] = ()
     normalised: bool = False
+    residual: bool = True
 
     def __post_init__(self) -> None:
         for field in ("n_agents", "state_dim", "action_dim", "rank", "members"):
@@ -114,17 +116,21 @@ class LowRankDynamics(nn.Module):
         return self.agent_layer.device
 
     def fit_scales(self, states: Tensor, deltas: Tensor) -> None:
-        """Sets the z-scores' means and deviations to those of states ``[M, S]`` and state differences ``[M, S]``."""
+        """Sets the z-scores' means and deviations to those of states and targets ``[M, S]``, given the differences."""
         self.state_scale.copy_(mean_and_deviation(states, 0))
-        self.delta_scale.copy_(mean_and_deviation(deltas, 0))
+        self.delta_scale.copy_(mean_and_deviation(self.target(states, deltas), 0))
 
     def scaled(self, states: Tensor) -> Tensor:
         """Converts feature-major states ``[..., S, B]`` to the units of the state encoder."""
         return z_scores(states, self.state_scale) if self.settings.normalised else states
 
     def scaled_deltas(self, deltas: Tensor) -> Tensor:
-        """Converts feature-major state differences ``[..., S, B]`` to the units in which ``delta`` predicts them."""
+        """Converts feature-major targets ``[..., S, B]`` to the units in which ``delta`` predicts them."""
         return z_scores(deltas, self.delta_scale) if self.settings.normalised else deltas
+
+    def target(self, states: Tensor, deltas: Tensor) -> Tensor:
+        """Returns what ``delta`` has to predict, unscaled ``[..., S]``: the state differences, or the next states."""
+        return deltas if self.settings.residual else states + deltas
 
     def encode_actions(self, actions: Tensor) -> Tensor:
         """Encodes actions as ``[..., A, B]``: discrete ``[..., B]`` one-hot, continuous ``[..., B, A]`` transposed."""
@@ -148,7 +154,7 @@ class LowRankDynamics(nn.Module):
         return perceptron(self.action_layers, actions)
 
     def delta(self, agents: Tensor, states: Tensor, actions: Tensor) -> Tensor:
-        """Predicts scaled state differences ``[K, S, B]``.
+        """Predicts scaled state differences ``[K, S, B]``, or scaled next states if the model is not ``residual``.
 
         Agents are ids ``[K, B]``, states are scaled, ``[K, S, B]``, and actions are encoded, ``[K, A, B]``.
         """
@@ -167,7 +173,7 @@ class LowRankDynamics(nn.Module):
         delta = self.delta(agents.expand(members, -1), self.scaled(states.mT), encoded)
         if self.settings.normalised:
             delta = delta * self.delta_scale[1, :, None] + self.delta_scale[0, :, None]
-        return states + delta.mT
+        return states + delta.mT if self.settings.residual else delta.mT
 
     def select(self, members: Sequence[int]) -> LowRankDynamics:
         """Returns a new model of the members with these indices, in this order."""

@@ -61,14 +61,15 @@ class _Rows:
         agents: ids ``[M]``.
         states: ``[S, M]``.
         actions: ``[A, M]``.
-        deltas: ``[S, M]``.
+        targets: ``[S, M]``: differences, or next states if the model is not ``residual``.
     """
 
     def __init__(self, model: LowRankDynamics, data: Trajectories, rows: NDArray[np.int64]) -> None:
         device = model.device
         self.agents = torch.from_numpy(data.agent[rows]).to(device)
-        self.states = model.scaled(torch.from_numpy(data.observation[rows]).double().to(device).mT).contiguous()
-        self.deltas = model.scaled_deltas(torch.from_numpy(data.delta[rows]).double().to(device).mT).contiguous()
+        state, delta = (torch.from_numpy(column[rows]).double().to(device) for column in (data.observation, data.delta))
+        self.states = model.scaled(state.mT).contiguous()
+        self.targets = model.scaled_deltas(model.target(state, delta).mT).contiguous()
         self.actions = model.encode_actions(torch.from_numpy(data.action[rows]).to(device)).double().contiguous()
 
     def __len__(self) -> int:
@@ -100,7 +101,7 @@ class _Weights:
         w = perceptron(self.actions, rows.actions[:, index].expand(len(self.last), -1, -1))
         v = torch.bmm(self.last, units).view(len(units), self.states, self.rank, -1)
         uw = self.agent[:, :, rows.agents[index]] * w
-        return units, v, w, (v * uw.unsqueeze(1)).sum(2) - rows.deltas[:, index]
+        return units, v, w, (v * uw.unsqueeze(1)).sum(2) - rows.targets[:, index]
 
     def all_errors(self, rows: _Rows) -> Tensor:
         """Predicted minus true ``[K, S, M]`` of all rows."""

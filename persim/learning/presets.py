@@ -25,6 +25,7 @@ class Preset:
         action_widths: widths of the action encoder's hidden layers; none for discrete actions.
         normalised: whether states and state differences are z-scored. The paper does not say. Its code z-scores
             in HalfCheetah only; in the other environments z-scores make predictions ten times worse.
+        residual: whether state differences are predicted, as in the paper, or the next states themselves.
     """
 
     rank: int
@@ -32,11 +33,13 @@ class Preset:
     state_widths: tuple[int, ...] = (256,)
     action_widths: tuple[int, ...] = ()
     normalised: bool = False
+    residual: bool = True
 
     def shape(self, data: Trajectories, rank: int, members: int) -> ModelSettings:
         """Returns the settings of a model for these data."""
         sizes = data.n_agents, data.state_dim, data.action_dim, data.discrete
-        return ModelSettings(*sizes, rank, members, self.state_widths, self.action_widths, self.normalised)
+        widths = self.state_widths, self.action_widths
+        return ModelSettings(*sizes, rank, members, *widths, self.normalised, self.residual)
 
 
 _PRESETS = {

@@ -18,7 +18,7 @@ from persim.methods.protocol import Method
 from persim.storage import store
 from persim.storage.cells import Cell, file_name, plain
 
-PREDICTION, REWARD, HOLDOUT = "prediction", "reward", "holdout"
+PREDICTION, REWARD, HOLDOUT, TENSOR = "prediction", "reward", "holdout", "tensor"
 TRUE_ENV_REGIME = "true-env"  # the regime of a method that looks at no data
 
 
@@ -38,6 +38,18 @@ def rewards(episodes: int, *, agents: Sequence[int] | None = None, unseen: Array
     """
     chosen = {} if agents is None else {"agents": list(agents)}
     return {"what": REWARD, "episodes": episodes, **chosen, **_unseen(unseen)}
+
+
+def tensors(states: int, actions: int | None, ranks: Sequence[int], starts: int) -> dict[str, Any]:
+    """The approximation of the true dynamics (Theorem 1) as a cell states it.
+
+    Args:
+        states: how many recorded ones are drawn.
+        actions: how many are drawn; None for all discrete ones.
+        ranks: R to try, in increasing order.
+        starts: of the search for the best approximation.
+    """
+    return {"what": TENSOR, "states": states, "actions": actions, "ranks": list(ranks), "starts": starts}
 
 
 def _unseen(unseen: ArrayLike) -> dict[str, Any]:
@@ -61,9 +73,10 @@ class Job:
     def of(cls, method: Method, env: str, regime: str, agents: int, seed: int, measure: Mapping[str, Any]) -> Job:
         """The job of a method on data of this environment, regime, N and seed.
 
-        A method that learns nothing is measured on the test agents alone, whatever the regime and N.
+        A method that learns nothing is measured on the test agents alone, whatever the regime and N. (``TENSOR`` asks
+        for its dynamics in recorded states, so there they matter.)
         """
-        if not method.parts and not method.learns_with():
+        if not method.parts and not method.learns_with() and measure["what"] != TENSOR:
             known, chosen = len(get(env).test_agents), measure.get("agents", [0])
             regime, agents = TRUE_ENV_REGIME, known if max(chosen) < known else agents
         plays = REWARD in (measure["what"], measure.get("then", {}).get("what"))

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from persim import seeding
 from persim.data import Trajectories, collect_regime
 from persim.data.policies import load_test_policy
@@ -20,8 +22,9 @@ from persim.errors import InputError
 from persim.evaluation.factors import covariate_r2
 from persim.evaluation.prediction import errors_of, true_rollouts
 from persim.evaluation.reward import average_rewards
+from persim.evaluation.tensor_rank import approximations, sample
 from persim.learning.model import KIND as MODEL_KIND
-from persim.methods.job import Job
+from persim.methods.job import TENSOR, Job
 from persim.methods.protocol import Fitted, HasFactors, Part, Predictor, Report, Weights
 from persim.storage import store
 from persim.storage.cells import Cell, CellStore, FinishedCell, code_version, row
@@ -157,6 +160,8 @@ def measure_pieces(
 
     if agents:
         rows, decision = reward_rows(fitted, job, covariates, agents, show)
+    elif job.cell.what == TENSOR:
+        rows, decision = [tensor_rows(job, dataset(job, cells))], None
     else:
         if progress is not None:
             progress("predicting", 0.0)
@@ -195,6 +200,22 @@ def prediction_rows(fitted: Fitted, spec: EnvSpec, seed: int) -> Rows:
         rows += [row("prediction_rmse", error.rmse, number), row("prediction_r2", error.r2, number)]
         rows.append(row("prediction_steps", error.steps, number))
     return rows
+
+
+def tensor_rows(job: Job, data: Trajectories) -> Rows:
+    """Rows of how well each rank approximates the true dynamics of the agents in states of their data (Theorem 1)."""
+    how, rng = job.cell.measure, seeding.generator(job.cell.seed, TENSOR)
+    chosen = rng.choice(len(data), min(how["states"], len(data)), replace=False)
+    found = sample(job.spec, job.covariates, data.observation[chosen].astype(np.float64), how["actions"] or 0, rng)
+    rows = [
+        row(f"tensor_{metric}_rank_{each.rank}", getattr(each, metric))
+        for each in approximations(found, how["ranks"], how["starts"], rng)
+        for metric in ("error", "max_error", "cover_error")
+    ]
+    if found.clipped.any() and not found.clipped.all():
+        inside = approximations(found.inside(), how["ranks"], how["starts"], rng)
+        rows += [row(f"tensor_inside_error_rank_{each.rank}", each.error) for each in inside]
+    return [*rows, row("tensor_clipped", float(found.clipped.mean()))]
 
 
 def factor_rows(fitted: Fitted, spec: EnvSpec, covariates: Array) -> Rows:

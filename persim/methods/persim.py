@@ -108,11 +108,14 @@ class PerSimSettings:
             rank=rank,
             train=replace(self.train, **tuned.get("train", {})),
             nets=replace(self.nets, **nets),
+            size=replace(self.size, **tuned.get("size", {})),
+            polish=replace(self.polish, **tuned.get("polish", {})),
         )
 
     def learning(self) -> dict[str, Any]:
-        """All settings that the weights depend on."""
-        nets = {name: value for name, value in asdict(self.nets).items() if name not in ("rank", "batch_size")}
+        """All settings that the weights depend on; ``residual`` only if it is off, so that older ids stay valid."""
+        left_out = ("rank", "batch_size", *(["residual"] if self.nets.residual else []))
+        nets = {name: value for name, value in asdict(self.nets).items() if name not in left_out}
         own = {"rank": self.rank, "size": asdict(self.size), "train": asdict(self.train), "nets": nets}
         own |= {"polish": asdict(self.polish)} if self.polish.rounds else {}
         return own | ({"kept_by": "recorded error"} if self.size.candidates > self.size.members else {})

@@ -45,7 +45,7 @@ class FoldedEnsemble:
         """See ``TreeDynamics``."""
         check_agents(agents, self._model.settings.n_agents)
         last = np.concatenate([self._fold(int(agent)) for agent in agents])
-        return _FoldedSteps(len(agents), self._inner, last)
+        return _FoldedSteps(len(agents), self._inner, last, residual=self._model.settings.residual)
 
     @torch.no_grad()
     def _fold(self, agent: int) -> NDArray[np.float32]:
@@ -77,9 +77,11 @@ class _FoldedSteps:
 
     dtype = np.float32
 
-    def __init__(self, agents: int, inner: list[NDArray[np.float32]], last: NDArray[np.float32]) -> None:
+    def __init__(
+        self, agents: int, inner: list[NDArray[np.float32]], last: NDArray[np.float32], *, residual: bool
+    ) -> None:
         self.agents, self.members = agents, last.shape[1]
-        self._inner, self._last = inner, last
+        self._inner, self._last, self._residual = inner, last, residual
         self._buffers = [np.empty(self.members * layer.shape[1] * BLOCK, np.float32) for layer in inner]
 
     def __call__(self, states: Floats, edges: Index) -> Floats:
@@ -90,7 +92,8 @@ class _FoldedSteps:
             for start in range(low, high, BLOCK):
                 stop = min(start + BLOCK, high)
                 np.matmul(last, self._hidden(states[:, :, start:stop]), out=following[:, :-1, start:stop])
-        following[:, :-1] += states[:, :-1]
+        if self._residual:
+            following[:, :-1] += states[:, :-1]
         following[:, -1] = 1
         return following
 

@@ -49,7 +49,7 @@ class Cell:
 
     @property
     def what(self) -> str:
-        """What is measured: ``prediction``, ``reward`` or ``holdout``."""
+        """What is measured: ``prediction``, ``reward``, ``holdout`` or ``tensor``."""
         return str(self.measure["what"])
 
 

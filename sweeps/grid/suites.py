@@ -12,9 +12,10 @@ from persim.data import REGIMES
 from persim.envs import get
 from persim.errors import InputError, check_at_least, check_choice
 from persim.evaluation.reward import EPISODES
+from persim.learning.presets import MEMBERS
 from persim.learning.unseen import known_agents
 from persim.methods import Method, Options
-from persim.methods.job import PREDICTION, TRUE_ENV_REGIME, Job, predictions, rewards
+from persim.methods.job import PREDICTION, TENSOR, TRUE_ENV_REGIME, Job, predictions, rewards, tensors
 from persim.storage.cells import Cell
 
 ENVS = ("mountaincar", "cartpole", "halfcheetah")
@@ -23,7 +24,12 @@ _OTHER_SUITES = ("persim-cadm", "persim-bcq-5", "persim-cql-5", *UNSEEN_METHODS)
 ALL_METHODS = tuple(name for name in METHODS if name not in _OTHER_SUITES)
 # Episodes of each test agent, by preset: of a method that plans, and of one that acts by a policy.
 _EPISODES = {"paper": (EPISODES, 100), "quick": (5, 100), "smoke": (1, 2)}
+# Of the true dynamics' approximation: states, actions where they are continuous, ranks, starts of the search.
+_TENSOR_RANKS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30)
+_TENSOR = {True: (300, None, _TENSOR_RANKS, 8), False: (120, 32, _TENSOR_RANKS, 2)}
+_SMALL_TENSOR = {True: (30, None, (1, 2, 3), 4), False: (4, 4, (1, 2), 2)}
 DataKey = tuple[str, str, int]  # environment, regime, N
+Variants = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -37,13 +43,14 @@ class Suite:
         methods: names of ``baselines.registry``.
         agents: values of N.
         trials: repetitions.
-        measures: what is measured: ``prediction``, ``reward``.
+        measures: what is measured: ``prediction``, ``reward``, ``tensor``.
         preset: of the budget, if the command line does not say.
         unseen: by environment, covariates ``[M, C]`` of the test agents where they are not those of the data.
         episodes: of each agent and method that plans, if the command line does not say; None for the preset's.
         seed: of the first trial, if the command line does not say; smaller ones are refused.
         acting: ids of the agents that act where they are not the test agents.
         plannings: by environment the fields of ``Options`` of each way to plan; every method is measured under all.
+        variants: by name what replaces settings of PerSim (``Options.tuned``); each is measured on all data.
     """
 
     name: str
@@ -59,6 +66,7 @@ class Suite:
     seed: int = 0
     acting: tuple[int, ...] | None = None
     plannings: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    variants: Variants = field(default_factory=lambda: {"": {}})
 
     def check(self, seed: int, agents: Sequence[int], options: Options) -> None:
         """Check the first seed, the values of N and the options against what the suite keeps to itself.
@@ -86,6 +94,20 @@ def _plannings(env: str, horizons: Sequence[int]) -> tuple[Mapping[str, Any], ..
 
 _EVERYTHING = tuple(product(ENVS, REGIMES))
 _SMALL = tuple(product(("mountaincar", "cartpole"), ("random", "pure")))
+_ALONE, _FIVE = {"members": 1, "candidates": 1}, {"members": MEMBERS, "candidates": MEMBERS}
+_ABLATIONS: Variants = {
+    "as it is": {},
+    "next states as targets": {"nets": {"residual": False}},
+    "five members, no spare ones": {"size": _FIVE},
+    "one member": {"size": _ALONE},
+    "no averaging of weights": {"train": {"average_last": 0}},
+    "no alternating least squares": {"polish": {"rounds": 0}},
+    "the paper's training: none of the last three": {
+        "size": _FIVE,
+        "train": {"average_last": 0},
+        "polish": {"rounds": 0},
+    },
+}
 
 SUITES = {
     suite.name: suite
@@ -110,6 +132,11 @@ SUITES = {
               ("persim", "true-env"), trials=2, episodes=5, seed=101, acting=tuple(range(5, 15)),
               plannings={"mountaincar": _plannings("mountaincar", (50, 100, 150, 200)),
                          "cartpole": _plannings("cartpole", (8, 10, 15, 30, 50))}),
+        Suite("ablations", "PerSim without one part of its training each",
+              tuple(product(("mountaincar", "cartpole"), ("random", "pure"))), ("persim",), trials=3,
+              measures=("prediction",), variants=_ABLATIONS),
+        Suite("theorem1", "the true dynamics as sums of r terms (Theorem 1)",
+              tuple((env, "random") for env in ENVS), ("true-env",), agents=(40,), trials=3, measures=(TENSOR,)),
         Suite("smoke", "everything once, tiny, in seconds; its numbers mean nothing",
               (("cartpole", "random"), ("mountaincar", "pure")),
               ("persim", "true-env", "bcq-p", "cql-a", "morel-a", "persim-cql-5"),
@@ -181,8 +208,9 @@ class Grid:
         return list(found.values())
 
     def _trial(self, trial: int) -> Iterator[Job]:
-        for key, name in product(self.keys, self.methods):
+        for key, name, variant in product(self.keys, self.methods, self.suite.variants.values()):
             options = self.special.get(key, self.options)
+            options = replace(options, tuned={**(options.tuned or {}), **variant} or None)
             for planning in self.suite.plannings.get(key[0], ({},)):
                 yield from self._measured(key, make_method(name, get(key[0]), replace(options, **planning)), trial)
 
@@ -191,7 +219,10 @@ class Grid:
         env, regime, count = key
         spec, unseen = get(env), self.suite.unseen.get(env, ())
         for measure in self.suite.measures:
-            if measure != PREDICTION:
+            if measure == TENSOR:
+                sizes = _SMALL_TENSOR if self.options.preset == "smoke" else _TENSOR
+                how = tensors(*sizes[spec.discrete])
+            elif measure != PREDICTION:
                 how = rewards(self._episodes(plans=method.plans), agents=self.suite.acting, unseen=unseen)
             elif method.predicts:
                 how = predictions(spec, unseen)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import mean, median
 
 from baselines.registry import METHODS
-from persim.methods.job import HOLDOUT, REWARD
+from persim.methods.job import HOLDOUT, REWARD, TENSOR
 from persim.storage.cells import FinishedCell
 from sweeps.reporting.page import Entry, Section, Table, text
 from sweeps.reporting.results import ENV_TITLES, Results
@@ -19,7 +19,8 @@ _MEANING = (
     "several cells share is counted once in the sums. PerSim-BCQ-5 and PerSim-CQL-5 start from PerSim's model, whose "
     "training is not counted again. Budget smoke is left out."
 )
-_SWEEP, _TRIED = "rank sweep", "choice of planner"
+_TRIED = "choice of planner"
+_BUDGETS = {HOLDOUT: "rank sweep", TENSOR: "Theorem 1"}  # of what has none of its own
 Group = tuple[str, str, int, str]
 
 
@@ -39,15 +40,14 @@ def _groups(cells: Iterable[FinishedCell]) -> dict[Group, list[FinishedCell]]:
     order = {name: place for place, name in enumerate((*ENV_TITLES, *METHODS))}
     found: dict[Group, list[FinishedCell]] = {}
     for done in cells:
-        cell, budget = done.cell, _SWEEP if done.cell.what == HOLDOUT else budget_of(done)
-        if "planners" in done.labels:
-            budget = _TRIED
-        if budget != "smoke":
+        cell = done.cell
+        budget = _TRIED if "planners" in done.labels else _BUDGETS.get(cell.what, budget_of(done))
+        if "smoke" not in (budget, budget_of(done)):
             found.setdefault((cell.env, cell.method, cell.agents, budget), []).append(done)
 
     def place(group: Group) -> tuple[object, ...]:
         env, method, count, budget = group
-        last = budget in (_SWEEP, _TRIED)
+        last = budget in (*_BUDGETS.values(), _TRIED)
         return order.get(env, len(order)), env, last, order.get(method, len(order)), method, count, budget
 
     return {group: found[group] for group in sorted(found, key=place)}

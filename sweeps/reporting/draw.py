@@ -252,3 +252,24 @@ def rank_figure(
     _log_ticks(axes, ranks)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
+
+
+def tensor_figure(panels: Mapping[str, tuple[Mapping[str, Mapping[int, float]], int]]) -> Figure:
+    """Draw errors against rank, a panel for each environment, given by the errors of each metric and a chosen rank."""
+    lines = {
+        "error": ("error of the best sum", {"color": _BLUE, "marker": "o", "zorder": 3}),
+        "max_error": ("its largest error of one entry", {"color": _BLUE, "linestyle": "--", "linewidth": 1}),
+        "inside_error": ("the same without clipped states", {"color": "#2e8b57", "marker": "s", "zorder": 4}),
+        "cover_error": ("error of the proof's sum", {"color": _GREY, "marker": "x", "linewidth": 1}),
+    }
+
+    def draw(axes: Any, panel: tuple[Mapping[str, Mapping[int, float]], int]) -> None:
+        errors, chosen = panel
+        for metric, (label, style) in lines.items():
+            ranks, values = list(errors[metric]), list(errors[metric].values())
+            axes.plot(ranks, np.maximum(values, 1e-16), markersize=5, label=label, **style)
+        axes.axvline(chosen, color=_ORANGE, linewidth=1.5, label="rank that the paper chose", zorder=1)
+        axes.set_yscale("log")
+        _log_ticks(axes, [1, 2, 3, 5, 10, 15, 30])
+
+    return _panels(panels, len(panels), (1 + 3.2 * len(panels), 3.6), ("rank r", "error"), draw)

@@ -18,14 +18,15 @@ import pyarrow.parquet as pq
 
 from persim.errors import InputError, check_choice
 from persim.methods import PRESETS
-from persim.methods.job import HOLDOUT, PREDICTION, REWARD
+from persim.methods.job import HOLDOUT, PREDICTION, REWARD, TENSOR
 from persim.storage import store
 from persim.storage.cells import Cell, CellStore, FinishedCell, read_finished
 
 VERSION = 3
 _BEFORE = 2  # had no machine
-KINDS = (PREDICTION, REWARD, HOLDOUT)
+KINDS = (PREDICTION, REWARD, HOLDOUT, TENSOR)
 SUITES = ("prediction", "reward", "augmentation", "unseen", "scarcity", "same-planner", "planners", "rank_cv")
+SUITES += ("ablations", "theorem1")
 Cells = dict[str, FinishedCell]
 
 SCHEMA = pa.schema(

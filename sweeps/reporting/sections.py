@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from sweeps.reporting import goal, paper_figures, planners, tables
+from sweeps.reporting.ablations import ablations
 from sweeps.reporting.aggregate import aggregates
 from sweeps.reporting.cost import cost
 from sweeps.reporting.page import Section
 from sweeps.reporting.ranks import ranks
 from sweeps.reporting.results import Results
+from sweeps.reporting.theorem import theorem
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ PARTS = (
     Part(goal.overview),
     Part(goal.goal, ("prediction", "reward", "scarcity")),
     Part(ranks, ("rank_cv",)),
+    Part(theorem, ("theorem1",)),
+    Part(ablations, ("ablations",)),
     Part(paper_figures.factors, ("prediction",)),
     Part(partial(tables.of_suite, "prediction"), ("prediction",)),
     Part(paper_figures.rollouts, ("prediction",)),

@@ -128,17 +128,18 @@ def budget_of(done: FinishedCell) -> str:
 def changes(done: FinishedCell) -> tuple[str, ...]:
     """Name what a cell depends on and has in another amount or form than under the preset ``paper``.
 
-    Only settings that the method has now and had then are compared: rows of before an option existed stay valid.
+    A setting that the cell lacks is not compared: rows of before an option existed stay valid. One that only the cell
+    has is a change, as of an option that is named only where it is used.
     """
     cell = done.cell
     wanted, came = _paper(cell.method, cell.env, cell.what), _flat(cell.settings)
     if cell.what == REWARD:
         came = {"episodes": cell.measure["episodes"]} | came
     found = []
-    for name in came:
-        if name in wanted and came[name] != wanted[name]:
+    for name in came if wanted else ():
+        if name not in wanted or came[name] != wanted[name]:
             label = name.rpartition(".")[2].replace("_", " ")  # planning.settings.plans is plans
-            found.append(f"{label} {_text(came[name])} ({_text(wanted[name])})")
+            found.append(f"{label} {_text(came[name])} ({_text(wanted.get(name))})")
     return tuple(dict.fromkeys(found))
 
 

@@ -13,6 +13,7 @@ from persim.evaluation.paper import PaperError
 from persim.storage.cells import Cell, FinishedCell
 from sweeps.grid.suites import DataKey, Grid, belongs, paper_episodes
 from sweeps.reporting.compare import Known
+from sweeps.reporting.page import Table
 from sweeps.reporting.results import REWARD, RMSE, paper_numbers
 
 METRICS = {RMSE: "50-step prediction RMSE", REWARD: "mean reward of an episode"}
@@ -76,3 +77,12 @@ def _ours(values: Sequence[float]) -> str:
 
 def _line(name: str, columns: Iterable[str]) -> str:
     return f"{name:<38}" + "".join(f"{text:>17}" for text in columns)
+
+
+def written(table: Table) -> str:
+    """Write a table of the report as text, with columns as wide as their longest entry."""
+    lines = [[head.replace("\n", ", ") for head in table.columns]]
+    lines += [[" ".join(entry.lines) for entry in row] for row in table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    shown = ("  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join([table.caption, *(line.rstrip() for line in shown)])

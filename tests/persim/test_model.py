@@ -49,6 +49,24 @@ def plain_next_state(model, member, agent, state, action):
     return np.array([state[d] + sum(u[i] * v[d, i] * w[i] for i in range(shape.rank)) for d in range(shape.state_dim)])
 
 
+@pytest.mark.parametrize("normalised", [False, True])
+def test_without_residual_the_product_is_the_next_state(normalised, rng):
+    """The same weights give the same product; it is trained on the next states, and nothing else changes."""
+    usual = build(dataclasses.replace(DISCRETE, normalised=normalised))
+    settings = dataclasses.replace(usual.settings, residual=False)
+    other = LowRankDynamics.from_arrays(usual.arrays(), settings)
+    agents, states, actions = inputs(DISCRETE, rng)
+    with torch.no_grad():
+        torch.testing.assert_close(other(agents, states, actions), usual(agents, states, actions) - states)
+    deltas = torch.from_numpy(rng.normal(size=states.shape).astype(np.float32))
+    torch.testing.assert_close(other.target(states, deltas), states + deltas)
+    assert usual.target(states, deltas) is deltas
+    if normalised:
+        other.fit_scales(states, deltas)
+        torch.testing.assert_close(other.delta_scale[0], (states + deltas).mean(0))
+        torch.testing.assert_close(other.state_scale[0], states.mean(0))
+
+
 @pytest.mark.parametrize("settings", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
 def test_forward_is_the_papers_formula(settings, rng):
     model = build(settings)

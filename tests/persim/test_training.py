@@ -67,6 +67,23 @@ def test_fast_training_is_plain_training(cartpole_data, average_last):
     torch.testing.assert_close(weights(model), plain_training(cartpole_data, settings, 2), rtol=1e-4, atol=1e-6)
 
 
+def test_next_states_are_learnt_where_differences_are_not(cartpole_data):
+    """Trained on the same steps, its product is the next state: what ``holdout_errors`` measures is what it misses."""
+    usual = build(cartpole_data)
+    model = LowRankDynamics.from_arrays(usual.arrays(), dataclasses.replace(usual.settings, residual=False))
+    before, rows = weights(model).clone(), np.arange(len(cartpole_data))
+    train(model, cartpole_data, SETTINGS, orders())
+    assert not torch.equal(weights(model), before)
+    who, states, actions = (
+        torch.from_numpy(column) for column in (cartpole_data.agent, cartpole_data.observation, cartpole_data.action)
+    )
+    with torch.no_grad():
+        missed = model(who, states, actions) - torch.from_numpy(cartpole_data.next_observation)
+    found = holdout_errors(model, TrainingRows(model, cartpole_data, rows))
+    np.testing.assert_allclose(found, missed.double().square().mean(1).numpy(), rtol=1e-4)
+    assert found.mean() < 0.9 * np.square(cartpole_data.next_observation).mean()  # that of a model that says zero
+
+
 def test_a_step_is_that_of_torchs_adam(cartpole_data):
     """The private fused kernel against the public optimiser on the same gradients."""
     model, reference = build(cartpole_data), build(cartpole_data)

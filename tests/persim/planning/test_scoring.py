@@ -104,9 +104,10 @@ def test_the_same_plan_wins_on_many_random_models(env, safety):
     assert ties > 20
 
 
-def test_a_normalised_model_is_folded_in_its_own_units(rng):
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_normalised_model_is_folded_in_its_own_units(residual, rng):
     spec, goal = get("cartpole"), Objective(get("cartpole"))
-    shape = ModelSettings(AGENTS, 4, 2, True, 3, 2, state_widths=(16,), normalised=True)
+    shape = ModelSettings(AGENTS, 4, 2, True, 3, 2, state_widths=(16,), normalised=True, residual=residual)
     model = LowRankDynamics(shape, [seeding.sequence(0, k) for k in range(2)])
     model.fit_scales(torch.from_numpy(rng.normal(0.1, 0.5, (99, 4))), torch.from_numpy(rng.normal(0, 0.05, (99, 4))))
     states, agents, plans = problem(spec, rng)
