@@ -195,7 +195,7 @@ def test_cadm_and_persim_stand_beside_each_other_with_what_differs(tmp_path):
     [table] = section.tables
     ours, cadm, pets = ([entry.lines[0] for entry in entries] for entries in table.rows)
     how = "random_shooting, 200 plans, horizon 50, shaping: none"
-    assert ours == ["PerSim, CaDM's planner", *["177.0"] * 5, "1", "4", "the paper's budget", how]
+    assert ours == ["PerSim, CaDM's planner", *["177.0"] * 5, "1", "4", "the paper's", how]
     assert (cadm[0], cadm[1], cadm[6:8], cadm[9]) == ("Vanilla CaDM", "150.0", ["1", "4"], how)
     assert "iterations 5 (20)" in cadm[8]
     assert (pets[7], pets[9]) == ("1", how)
@@ -221,7 +221,7 @@ def test_the_papers_numbers_stand_beside_both_planners(tmp_path):
     lines, notes = shown(Results(tuple(group), tmp_path), "10")
     ours, papers = lines["PerSim, our planner"], lines["PerSim, the paper's planner"]
     assert (ours[0][0], papers[0][0]) == ("200.0", "190.0")
-    assert ours[0][1] == papers[0][1] == "paper 197.70 ± 7.82"
+    assert ours[0][1] == papers[0][1] == "paper 197.7 ± 7.82"
     assert lines["True env+MPC, our planner"][0][0] == "–"
     assert lines["True env+MPC, our planner"][0][1] == lines["True env+MPC, the paper's planner"][0][1]
     assert notes[-1] == (
