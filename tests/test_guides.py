@@ -39,7 +39,7 @@ def all_ids():
         job.cell.id
         for suite in SUITES.values()
         for preset in PRESETS
-        for job in Grid(suite, suite.data, suite.methods, suite.agents[:1], 1, Options(preset)).jobs()
+        for job in Grid(suite, suite.data, suite.methods, suite.agents[:1], 1, Options(preset), suite.seed).jobs()
     }
 
 

@@ -13,7 +13,7 @@ from persim.data.policies import BatchPolicy
 from persim.envs.spec import EnvSpec
 from persim.errors import check_choice
 from persim.methods.protocol import Options
-from persim.planning.planner import MPC, Planner, PlannerSettings, Plans
+from persim.planning.planner import MPC, EliteSettings, Planner, PlannerSettings, Plans
 from persim.planning.registry import NAMES, PAPER, default_planner, default_safety, paper_planner, planner_settings
 from persim.planning.scoring import Objective
 
@@ -84,8 +84,12 @@ class PlanningSettings:
 
     @classmethod
     def chosen(cls, spec: EnvSpec, options: Options, *, whole: bool = False) -> PlanningSettings:
-        """The planner that the options of a command ask for."""
-        return cls.of(spec, options.planner, whole=whole, **{**options.of(PLANNING), **(options.planning or {})})
+        """The planner that the options of a command ask for; a preset of fewer plans has no more elites than these."""
+        changed = {**options.of(PLANNING), **(options.planning or {})}
+        own = cls.of(spec, options.planner, whole=whole)
+        if isinstance(own.settings, EliteSettings) and "plans" in changed:
+            changed.setdefault("elites", min(own.settings.elites, changed["plans"]))
+        return cls.of(spec, options.planner, whole=whole, **changed)
 
     def objective(self, spec: EnvSpec) -> Objective:
         """What the planner maximises."""

@@ -198,7 +198,7 @@ def _same(cells: Sequence[FinishedCell], env: str, regime: str) -> Table | None:
         return None
     agents = range(1, len(get(env).test_agents) + 1)
     rows = tuple(_line(name, found[name], agents) for name in methods)
-    columns = ("method", *(f"agent {agent}" for agent in agents), "trials", "episodes", "training", "planner")
+    columns = ("method", *(f"agent {agent}" for agent in agents), "trials", "episodes", "budget", "planner")
     plans = {one.planning for one in measured.values()}
     episodes = {one.cells[0].cell.measure["episodes"] for one in measured.values()}
     notes = [
@@ -214,9 +214,9 @@ def _line(name: str, ours: Measured | None, agents: Iterable[int]) -> tuple[Entr
     if ours is None:
         return (title, *[text("–", "missing") for _ in agents], *[text("–", "missing") for _ in range(4)])
     earned = [with_spread(ours.values(REWARD, agent), 1) for agent in agents]
-    acts = ("episodes", "plans", "horizon", "particles", "planner")  # what is no matter of training
-    training = [change for change in ours.changes if change.split()[0] not in acts]
+    columns = ("episodes", "plans", "horizon", "planner")  # of their own
+    less = [change for change in ours.changes if change.split()[0] not in columns]
     episodes = str(ours.cells[0].cell.measure["episodes"])
-    budget = ", ".join(training) or "the paper's budget"
+    budget = ", ".join(less) or "the paper's"
     return (title, *map(text, earned), text(str(len(ours.cells))), text(episodes), text(budget, "wrap"),
             text(ours.planning, "wrap"))  # fmt: skip

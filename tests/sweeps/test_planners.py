@@ -195,7 +195,7 @@ def test_cadm_and_persim_stand_beside_each_other_with_what_differs(tmp_path):
     [table] = section.tables
     ours, cadm, pets = ([entry.lines[0] for entry in entries] for entries in table.rows)
     how = "random_shooting, 200 plans, horizon 50, shaping: none"
-    assert ours == ["PerSim, CaDM's planner", *["177.0"] * 5, "1", "4", "the paper's budget", how]
+    assert ours == ["PerSim, CaDM's planner", *["177.0"] * 5, "1", "4", "the paper's", how]
     assert (cadm[0], cadm[1], cadm[6:8], cadm[9]) == ("Vanilla CaDM", "150.0", ["1", "4"], how)
     assert "iterations 5 (20)" in cadm[8]
     assert (pets[7], pets[9]) == ("1", how)
