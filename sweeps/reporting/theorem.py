@@ -113,7 +113,8 @@ def table(found: dict[str, tuple[int, Curves]]) -> Table:
         "Error of the best sum of r terms, the largest of the trials [without states that a bound clips] (of one "
         "entry; of the proof's sum)"
     )
-    return Table(caption, ("rank r", *trials), rows)
+    note = f"A column ends with the first rank whose errors are rounding; exact: below {EXACT:g}."
+    return Table(caption, ("rank r", *trials), rows, (note,))
 
 
 def _entry(own: Curves, rank: int) -> Entry:
