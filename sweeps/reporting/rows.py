@@ -25,8 +25,8 @@ from persim.storage.cells import Cell, CellStore, FinishedCell, read_finished
 VERSION = 3
 _BEFORE = 2  # had no machine
 KINDS = (PREDICTION, REWARD, HOLDOUT, TENSOR)
-SUITES = ("prediction", "reward", "augmentation", "unseen", "scarcity", "same-planner", "planners", "rank_cv")
-SUITES += ("ablations", "theorem1")
+SUITES = ("prediction", "reward", "augmentation", "unseen", "scarcity", "same-planner", "planners", "rank_cv",
+          "ablations", "theorem1")  # fmt: skip
 Cells = dict[str, FinishedCell]
 
 SCHEMA = pa.schema(

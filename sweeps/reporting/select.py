@@ -133,6 +133,8 @@ def changes(done: FinishedCell) -> tuple[str, ...]:
     """
     cell = done.cell
     wanted, came = _paper(cell.method, cell.env, cell.what), _flat(cell.settings)
+    # A cell without polish does not name it, and then its spare members were not chosen as now either.
+    came |= {name: 0 for name in wanted if name.endswith("polish.rounds") and name not in came}
     if cell.what == REWARD:
         came = {"episodes": cell.measure["episodes"]} | came
     found = []

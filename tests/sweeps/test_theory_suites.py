@@ -55,7 +55,8 @@ def test_a_variant_changes_what_it_says_and_nothing_else():
         "five members, no spare ones": ("candidates 5 (7)",),
         "one member": ("candidates 1 (7)", "members 1 (5)"),
         "no averaging of weights": ("average last 0 (50)",),
-        "the paper's training: five members, no averaging": ("candidates 5 (7)", "average last 0 (50)"),
+        "no alternating least squares": ("rounds 0 (2)",),
+        "the paper's training: none of the last three": ("rounds 0 (2)", "candidates 5 (7)", "average last 0 (50)"),
     }
     assert all(cell.measure == usual.measure for cell in found.values())
 
@@ -169,7 +170,12 @@ def test_rows_are_published_and_counted(tmp_path):
     assert rows.read(path) == [replace(finished, rows=sorted(finished.rows, key=lambda one: one["metric"]))]
     (section,) = cost(Results((finished,), Path()))
     ((name, *shown),) = section.tables[0].rows
-    assert [name.lines[0], *(entry.lines[0] for entry in shown[:3])] == ["True env+MPC", "40", "Theorem 1", "1"]
+    assert [name.lines[0], *(entry.lines[0] for entry in shown[:3])] == [
+        "True env+MPC, our planner",
+        "40",
+        "Theorem 1",
+        "1",
+    ]
 
 
 def test_the_command_ends_with_the_table_of_theorem_1(tmp_path, capsys):
