@@ -15,6 +15,7 @@ from persim.envs.spec import Array
 from persim.errors import InputError
 
 WIDTH, HEIGHT = 480, 320
+FARTHEST = 100.0  # drawn coordinate; what a diverged prediction puts farther is off the picture, and overflows pygame
 
 
 def gymnasium_frames(env_id: str, states: Array, **attributes: float) -> Iterator[NDArray[np.uint8]]:
@@ -26,7 +27,7 @@ def gymnasium_frames(env_id: str, states: Array, **attributes: float) -> Iterato
         setattr(picture, name, value)
     with closing(picture):
         for state in states:
-            picture.state = np.array(state)
+            picture.state = np.clip(state, -FARTHEST, FARTHEST)
             yield np.asarray(picture.render())
 
 

@@ -42,7 +42,7 @@ class PolishSettings:
         InputError: a number is out of range.
     """
 
-    rounds: int = 2
+    rounds: int = 3
     ridge: float = 1e-6
 
     def __post_init__(self) -> None:

@@ -60,7 +60,7 @@ def read(folder, name):
 def test_methods_without_factors_have_no_such_rows(root):
     for model in stored_models([root], ("cadm", "cadm-pets"), N, SEED):
         done = CellStore(root).finished(model.job.cell)
-        assert {entry["metric"] for entry in done.rows} == {"prediction_rmse", "prediction_r2"}
+        assert {entry["metric"] for entry in done.rows} == {"prediction_rmse", "prediction_r2", "prediction_steps"}
 
 
 def test_every_agent_of_every_model_is_on_the_map_with_its_covariates(made, root):
