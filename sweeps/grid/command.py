@@ -46,7 +46,7 @@ def parser(about: str) -> console.Parser:
     p.add_argument("--settings", metavar="tuned|PATH", help="of PerSim: what sweeps/tune.py found for these data, or a "
                    "file of its (the paper's)")  # fmt: skip
     p.add_argument("--polish", type=int, metavar="ROUNDS", help="of alternating least squares at the end of PerSim's "
-                   "training; 0 is the paper's procedure (2)")  # fmt: skip
+                   "training; 0 is the paper's procedure (3)")  # fmt: skip
     p.add_argument(
         "--planner", help=f"of the methods that plan: {', '.join(NAMES)} (the default of each environment); methods "
         "that are named after a planner keep it")  # fmt: skip
