@@ -23,7 +23,7 @@ from persim.envs.spec import Array, EnvSpec
 from persim.evaluation.prediction import History
 from persim.methods import Fitted, Method, Options, Part, PlanningSettings, Weights
 from persim.methods.planning import PLANNING
-from persim.planning.registry import PLANNERS
+from persim.planning.registry import PAPER, PLANNERS
 
 _NOISE = 0  # seed of the particles of a prediction: the same question has the same answer
 # Milliseconds of one core: an update of one member, and one state moved on in a rollout (docs/baselines.md).
@@ -48,7 +48,7 @@ def _planning(spec: EnvSpec, options: Options, plans: int) -> PlanningSettings:
     if options.planner is not None:
         return PlanningSettings.chosen(spec, options)
     if spec.discrete:
-        return PlanningSettings.of(spec, "random_shooting", **{"plans": plans, **changed})
+        return PlanningSettings.of(spec, PAPER, **{"plans": plans, **changed})
     own = {"plans": 200, "horizon": 30, "iterations": 4, "smoothing": 0.1, "spread": (0.5, 0.5), **changed}
     return PlanningSettings.of(spec, "cem", **{"elites": max(1, own["plans"] // 4), **own})
 

@@ -153,7 +153,7 @@ def test_what_is_measured_and_how_is_part_of_the_id():
 
 def test_weights_are_named_by_data_and_learning_alone():
     spec, method = get("cartpole"), make_method("persim", get("cartpole"))
-    other = make_method("persim", spec, Options(planner="random_shooting"))
+    other = make_method("persim", spec, Options(planner="persistent_shooting"))
     jobs = [
         Job.of(m, "cartpole", "random", 50, 0, how) for m in (method, other) for how in (rewards(5), predictions(spec))
     ]

@@ -226,7 +226,7 @@ def test_the_papers_numbers_stand_beside_both_planners(tmp_path):
     assert lines["True env+MPC, our planner"][0][1] == lines["True env+MPC, the paper's planner"][0][1]
     assert (
         "How each acts (what is added to the reward is its shaping). "
-        "PerSim, our planner: persistent_shooting, 1000 plans, horizon 10, shaping: safety, episodes of an agent: 20; "
+        "PerSim, our planner: random_shooting, 1000 plans, horizon 8, shaping: safety, episodes of an agent: 20; "
         "PerSim, the paper's planner, True env+MPC, the paper's planner: random_shooting, 1000 plans, horizon 50, "
         "shaping: none, episodes of an agent: 20."
     ) in notes

@@ -120,7 +120,7 @@ def test_cells_are_computed_in_this_process_and_leave_nothing_else(tmp_path):
 
 
 def test_on_a_gpu_all_members_are_one_task_with_the_same_weights(tmp_path, monkeypatch):
-    """The pool says cuda, but the work is done on a CPU, as it is with batches too large to be trained at once there."""
+    """The pool says cuda, but a CPU does the work, one by one as it does with large batches."""
     monkeypatch.setattr("persim.methods.persim._SMALL_BATCH", 0)
     numbers = []
 

@@ -32,8 +32,8 @@ def test_the_papers_planner_is_that_of_appendix_d1_and_ignores_what_we_tuned(mon
 
 
 def test_shaping_is_on_for_ours_off_for_the_papers_and_nothing_where_there_is_none():
-    assert [PlanningSettings.of(POLE, name).safety for name in (None, "cem", "random_shooting", "paper")] == [
-        True, True, False, False,
+    assert [PlanningSettings.of(POLE, name).safety for name in (None, "cem", "persistent_shooting", "paper")] == [
+        True, True, True, False,
     ]  # fmt: skip
     assert PlanningSettings.of(POLE, safety=False).safety is False
     assert PlanningSettings.of(POLE, "paper", safety=True).safety is True
@@ -78,9 +78,10 @@ def test_how_a_method_plans_in_words():
     assert words(CAR, paper) == "random_shooting, 1000 plans, horizon 50, shaping: progress"
     assert words(CAR, paper, acting={"progress": False}) == "random_shooting, 1000 plans, horizon 50, shaping: none"
     ours = PlanningSettings.of(POLE, horizon=10)
-    assert words(POLE, ours) == "persistent_shooting, 1000 plans, horizon 10, shaping: safety"
+    assert words(POLE, ours) == "random_shooting, 1000 plans, horizon 10, shaping: safety"
     assert words(POLE, replace(ours, safety=False)).endswith("shaping: none")
-    assert words(POLE, replace(ours, safety=None)).endswith("shaping: safety")  # rows of before it was a setting
+    before = replace(PlanningSettings.of(POLE, "persistent_shooting"), safety=None)  # rows of before it was a setting
+    assert words(POLE, before).endswith("shaping: safety")
     assert words(POLE, replace(PlanningSettings.of(POLE, "paper"), safety=None)).endswith("shaping: none")
     assert (
         words(CHEETAH, PlanningSettings.of(CHEETAH, "paper")) == "cem, 200 plans, 6 rounds, horizon 30, shaping: none"
