@@ -141,6 +141,7 @@ def changes(done: FinishedCell) -> tuple[str, ...]:
     for name in came if wanted else ():
         if name not in wanted or came[name] != wanted[name]:
             label = name.rpartition(".")[2].replace("_", " ")  # planning.settings.plans is plans
+            label = "polish rounds" if name.endswith("polish.rounds") else label
             found.append(f"{label} {_text(came[name])} ({_text(wanted.get(name))})")
     return tuple(dict.fromkeys(found))
 

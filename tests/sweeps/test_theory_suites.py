@@ -55,8 +55,12 @@ def test_a_variant_changes_what_it_says_and_nothing_else():
         "five members, no spare ones": ("candidates 5 (7)",),
         "one member": ("candidates 1 (7)", "members 1 (5)"),
         "no averaging of weights": ("average last 0 (50)",),
-        "no alternating least squares": ("rounds 0 (3)",),
-        "the paper's training: none of the last three": ("candidates 5 (7)", "average last 0 (50)", "rounds 0 (3)"),
+        "no alternating least squares": ("polish rounds 0 (3)",),
+        "the paper's training: none of the last three": (
+            "candidates 5 (7)",
+            "average last 0 (50)",
+            "polish rounds 0 (3)",
+        ),
     }
     assert all(cell.measure == usual.measure for cell in found.values())
 
