@@ -229,7 +229,7 @@ def default_space(spec: EnvSpec, *, planning: bool) -> dict[str, Any]:
         space |= {
             "planner": [own, other],
             "plans": {"low": 50, "high": 1000, "log": True},
-            "horizon": {"low": 10, "high": farthest, "step": 10},
+            "horizon": {"low": 5, "high": farthest, "log": True},
             "elites": {"low": 5, "high": 50},
             "iterations": {"low": 2, "high": 5},
         }

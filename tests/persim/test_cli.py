@@ -81,7 +81,7 @@ def test_predict_prints_ours_beside_the_papers(capsys, tmp_path):
         ([*EVALUATE, "--planner", "random_shoting"], "did you mean 'random_shooting'"),
         ([*EVALUATE, "--planner", "icem"], "ICEM plans continuous actions, but these are Discrete(2)"),
         ([*EVALUATE, "--planner", "cem", "--plans", "10"], "elites is 50, more than the 10 plans"),
-        ([*EVALUATE, "--elites", "5"], "persistent_shooting has no 'elites'"),
+        ([*EVALUATE, "--elites", "5"], "random_shooting has no 'elites'"),
         ([*EVALUATE, "--horizon", "0"], "horizon is 0"),
         ([*EVALUATE, "--plans", "0"], "plans is 0"),
         ([*EVALUATE, "--episodes", "0"], "episodes is 0"),

@@ -136,8 +136,19 @@ def test_what_is_linear_in_the_last_layer_is_recovered(cartpole):
     assert after < 1e-5
 
 
-def test_a_round_that_does_not_help_on_held_out_rows_is_undone(cartpole, caplog):
+def test_too_few_transitions_are_not_fitted(caplog):
+    few = collect_regime(get("cartpole"), "random", n_agents=5, seed=0)
+    model = model_of(few, rank=3, members=1, width=200)
+    before = model.state_layers[-1].clone()
+    with caplog.at_level(logging.INFO):
+        assert polish(model, few, PolishSettings(2), np.random.default_rng(0)) == [0]
+    assert "too few to solve for 603 weights of each state dimension" in caplog.text
+    assert torch.equal(model.state_layers[-1], before)
+
+
+def test_a_round_that_does_not_help_on_held_out_rows_is_undone(cartpole, caplog, monkeypatch):
     """There are more unknowns than transitions: the fit is perfect and worthless."""
+    monkeypatch.setattr("persim.learning.polish.EQUATIONS", 0)
     few = collect_regime(get("cartpole"), "random", n_agents=5, seed=0)
     model = model_of(few, rank=3, members=1, width=200)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -160,6 +171,18 @@ def test_weights_that_are_not_finite_are_kept_as_trained(cartpole):
     assert torch.equal(model.agent_layer[1], before[1])
 
 
+def test_a_ridge_below_what_float64_bears_keeps_the_trained_weights(cartpole, caplog, monkeypatch):
+    """With many more units than transitions the normal equations are singular: no round has a solution to keep."""
+    monkeypatch.setattr("persim.learning.polish.EQUATIONS", 0)
+    few = collect_regime(get("cartpole"), "random", n_agents=5, seed=0)
+    model = model_of(few, rank=3, members=1, width=200)
+    before = model.state_layers[-1].clone()
+    with caplog.at_level(logging.INFO):
+        assert polish(model, few, PolishSettings(2, 1e-25), np.random.default_rng(0)) == [0]
+    assert torch.equal(model.state_layers[-1], before)
+    assert "keeps its weights" in caplog.text
+
+
 def test_an_agent_with_fewer_rows_than_the_rank_keeps_its_factors(cartpole, caplog):
     order = np.flatnonzero((cartpole.agent != 7) | (cartpole.step < 1))
     columns = ["agent", "step", "observation", "action", "next_observation", "reward", "terminated", "truncated"]
@@ -168,7 +191,7 @@ def test_an_agent_with_fewer_rows_than_the_rank_keeps_its_factors(cartpole, capl
     before = (model.agent_layer[:, :, 7]).clone()
     with caplog.at_level(logging.INFO):
         polish(model, data, PolishSettings(1), np.random.default_rng(0))
-    assert "1 of 40 agents have fewer transitions than the rank, 4" in caplog.text
+    assert "1 of 40 agents have too few transitions for factors of rank 4" in caplog.text
     torch.testing.assert_close(model.agent_layer[:, :, 7], before)
 
 

@@ -134,7 +134,7 @@ def test_bad_options_are_one_line_status_2_and_nothing_left(arguments, expected,
 
 BAD_PLANNING = [
     ("planner: [icem, persistent_shooting]", "plans continuous actions"),
-    ("elites: [5, 10]", "persistent_shooting has no elites"),
+    ("elites: [5, 10]", "random_shooting has no elites"),
     ("planner: cem\nplans: {low: 10, high: 100}\nelites: {low: 5, high: 20}", "elites is 20, more than the 10 plans"),
 ]
 
