@@ -1,8 +1,8 @@
 """Alternating least squares as the last step of training: what is linear in the model is solved for, not searched for.
 
 Given the agents' and the actions' factors, and all but the last layer of the state encoder, a prediction is linear in
-that last layer; given the encoders it is linear in the factors of each agent. Minibatches with Adam leave ten times the
-loss that these two least-squares problems reach. The paper has no such step.
+that last layer; given the encoders it is linear in the factors of each agent. In CartPole training by minibatches
+leaves ten times the loss that these two least-squares problems reach. The paper has no such step.
 """
 
 from __future__ import annotations
@@ -91,14 +91,18 @@ class _Weights:
         self.actions = [layer.detach().double() for layer in model.action_layers]
 
     def units(self, states: Tensor) -> Tensor:
-        """The inputs ``[K, F, B]`` of the state encoder's last layer, a row of ones included, for ``[S, B]``."""
+        """Compute the inputs ``[K, F, B]`` of the state encoder's last layer, ones included, for states ``[S, B]``."""
         rows = states.expand(len(self.last), -1, -1)
         for layer in self.hidden:
             rows = torch.bmm(layer, with_ones(rows)).relu_()
         return with_ones(rows)
 
     def errors(self, rows: _Rows, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of the rows with these indices: units, factors v, factors w, and predicted minus true ``[K, S, B]``."""
+        """Predict the rows with these indices ``[B]``.
+
+        It returns the units ``[K, F, B]``, the factors v ``[K, S, R, B]`` and w ``[K, R, B]``, and predicted minus true
+        ``[K, S, B]``.
+        """
         units = self.units(rows.states[:, index])
         w = perceptron(self.actions, rows.actions[:, index].expand(len(self.last), -1, -1))
         v = torch.bmm(self.last, units).view(len(units), self.states, self.rank, -1)
@@ -106,18 +110,18 @@ class _Weights:
         return units, v, w, (v * uw.unsqueeze(1)).sum(2) - rows.targets[:, index]
 
     def all_errors(self, rows: _Rows) -> Tensor:
-        """Predicted minus true ``[K, S, M]`` of all rows."""
+        """Compute predicted minus true ``[K, S, M]`` of all rows."""
         blocks = torch.split(torch.arange(len(rows), device=rows.states.device), BLOCK)
         return torch.cat([self.errors(rows, index)[-1] for index in blocks], dim=-1)
 
 
 def _size(errors: Tensor, scale: Tensor) -> Tensor:
-    """The size ``[K, 1, B]`` of errors ``[K, S, B]``: about 1 where they are like most, growing linearly beyond.
+    """Measure the size ``[K, 1, B]`` of errors ``[K, S, B]``: about 1 for most of them, growing linearly beyond.
 
     It is what the least squares minimise in the sum, by weights of 1 / size (iteratively reweighted least squares of
     the pseudo-Huber loss, Charbonnier et al. 1994). Squares alone would serve the few transitions where the dynamics
-    jump: at MountainCar's wall, 5 % of the rows, lie 95 % of the squared error, and whatever is spent there is
-    lost for all other states.
+    jump: at and near MountainCar's wall, about a tenth of the rows, lie more than nine tenths of the squared error, and
+    whatever is spent there is lost for all other states.
     """
     return torch.sqrt(1 + (errors / scale.unsqueeze(-1)).square().mean(1, keepdim=True))
 
@@ -141,7 +145,7 @@ def _chunks(rows: _Rows, discrete: bool) -> Tensor:
 
 
 def _solve_last(weights: _Weights, rows: _Rows, chunks: Tensor, scale: Tensor, ridge: float) -> Tensor:
-    """The last layer of the state encoder ``[K, S R, F]`` that fits the rows best.
+    """Solve for the last layer of the state encoder ``[K, S R, F]`` that fits the rows best.
 
     The inputs of this problem are the R F products of u w and the units, so the blocks of its Gram matrix are those
     of the units, weighted by products of two entries of u w, R (R + 1) / 2 of them. Rows that share agent and action
@@ -183,7 +187,7 @@ def _solve_last(weights: _Weights, rows: _Rows, chunks: Tensor, scale: Tensor, r
 
 
 def _solve_agents(weights: _Weights, rows: _Rows, scale: Tensor, ridge: float) -> Tensor:
-    """The agents' factors ``[K, R, N]`` that fit the rows best; those of agents with too few rows stay."""
+    """Solve for the agents' factors ``[K, R, N]`` that fit the rows best; those of agents with too few rows stay."""
     members, rank, agents = weights.agent.shape
     gram = weights.agent.new_zeros(members, agents, rank, rank)
     moment = weights.agent.new_zeros(members, agents, rank, 1)
@@ -199,7 +203,7 @@ def _solve_agents(weights: _Weights, rows: _Rows, scale: Tensor, ridge: float) -
 
 
 def _determined(rows: _Rows, agents: int, rank: int) -> Tensor:
-    """Whether an agent has rows enough for its factors ``[N]``: R at least; each is an equation per state dimension."""
+    """Tell which agents ``[N]`` have rows enough for their factors: at least R, each an equation a state dimension."""
     counts = torch.bincount(rows.agents, minlength=agents)
     return (counts >= rank) & (counts * len(rows.targets) >= EQUATIONS * rank)
 

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 from baselines.registry import make_method
 from persim.envs import get
@@ -11,6 +12,9 @@ from persim.methods.holdout import holdouts
 from persim.methods.job import Job, predictions
 from persim.storage.cells import CellStore, FinishedCell, Request, row
 from sweeps.grid.suites import SUITES, Grid
+from sweeps.reporting import tables as report_tables
+from sweeps.reporting.results import Results
+from sweeps.reporting.rows import merge
 
 METRICS = {"prediction": "prediction_rmse", "reward": "reward"}
 
@@ -58,3 +62,27 @@ def fill(root, *groups):
     for (suite, preset), ids in asked.items():
         store.ask(Request(suite, preset, tuple(ids)))
     return root
+
+
+def results(*groups, **more):
+    merged = {}
+    for finished in (finished for group in groups for finished in group):
+        merged = merge(merged, {finished.cell.id: finished}, "here")
+    return Results(tuple(merged.values()), Path(), **more)
+
+
+def changed(finished, settings=None, measure=None):
+    cell = finished.cell
+    cell = replace(cell, settings=cell.settings | (settings or {}), measure=cell.measure | (measure or {}))
+    return replace(finished, cell=cell)
+
+
+def block(found, table, regime="random", env="mountaincar"):
+    (wanted,) = [b for b in found.blocks if (b.table, b.regime, b.env) == (table, regime, env)]
+    return wanted
+
+
+def shown_row(found, table, name, regime="random", env="mountaincar"):
+    shown = report_tables.table(block(found, table, regime, env))
+    (wanted,) = [entries for entries in shown.rows if entries[0].lines[0] == name]
+    return wanted
