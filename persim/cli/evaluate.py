@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
     )
     add_options(p)
     add_unseen_options(p)
-    p.add_argument("--planner", help=f"{', '.join(NAMES)} (persistent_shooting; icem for continuous actions)")
+    p.add_argument("--planner", help=f"{', '.join(NAMES)} (the environment's: see docs/planning.md)")
     add_planner_options(p)
     p.add_argument("--precision", default="float32", help="of the model's products: float32, or bfloat16,\n"
                    "half the time in HalfCheetah (float32)")  # fmt: skip

@@ -25,11 +25,18 @@ OPTIONS = {
     "iterations": "of cem and icem: rounds of refitting",
 }
 
+SCORING = ("rollout", "penalty")
+
 
 def add_planner_options(p: console.Parser) -> None:
     """Settings of the planner."""
     for name, text in OPTIONS.items():
         p.add_argument(f"--{name}", type=int, help=f"{text} (the planner's own)")
+    p.add_argument("--rollout", help="members: each member of the ensemble rolls a plan out by itself;\n"
+                   "mean: all step from their mean state (mean for continuous actions)")  # fmt: skip
+    p.add_argument("--penalty", type=float, help="taken off the reward of every step, times the members'\n"
+                   "disagreement, so that plans stay where the model knows\n"
+                   "the dynamics (10 for continuous actions)")  # fmt: skip
 
 
 def chosen_planning(
@@ -40,7 +47,7 @@ def chosen_planning(
     Raises:
         InputError: unknown, out of range, or not for these actions.
     """
-    given = {key: getattr(args, key) for key in OPTIONS if getattr(args, key) is not None}
+    given = {key: getattr(args, key) for key in (*OPTIONS, *SCORING) if getattr(args, key) is not None}
     planning = PlanningSettings.of(spec, name, whole=whole, precision=precision, **given)
     PLANNERS[planning.planner].check_space(spec.action_space)
     return planning

@@ -97,10 +97,11 @@ class LowRankDynamics(nn.Module):
         self.agent_layer = nn.Parameter(agent)
         self.state_layers = nn.ParameterList(encoders[:n_state])
         self.action_layers = nn.ParameterList(encoders[n_state:])
-        if settings.normalised:  # rows: mean, standard deviation
-            unscaled = torch.stack([torch.zeros(settings.state_dim), torch.ones(settings.state_dim)])
+        # Rows: mean, standard deviation. A model that is not normalised keeps those of its targets for planners alone.
+        unscaled = torch.stack([torch.zeros(settings.state_dim), torch.ones(settings.state_dim)])
+        if settings.normalised:
             self.register_buffer("state_scale", unscaled)
-            self.register_buffer("delta_scale", unscaled.clone())
+        self.register_buffer("delta_scale", unscaled.clone())
 
     @staticmethod
     def _initial(settings: ModelSettings, rng: np.random.Generator) -> list[Tensor]:
@@ -117,7 +118,8 @@ class LowRankDynamics(nn.Module):
 
     def fit_scales(self, states: Tensor, deltas: Tensor) -> None:
         """Sets the z-scores' means and deviations to those of states and targets ``[M, S]``, given the differences."""
-        self.state_scale.copy_(mean_and_deviation(states, 0))
+        if self.settings.normalised:
+            self.state_scale.copy_(mean_and_deviation(states, 0))
         self.delta_scale.copy_(mean_and_deviation(self.target(states, deltas), 0))
 
     def scaled(self, states: Tensor) -> Tensor:
@@ -193,9 +195,13 @@ class LowRankDynamics(nn.Module):
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any] | Tensor], settings: ModelSettings) -> LowRankDynamics:
-        """Builds the model of ``arrays()`` or of a ``state_dict`` on the CPU."""
+        """Builds the model of ``arrays()`` or of a ``state_dict`` on the CPU.
+
+        Where those of an earlier version lack ``delta_scale``, it is 0, which stands for unknown.
+        """
         model = cls(settings, [np.random.SeedSequence(0)] * settings.members)
-        model.load_state_dict({name: torch.as_tensor(array) for name, array in arrays.items()})
+        unknown = {"delta_scale": torch.zeros_like(model.delta_scale)}
+        model.load_state_dict(unknown | {name: torch.as_tensor(array) for name, array in arrays.items()})
         return model
 
     def save(self, path: Path, **about: object) -> None:

@@ -60,6 +60,8 @@ class PerSimSettings:
 
     def __post_init__(self) -> None:
         check_at_least("rank", self.rank, 1)
+        if self.size.members == 1:  # it neither has a mean of its own nor disagrees
+            object.__setattr__(self, "planning", self.planning.plain)
 
     @classmethod
     def of(
@@ -101,7 +103,8 @@ class PerSimSettings:
         if "planning" in tuned and options.planner is None:
             name, found = tuned["planning"]["planner"], tuned["planning"]["settings"]
             found = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
-            planning = PlanningSettings.of(spec, name, safety=tuned["planning"].get("safety"), **found)
+            own = {key: value for key, value in tuned["planning"].items() if key not in ("planner", "settings")}
+            planning = PlanningSettings.of(spec, name, **own, **found)
         return replace(
             self,
             planning=planning,

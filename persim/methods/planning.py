@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,19 @@ from numpy.typing import NDArray
 
 from persim.data.policies import BatchPolicy
 from persim.envs.spec import EnvSpec
-from persim.errors import check_choice
+from persim.errors import check_between, check_choice
 from persim.methods.protocol import Options
 from persim.planning.planner import MPC, EliteSettings, Planner, PlannerSettings, Plans
-from persim.planning.registry import NAMES, PAPER, default_planner, default_safety, paper_planner, planner_settings
-from persim.planning.scoring import Objective
+from persim.planning.registry import (
+    NAMES,
+    PAPER,
+    default_planner,
+    default_safety,
+    default_scoring,
+    paper_planner,
+    planner_settings,
+)
+from persim.planning.scoring import MEAN, MEMBERS, PRECISIONS, ROLLOUTS, Objective
 
 # Options of every planner that a preset changes.
 PLANNING: dict[str, dict[str, Any]] = {"paper": {}, "smoke": {"plans": 20, "horizon": 8}}
@@ -37,18 +46,36 @@ class PlanningSettings:
         precision: of the products of a model: ``float32``, or ``bfloat16``, which halves the time of wide nets.
         safety: our shaping: whether the environment's safety term is added to its reward. None where nothing could
             be added, since the environment has no such term or the method does not look at it.
+        rollout: of the members of an ensemble, and
+        penalty: of their disagreement, both as in ``persim.planning.scoring.Objective``.
+
+    Raises:
+        InputError: the rollout is unknown, or the penalty is below 0.
     """
 
     planner: str
     settings: PlannerSettings
     precision: str = "float32"
     safety: bool | None = None
+    rollout: str = MEMBERS
+    penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("rollout", self.rollout, ROLLOUTS)
+        object.__setattr__(self, "penalty", check_between("penalty", self.penalty, 0, math.inf, closed=True))
 
     def about(self) -> dict[str, Any]:
-        """All of them, for rows; a precision only if it is not the usual one, safety only if it could be added."""
-        found = {"planner": self.planner, "settings": asdict(self.settings)}
-        found |= {} if self.precision == "float32" else {"precision": self.precision}
-        return found if self.safety is None else {**found, "safety": self.safety}
+        """All of them, for rows; safety only if it could be added, the last three only where they are not usual."""
+        found: dict[str, Any] = {"planner": self.planner, "settings": asdict(self.settings)}
+        found |= {} if self.safety is None else {"safety": self.safety}
+        usual = {"precision": PRECISIONS[0], "rollout": MEMBERS, "penalty": 0.0}
+        return found | {name: getattr(self, name) for name in usual if getattr(self, name) != usual[name]}
+
+    @property
+    def plain(self) -> PlanningSettings:
+        """The same without rollout and penalty, for the true environment and for methods with scorers of their own."""
+        return replace(self, rollout=MEMBERS, penalty=0.0)
 
     @classmethod
     def of(
@@ -59,6 +86,8 @@ class PlanningSettings:
         whole: bool = False,
         safety: bool | None = None,
         precision: str = "float32",
+        rollout: str | None = None,
+        penalty: float | None = None,
         **options: Any,
     ) -> PlanningSettings:
         """Our planner of the environment, or the one named, with these options changed.
@@ -70,17 +99,22 @@ class PlanningSettings:
             whole: whether plans are played to their end before the next one is sought.
             safety: whether the safety term is added; None for the planner's default.
             precision: of the products of a model.
+            rollout: of the members.
+            penalty: of their disagreement. Both are None for the planner's default.
             options: of the planner that differ from its own.
 
         Raises:
             InputError: an unknown planner or option.
         """
         name, env = planner or default_planner(spec.action_space, spec.name), spec.name
+        usual = default_scoring(spec.action_space)
         if check_choice("planner", name, NAMES) == PAPER:
             name, env, safety = paper_planner(spec.action_space), "", bool(safety)
+            usual = MEMBERS, 0.0
         if safety is None or spec.planning.safety is None:
             safety = default_safety(name, spec)
-        return cls(name, planner_settings(name, env, whole=whole, **options), precision, safety)
+        rollout, penalty = usual[0] if rollout is None else rollout, usual[1] if penalty is None else penalty
+        return cls(name, planner_settings(name, env, whole=whole, **options), precision, safety, rollout, penalty)
 
     @classmethod
     def chosen(cls, spec: EnvSpec, options: Options, *, whole: bool = False) -> PlanningSettings:
@@ -93,7 +127,7 @@ class PlanningSettings:
 
     def objective(self, spec: EnvSpec) -> Objective:
         """What the planner maximises."""
-        return Objective(spec, safety=bool(self.safety))
+        return Objective(spec, bool(self.safety), self.rollout, self.penalty)
 
     def episode_seconds(self, spec: EnvSpec, members: int) -> float:
         """Estimate how long one core plans for an episode, with an ensemble of so many members."""
@@ -111,7 +145,8 @@ class PlanningSettings:
 def planning_text(settings: Mapping[str, Any], spec: EnvSpec) -> str:
     """Say how a method plans, from the settings of its cell: planner, plans, horizon and shaping.
 
-    Rows of before ``safety`` was a setting have none; then all planners but random shooting added it.
+    It names rollout and penalty where they are ours. Rows of before ``safety`` was a setting have none; then all
+    planners but random shooting added it.
     """
     planning = settings["planning"]
     acting = settings.get("acting") or planning.get("acting", {})  # of CaDM and of its planner
@@ -122,7 +157,9 @@ def planning_text(settings: Mapping[str, Any], spec: EnvSpec) -> str:
         terms.append("progress")
     if spec.planning.safety is not None and not acting and planning.get("safety", name != "random_shooting"):
         terms.append("safety")
-    return f"{name}, {own['plans']} plans{rounds}, horizon {own['horizon']}, shaping: {' and '.join(terms) or 'none'}"
+    told = f"{name}, {own['plans']} plans{rounds}, horizon {own['horizon']}, shaping: {' and '.join(terms) or 'none'}"
+    told += ", from the members' mean state" if planning.get("rollout") == MEAN else ""
+    return told + (f", penalty {planning['penalty']:g}" if planning.get("penalty") else "")
 
 
 class Planned:

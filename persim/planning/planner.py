@@ -89,7 +89,7 @@ class Planner(ABC):
         """
         if not isinstance(space, cls.spaces):
             wanted = " or ".join("discrete" if kind is Discrete else "continuous" for kind in cls.spaces)
-            advice = "use persistent_shooting for discrete actions and icem for continuous ones"
+            advice = "use persistent_shooting for discrete actions and cem for continuous ones"
             raise InputError(f"{cls.__name__} plans {wanted} actions, but these are {space}; {advice}")
         if isinstance(space, Box) and not space.is_bounded():
             raise InputError(f"planning needs bounds of every action, but the space is {space}; give a bounded Box")

@@ -24,7 +24,8 @@ def model_scorer(model: LowRankDynamics, objective: Objective, precision: str = 
         if precision != "float32":
             raise InputError(f"precision {precision!r} is for continuous actions or a GPU; use float32 here")
         return TreeScorer(FoldedEnsemble(model), objective)
-    return PlainScorer(model, objective, device=model.device, known=model.settings.n_agents, precision=precision)
+    known, unit = model.settings.n_agents, model.delta_scale[1]
+    return PlainScorer(model, objective, device=model.device, known=known, unit=unit, precision=precision)
 
 
 def true_scorer(objective: Objective, covariates: Array) -> Scorer:
@@ -32,4 +33,4 @@ def true_scorer(objective: Objective, covariates: Array) -> Scorer:
     dynamics = TrueDynamics(objective.spec, covariates)
     if objective.spec.discrete:
         return TreeScorer(dynamics, objective)
-    return PlainScorer(dynamics, objective, dtype=torch.float64, known=len(covariates))
+    return PlainScorer(dynamics, objective, dtype=torch.float64, known=len(covariates), unit=dynamics.unit)
