@@ -8,12 +8,13 @@ from persim.envs.spec import Array
 from persim.errors import InputError
 from persim.learning.model import LowRankDynamics
 from persim.planning.folded import FoldedEnsemble, TrueDynamics
+from persim.planning.prepared import PreparedScorer
 from persim.planning.scoring import Objective, PlainScorer, Scorer
 from persim.planning.tree import TreeScorer
 
 
 def model_scorer(model: LowRankDynamics, objective: Objective, precision: str = "float32") -> Scorer:
-    """Builds a scorer on an ensemble: a ``TreeScorer`` for discrete actions on the CPU, else a ``PlainScorer``.
+    """Builds a scorer on an ensemble: a ``TreeScorer`` for discrete actions on the CPU, else a ``PreparedScorer``.
 
     The precision is ``float32``, or ``bfloat16``, which halves the time of wide nets.
 
@@ -24,8 +25,7 @@ def model_scorer(model: LowRankDynamics, objective: Objective, precision: str = 
         if precision != "float32":
             raise InputError(f"precision {precision!r} is for continuous actions or a GPU; use float32 here")
         return TreeScorer(FoldedEnsemble(model), objective)
-    known, unit = model.settings.n_agents, model.delta_scale[1]
-    return PlainScorer(model, objective, device=model.device, known=known, unit=unit, precision=precision)
+    return PreparedScorer(model, objective, precision)
 
 
 def true_scorer(objective: Objective, covariates: Array) -> Scorer:

