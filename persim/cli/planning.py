@@ -25,7 +25,7 @@ OPTIONS = {
     "iterations": "of cem and icem: rounds of refitting",
 }
 
-SCORING = ("rollout", "penalty")
+SCORING = ("rollout", "penalty", "prior")
 
 
 def add_planner_options(p: console.Parser) -> None:
@@ -37,6 +37,9 @@ def add_planner_options(p: console.Parser) -> None:
     p.add_argument("--penalty", type=float, help="taken off the reward of every step, times the members'\n"
                    "disagreement, so that plans stay where the model knows\n"
                    "the dynamics (10 for continuous actions)")  # fmt: skip
+    p.add_argument("--prior", help="plan deviations from an imitation of the policy that recorded the\n"
+                   "data: off, auto (where states explain the recorded actions), or\n"
+                   "on (auto for continuous actions, else off)")  # fmt: skip
 
 
 def chosen_planning(

@@ -112,7 +112,7 @@ def test_rollout_and_penalty():
     assert ours.about()["rollout"] == "mean"
     assert "rollout" not in PlanningSettings.of(CAR).about()  # ids of before it was a setting stay valid
     assert planning_text({"planning": ours.about()}, CHEETAH).endswith(
-        "shaping: none, from the members' mean state, penalty 10"
+        "shaping: none, from the members' mean state, penalty 10, prior auto"
     )
     for options in ({"rollout": "median"}, {"penalty": -0.5}):
         with pytest.raises(InputError, match=next(iter(options))):
