@@ -28,6 +28,8 @@ from persim.planning.scoring import MEAN, MEMBERS, OFF, PRECISIONS, PRIORS, ROLL
 
 # Options of every planner that a preset changes.
 PLANNING: dict[str, dict[str, Any]] = {"paper": {}, "smoke": {"plans": 20, "horizon": 8}}
+# Of our planner of continuous actions where there is no GPU: half the rounds (docs/planning.md says what that costs).
+FEWER_ROUNDS: dict[str, Any] = {"iterations": 2}
 # Seconds of one core for the decisions of an episode, for each plan and step that it looks ahead (docs/performance.md).
 _STATE_SECONDS = {"cartpole": 1.6e-5, "halfcheetah": 0.05}
 _OTHER_STATE_SECONDS = 2e-4
@@ -80,7 +82,7 @@ class PlanningSettings:
     @property
     def plain(self) -> PlanningSettings:
         """The same, scored as in the paper: for the true environment and for methods with scorers of their own."""
-        return replace(self, rollout=MEMBERS, penalty=0.0, prior=OFF)
+        return replace(self, precision=PRECISIONS[0], rollout=MEMBERS, penalty=0.0, prior=OFF)
 
     @classmethod
     def of(
@@ -127,8 +129,11 @@ class PlanningSettings:
 
     @classmethod
     def chosen(cls, spec: EnvSpec, options: Options, *, whole: bool = False) -> PlanningSettings:
-        """The planner that the options of a command ask for."""
-        return cls.of(spec, options.planner, whole=whole, **{**options.of(PLANNING), **(options.planning or {})})
+        """The planner that the options of a command ask for; ours has fewer rounds in the preset ``laptop``."""
+        changed = {**options.of(PLANNING), **(options.planning or {})}
+        if options.preset == "laptop" and options.planner is None and not spec.discrete:
+            changed = FEWER_ROUNDS | changed
+        return cls.of(spec, options.planner, whole=whole, **changed)
 
     def objective(self, spec: EnvSpec) -> Objective:
         """What the planner maximises."""
@@ -139,7 +144,8 @@ class PlanningSettings:
         plans = self.settings.plans * self.rounds * members / 5
         if spec.name == "mountaincar" and self.planner in _PLAN_SECONDS:
             return _PLAN_SECONDS[self.planner] * plans
-        return _STATE_SECONDS.get(spec.name, _OTHER_STATE_SECONDS) * plans * self.settings.horizon
+        seconds = _STATE_SECONDS.get(spec.name, _OTHER_STATE_SECONDS) * plans * self.settings.horizon
+        return seconds if self.precision == PRECISIONS[0] else seconds / 2
 
     @property
     def rounds(self) -> int:
