@@ -21,6 +21,7 @@ from sweeps.reporting.tables import entry
 
 GOAL_TABLES = ("6", "7", "9", "10", "14", "15")
 MUCH_WORSE = 1.2  # ratio of a prediction error to the paper's above which there has to be a reason
+NAMED = 5  # cells that a sentence names at most
 CLOSE = 0.01  # share of the best reward in the paper within which ours is as good
 ABOUT = "about"
 
@@ -144,7 +145,8 @@ def _beside_best(group: Sequence[Goal]) -> str:
     if not better + near + len(worse):
         return ""
     told = f" Beside the best of all the paper's methods (Tables 9, 10): {better} better or equal, {near} within 1 %"
-    return told + (f", {len(worse)} worse ({'; '.join(worse)})." if worse else ", 0 worse.")
+    named = f" ({'; '.join(worse)})" if 0 < len(worse) <= NAMED else ""
+    return f"{told}, {len(worse)} worse{named}."
 
 
 def geometric_mean(group: Sequence[Goal]) -> float | None:
