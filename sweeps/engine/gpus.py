@@ -111,7 +111,7 @@ def _autoscaler_says() -> tuple[bool, bool]:
     public call for it: should these change, nothing is known, and only the patience counts.
     """
     with suppress(Exception):
-        from ray._raylet import GcsClient
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
         from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
         from ray.experimental.internal_kv import _internal_kv_get
 

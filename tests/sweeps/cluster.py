@@ -119,6 +119,10 @@ def growing(worker: Mapping[str, int], *, newer: bool = False) -> Iterator[str]:
     address = f"127.0.0.2:{_free_port()}"
     sizes = {"object_store_memory": _STORE_BYTES}
     config = {
+        **{f"{part}setup_commands": [] for part in ("", "head_", "worker_")}, "initialization_commands": [],
+        "head_start_ray_commands": [], "worker_start_ray_commands": [], "file_mounts": {}, "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [], "auth": {}, "docker": {},
+        "upscaling_speed": 1.0,
         "cluster_name": "growing", "max_workers": 2, "idle_timeout_minutes": 0.1, "head_node_type": "ray.head.default",
         "provider": {**_FAKE_PROVIDER, "gcs_address": address, "launch_multiple": newer},
         "available_node_types": {
