@@ -24,7 +24,7 @@ from persim.evaluation.prediction import errors_of, true_rollouts
 from persim.evaluation.reward import average_rewards
 from persim.evaluation.tensor_rank import approximations, sample
 from persim.learning.model import KIND as MODEL_KIND
-from persim.methods.job import REWARD, TENSOR, Job
+from persim.methods.job import TENSOR, Job
 from persim.methods.protocol import Fitted, HasFactors, Part, Predictor, Report, Weights
 from persim.storage import store
 from persim.storage.cells import Cell, CellStore, FinishedCell, code_version, row
@@ -97,18 +97,6 @@ def assemble(job: Job, cells: CellStore) -> None:
 def _machine_of(learnt: Weights) -> dict[str, str]:
     """What trained these weights; empty if they do not say so, as those of earlier versions."""
     return dict(learnt.settings.get("machine", {}))
-
-
-def training_gains(job: Job) -> bool:
-    """Whether a GPU shortens training: of members side by side, or large networks; not where calls are the cost."""
-    method = job.method
-    return bool(method.parts) and (not job.spec.discrete or (method.joint and not method.trains_jointly("cpu")))
-
-
-def measuring_gains(job: Job) -> bool:
-    """Whether a GPU shortens the measurement: planning with a learnt model; other measurements take seconds."""
-    method = job.method
-    return job.cell.what == REWARD and bool(method.parts) and method.plans and (method.joint or not job.spec.discrete)
 
 
 def part_groups(job: Job, device: str) -> list[tuple[int, ...]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from persim.methods import measure
-from persim.methods.job import Job
+from persim.methods.job import REWARD, Job
 from persim.storage import store
 from persim.storage.cells import CellStore
 
@@ -69,7 +69,7 @@ def plan(todo: Sequence[Job], cells: CellStore, device: str = "cpu") -> Plan:
             for task in _learning(job, cells, device):
                 result.tasks.setdefault(task.key, task)
             needs = (f"model {job.weights_name}",)
-        heavy = measure.measuring_gains(job)
+        heavy = _measuring_gains(job)
         pieces = measure.piece_groups(job, device if heavy else "cpu")
         groups = {f"measure {job.cell.id} {group[0]}": group for group in pieces}
         for key, group in groups.items():
@@ -87,12 +87,24 @@ def _learning(job: Job, cells: CellStore, device: str) -> Iterator[Task]:
     if job.base is not None:
         yield from _learning(job.base, cells, device)
         needs = (data, f"model {job.base.weights_name}")
-    heavy = measure.training_gains(job)
+    heavy = _training_gains(job)
     groups = measure.part_groups(job, device if heavy else "cpu")
     parts = [f"part {name} {'-'.join(map(str, group))}" for group in groups]
     for key, group in zip(parts, groups, strict=True):
         yield Task(key, "part", job, tuple(map(job.part_file, group)), group, needs, heavy)
     yield Task(f"model {name}", "model", job, (job.model_file,), needs=tuple(parts))
+
+
+def _training_gains(job: Job) -> bool:
+    """Whether a GPU shortens training: of members side by side, or large networks; not where calls are the cost."""
+    method = job.method
+    return bool(method.parts) and (not job.spec.discrete or (method.joint and not method.trains_jointly("cpu")))
+
+
+def _measuring_gains(job: Job) -> bool:
+    """Whether a GPU shortens the measurement: planning with a learnt model; other measurements take seconds."""
+    method = job.method
+    return job.cell.what == REWARD and bool(method.parts) and method.plans and (method.joint or not job.spec.discrete)
 
 
 def missing(tasks: dict[str, Task], wanted: Sequence[str], root: Path) -> dict[str, Task]:

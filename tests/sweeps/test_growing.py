@@ -11,7 +11,7 @@ from tests.sweeps.test_cluster import wait_until
 
 GRID = ["--suite", "smoke", "--envs", "cartpole", "--methods", "persim", "--trials", "1"]
 RANKS = ["--env", "cartpole", "--agents", "6", "--ranks", "2", "--repeats", "1", "--epochs", "2"]
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture
