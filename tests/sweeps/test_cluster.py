@@ -49,7 +49,7 @@ def test_tasks_survive_the_loss_of_a_node(tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_an_environment_of_the_users_own_reaches_the_workers(tmp_path, monkeypatch):
     module = tmp_path / "my_poles.py"
     module.write_text("from persim.envs import get\n\nPOLE = get('cartpole')\n")
@@ -65,4 +65,4 @@ def test_an_environment_of_the_users_own_reaches_the_workers(tmp_path, monkeypat
 
             return get("my_poles:POLE").name
 
-        assert ray.get(name.remote(), timeout=60) == "cartpole"
+        assert ray.get(name.remote(), timeout=300) == "cartpole"

@@ -57,6 +57,8 @@ def test_a_gpu_machine_comes_for_the_work_and_goes_when_idle(newer, tmp_path, ru
 
 
 def test_where_no_machine_has_a_gpu_cuda_is_refused_and_auto_goes_on(tmp_path, run):
+    import ray
+
     with growing({"CPU": 1}, newer=True) as address:
         where = ["--address", address, "--device"]
         for command, words in ((benchmark, GRID), (rank_cv, RANKS)):
@@ -71,5 +73,5 @@ def test_where_no_machine_has_a_gpu_cuda_is_refused_and_auto_goes_on(tmp_path, r
         assert "none comes; everything runs on CPUs" in said
         assert len(CellStore(tmp_path / "runs").finished_ids()) == 2
         with ray_session(address):
-            assert workers()  # that --autoscale asked for
+            assert len(ray.nodes()) > 1  # --autoscale asked for a worker; those that went are in the list
             wait_until(lambda: workers() == [], 120)
