@@ -38,7 +38,7 @@ def acting_settings(spec: EnvSpec, options: Options, *, pets: bool = False) -> A
     docs/baselines.md. CaDM knows no safety term.
     """
     budget = options.of(BUDGETS)
-    planning = replace(_planning(spec, options, budget["plans"]), safety=None)
+    planning = replace(_planning(spec, options, budget["plans"]).plain, safety=None)
     warm = planning.planner != "random_shooting"
     return ActingSettings(planning, budget["particles"] if pets else 1, warm_start=warm)
 

@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from persim import console
+from persim.cli.training import resolve_device
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError
 from persim.evaluation import oracle
 from persim.methods import PlanningSettings
+from persim.methods.planning import FEWER_ROUNDS
 from persim.planning.registry import PLANNERS
 from persim.storage import store
+from persim.storage.machine import machine
 
 OPTIONS = {
     "plans": "candidates for each decision",
@@ -25,23 +28,41 @@ OPTIONS = {
     "iterations": "of cem and icem: rounds of refitting",
 }
 
+SCORING = ("rollout", "penalty", "prior", "precision")
+
 
 def add_planner_options(p: console.Parser) -> None:
     """Settings of the planner."""
     for name, text in OPTIONS.items():
         p.add_argument(f"--{name}", type=int, help=f"{text} (the planner's own)")
+    p.add_argument("--rollout", help="members: each member of the ensemble rolls a plan out by itself;\n"
+                   "mean: all step from their mean state (mean for continuous actions)")  # fmt: skip
+    p.add_argument("--penalty", type=float, help="taken off the reward of every step, times the members'\n"
+                   "disagreement, so that plans stay where the model knows\n"
+                   "the dynamics (10 for continuous actions)")  # fmt: skip
+    p.add_argument("--prior", help="plan deviations from an imitation of the policy that recorded the\n"
+                   "data: off, auto (where states explain the recorded actions), or\n"
+                   "on (auto for continuous actions, else off)")  # fmt: skip
+    p.add_argument("--precision", help="of the model's products: float32, or bfloat16, half the time of wide\n"
+                   "nets (bfloat16 for continuous actions on a CPU made for it)")  # fmt: skip
 
 
 def chosen_planning(
-    args: argparse.Namespace, spec: EnvSpec, name: str | None, *, whole: bool = False, precision: str = "float32"
+    args: argparse.Namespace, spec: EnvSpec, name: str | None, *, whole: bool = False
 ) -> PlanningSettings:
     """The planner of that name, our own if it is None, with the settings asked for; refuses one that does not fit.
+
+    On a CPU our planner of continuous actions has fewer rounds, and its products are in bfloat16 where the CPU has
+    instructions for that.
 
     Raises:
         InputError: unknown, out of range, or not for these actions.
     """
-    given = {key: getattr(args, key) for key in OPTIONS if getattr(args, key) is not None}
-    planning = PlanningSettings.of(spec, name, whole=whole, precision=precision, **given)
+    given = {key: getattr(args, key) for key in (*OPTIONS, *SCORING) if getattr(args, key) is not None}
+    if name is None and not spec.discrete and resolve_device(args.device) == "cpu":
+        fast = {"precision": "bfloat16"} if "bf16" in machine()["instructions"] else {}
+        given = {**FEWER_ROUNDS, **fast, **given}
+    planning = PlanningSettings.of(spec, name, whole=whole, **given)
     PLANNERS[planning.planner].check_space(spec.action_space)
     return planning
 

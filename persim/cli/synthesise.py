@@ -49,7 +49,7 @@ def add(commands: Commands) -> None:
         "      --per-agent 20 --out more.safetensors                    with a model of predict --save-model",
     )
     add_options(p)
-    p.add_argument("--planner", help=f"{', '.join(NAMES)} (persistent_shooting; icem for continuous actions)")
+    p.add_argument("--planner", help=f"{', '.join(NAMES)} (the environment's: see docs/planning.md)")
     add_planner_options(p)
     p.add_argument("--agents-to-test", type=console.numbers, metavar="LIST", help="1 to N (all test agents: 1,2,3,4,5)")
     p.add_argument("--per-agent", type=int, default=PER_AGENT, metavar="M", help=f"episodes per agent ({PER_AGENT})")

@@ -25,6 +25,7 @@ from persim.methods import Options, PerSim, PerSimSettings, PlanningSettings, We
 from persim.methods.job import Job, predictions
 from persim.methods.measure import compute, trained
 from persim.methods.tuned import read_rank, tuned_settings
+from persim.planning.scoring import MEAN
 from persim.storage import store
 from persim.storage.cells import CellStore, FinishedCell
 
@@ -75,6 +76,7 @@ def chosen_persim(args: argparse.Namespace, spec: EnvSpec, planning: PlanningSet
     """
     if args.model is None:
         spec.sample_agents(args.agents, np.random.default_rng(0))  # refuses too few agents before anything is written
+    check_scoring(args, args.members)
     nets = preset(spec.name, discrete=spec.discrete, variant=check_choice("nets", args.nets, VARIANTS))
     settings = PerSimSettings.of(spec, planning)
     settings = replace(settings, nets=nets, rank=nets.rank, train=replace(settings.train, batch_size=nets.batch_size))
@@ -88,6 +90,18 @@ def chosen_persim(args: argparse.Namespace, spec: EnvSpec, planning: PlanningSet
     ends = {"rounds": args.polish, "ridge": args.ridge}
     polish = replace(settings.polish, **{name: value for name, value in ends.items() if value is not None})
     return PerSim(replace(settings, rank=_rank(args, settings.rank), size=size, train=train, polish=polish))
+
+
+def check_scoring(args: argparse.Namespace, members: int) -> None:
+    """Refuses what needs members that may disagree for an ensemble of one.
+
+    Raises:
+        InputError: it is asked for.
+    """
+    rollout, penalty = getattr(args, "rollout", None), getattr(args, "penalty", None)  # predict does not plan
+    if members == 1 and (rollout == MEAN or penalty):
+        asked = f"--rollout {MEAN}" if rollout == MEAN else f"--penalty {penalty:g}"
+        raise InputError(f"{asked} needs at least 2 members, but the ensemble has 1; train more, or leave it out")
 
 
 def _rank(args: argparse.Namespace, own: int) -> int:

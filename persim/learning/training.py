@@ -232,8 +232,7 @@ def train(
     check_at_least("holdout_every", holdout_every, 1)
     check_at_least("checkpoint_every", checkpoint_every, 1)
     chosen = np.arange(len(data)) if rows is None else rows
-    if model.settings.normalised:
-        model.fit_scales(torch.from_numpy(data.observation[chosen]), torch.from_numpy(data.delta[chosen]))
+    model.fit_scales(torch.from_numpy(data.observation[chosen]), torch.from_numpy(data.delta[chosen]))
     training = TrainingRows(model, data, chosen)
     held_out = None if holdout is None else TrainingRows(model, data, holdout)
     seeds = [[str(seed.entropy), list(seed.spawn_key)] for seed in batch_seeds]

@@ -23,7 +23,7 @@ class TrueEnv(Method):
     name, parts, predicts, plans = "true-env", 0, False, True
 
     def __init__(self, planning: PlanningSettings) -> None:
-        self.settings = planning
+        self.settings = planning.plain
 
     @classmethod
     def make(cls, spec: EnvSpec, options: Options) -> TrueEnv:

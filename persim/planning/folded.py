@@ -31,7 +31,7 @@ class FoldedEnsemble:
     def __init__(self, model: LowRankDynamics) -> None:
         if not model.settings.discrete:
             raise InputError("this model has continuous actions, which cannot be folded; score it with PlainScorer")
-        self._model = model
+        self._model, self.unit = model, model.delta_scale[1].float().cpu()
         layers = [layer.detach().cpu().numpy() for layer in model.state_layers]
         if model.settings.normalised:  # fold the z-scores into the first layer, so that it takes unscaled states
             mean, deviation = model.state_scale.cpu().numpy()
@@ -86,7 +86,7 @@ class _FoldedSteps:
 
     def __call__(self, states: Floats, edges: Index) -> Floats:
         """See ``Steps``."""
-        following = np.empty_like(states)
+        following = np.empty((self.members, *states.shape[1:]), np.float32)
         bounds = edges.tolist()
         for last, low, high in zip(self._last, bounds, bounds[1:], strict=False):
             for start in range(low, high, BLOCK):
@@ -111,6 +111,7 @@ class TrueDynamics:
 
     def __init__(self, spec: EnvSpec, covariates: Array) -> None:
         self._spec, self._covariates = spec, spec.covariate_rows(covariates)
+        self.unit = torch.ones(spec.state_dim)  # one member never disagrees
 
     def steps(self, agents: Agents) -> _TrueSteps:
         """See ``TreeDynamics``."""

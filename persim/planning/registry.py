@@ -12,8 +12,8 @@ from persim.errors import InputError, check_choice, nearest
 from persim.planning.cem import CEM
 from persim.planning.icem import ICEM
 from persim.planning.mppi import MPPI
-from persim.planning.planner import Planner, PlannerSettings
-from persim.planning.scoring import Scorer
+from persim.planning.planner import EliteSettings, Planner, PlannerSettings
+from persim.planning.scoring import AUTO, MEAN, MEMBERS, OFF, Scorer
 from persim.planning.shooting import PersistentShooting, RandomShooting
 
 PLANNERS: dict[str, type[Planner]] = {"random_shooting": RandomShooting, "persistent_shooting": PersistentShooting}
@@ -23,7 +23,7 @@ PAPER = "paper"  # stands for the paper's own planner, with its settings and wit
 NAMES = (*PLANNERS, PAPER)  # what a command takes
 
 # Our planner of each environment; others have that of their actions.
-_OURS = {"mountaincar": "persistent_shooting", "cartpole": "random_shooting", "halfcheetah": "icem"}
+_OURS = {"mountaincar": "persistent_shooting", "cartpole": "random_shooting"}
 
 # Settings that differ from a planner's defaults in one environment, and ``safety`` where it does; docs/planning.md says
 # how they were found. Planner and settings of an environment stand here as ``sweeps/report.py`` chooses them from rows.
@@ -31,6 +31,7 @@ _TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("mountaincar", "persistent_shooting"): {"horizon": 150},
     ("cartpole", "random_shooting"): {"horizon": 8, "safety": True},
     ("cartpole", "persistent_shooting"): {"horizon": 10},
+    ("halfcheetah", "cem"): {"spread": (0.5, 0.9)},
     ("halfcheetah", "icem"): {"plans": 64, "beta": 0.25},
 }
 
@@ -41,12 +42,21 @@ _TUNED_WHOLE: dict[tuple[str, str], dict[str, Any]] = {("mountaincar", "persiste
 
 def default_planner(space: ActionSpace, env: str = "") -> str:
     """Returns the name of our planner for an environment, or for an action space."""
-    return _OURS.get(env, "persistent_shooting" if isinstance(space, Discrete) else "icem")
+    return _OURS.get(env, "persistent_shooting" if isinstance(space, Discrete) else "cem")
 
 
 def paper_planner(space: ActionSpace) -> str:
     """Returns the name of the paper's planner for an action space (Appendix D.1)."""
     return "random_shooting" if isinstance(space, Discrete) else "cem"
+
+
+def default_scoring(space: ActionSpace) -> tuple[str, float, str]:
+    """Returns rollout and penalty (``Objective``), and use of a behaviour prior, of our planners for an action space.
+
+    With continuous actions a search finds what the model gets wrong, and the harder it searches, the less it earns
+    (docs/planning.md). With discrete ones our planners reach what the true environment allows without either.
+    """
+    return (MEMBERS, 0.0, OFF) if isinstance(space, Discrete) else (MEAN, 10.0, AUTO)
 
 
 def default_safety(name: str, spec: EnvSpec) -> bool | None:
@@ -62,7 +72,8 @@ def default_safety(name: str, spec: EnvSpec) -> bool | None:
 def planner_settings(name: str, env: str = "", *, whole: bool = False, **options: Any) -> PlannerSettings:
     """Returns a planner's settings: its defaults, overridden by those tuned for ``env``, then by ``options``.
 
-    Give ``whole`` if plans are played to their end before the next search.
+    Give ``whole`` if plans are played to their end before the next search. Where ``options`` lower the number of plans
+    and say nothing of elites, there are no more elites than plans.
 
     Raises:
         InputError: the planner is unknown, does not have an option, or a value is out of range.
@@ -73,13 +84,19 @@ def planner_settings(name: str, env: str = "", *, whole: bool = False, **options
         if option not in known:
             raise InputError(f"{name} has no {option!r}{nearest(option, known)}; it has {', '.join(known)}")
     tuned = _TUNED.get((env, name), {}) | (_TUNED_WHOLE.get((env, name), {}) if whole else {})
-    return kind(**{**{key: value for key, value in tuned.items() if key in known}, **options})
+    chosen = {**{key: value for key, value in tuned.items() if key in known}, **options}
+    if issubclass(kind, EliteSettings) and options.get("plans", 0) >= 1:
+        usual = getattr(kind, "elites")  # noqa: B009 (a default, not a property)
+        chosen.setdefault("elites", min(usual, options["plans"]))
+    return kind(**chosen)
 
 
-def make_planner(name: str, scorer: Scorer, space: ActionSpace, settings: PlannerSettings) -> Planner:
-    """Builds the planner of that name.
+def make_planner(
+    name: str, scorer: Scorer, space: ActionSpace, settings: PlannerSettings, *, deviates: bool = False
+) -> Planner:
+    """Builds the planner of that name; with ``deviates`` plans are deviations from an imitated policy.
 
     Raises:
         InputError: the planner is unknown or does not support the action space.
     """
-    return PLANNERS[check_choice("planner", name, PLANNERS)](scorer, space, settings)
+    return PLANNERS[check_choice("planner", name, PLANNERS)](scorer, space, settings, deviates=deviates)

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from persim.envs.spec import Agents, Array
-from persim.planning.scoring import Objective, Plans
+from persim.planning.scoring import Objective, Plans, disagreement, known_unit
 
 Floats = NDArray[Any]
 Index = NDArray[np.intp]
@@ -43,6 +43,7 @@ class Steps(Protocol):
     def __call__(self, states: Floats, edges: Index) -> Floats:
         """Maps states to next states, both ``[K, S + 1, C]`` with a last row of ones.
 
+        The states may be ``[1, S + 1, C]``, the same for all members.
         The columns are sorted by group, ``agent * n_actions + action``, and those of group g lie from ``edges[g]``
         to ``edges[g + 1] - 1``, with edges ``[G * n_actions + 1]``.
         """
@@ -50,7 +51,9 @@ class Steps(Protocol):
 
 
 class TreeDynamics(Protocol):
-    """Dynamics that ``TreeScorer`` can roll out."""
+    """Dynamics that ``TreeScorer`` can roll out; ``unit`` is the deviation of its state differences ``[S]``."""
+
+    unit: torch.Tensor
 
     def steps(self, agents: Agents) -> Steps:
         """Returns the dynamics of the agents with ids ``[G]``, in this order."""
@@ -78,12 +81,16 @@ class _Nodes:
 
 @dataclass
 class _Level:
-    """One step of all columns: parents ``[C]``, edges of the groups, and states before and after ``[K, S + 1, C]``."""
+    """One step of all columns: parents ``[C]``, edges of the groups, and states before and after ``[K, S + 1, C]``.
+
+    The members' disagreement ``[C]`` is None where nothing is taken off for it.
+    """
 
     parents: Index
     edges: Index
     before: Floats
     after: Floats
+    doubt: Floats | None
 
 
 class _Ranking:
@@ -123,6 +130,7 @@ class TreeScorer:
 
     def __init__(self, dynamics: TreeDynamics, objective: Objective) -> None:
         self._dynamics, self._objective, self._spec = dynamics, objective, objective.spec
+        self._unit = known_unit(dynamics.unit, objective)
         self._progress, self._best_reward = objective.spec.planning.progress, objective.best_reward
         self._best_progress = 0.0 if self._progress is None else objective.spec.planning.best_progress
 
@@ -148,11 +156,12 @@ class TreeScorer:
 
     def _roots(self, states: Array, agent: Index, steps: Steps) -> _Nodes:
         """Returns the roots of the tree, one column for each of the states ``[C, S]``."""
-        columns = np.ones((steps.members, states.shape[1] + 1, len(states)), dtype=steps.dtype)
+        rolled = 1 if self._objective.averages else steps.members
+        columns = np.ones((rolled, states.shape[1] + 1, len(states)), dtype=steps.dtype)
         columns[:, :-1] = states.T
         start = torch.from_numpy(columns[:, :-1]).mT
         best = None if self._progress is None else self._progress(start).numpy().astype(np.float64)
-        return _Nodes(columns, agent, np.zeros((steps.members, len(states))), best, None)
+        return _Nodes(columns, agent, np.zeros((rolled, len(states))), best, None)
 
     def _roll(self, nodes: _Nodes, node: Index, plan: Index, actions: Plans, steps: Steps, ranking: _Ranking) -> None:
         """Rolls out plans with these flat indices ``[n]`` from these columns ``[n]``; actions are ``[H, B * P]``."""
@@ -179,9 +188,17 @@ class TreeScorer:
         for action in actions:
             parents, edges, node = self._branch(steps.agents, agent, node, action)
             before, agent = states.take(parents, axis=2), agent.take(parents)
-            states = steps(before, edges)
-            levels.append(_Level(parents, edges, before, states))
+            following = steps(before, edges)
+            states = following.mean(0, keepdims=True) if self._objective.averages else following
+            levels.append(_Level(parents, edges, before, states, self._doubt(before, following)))
         return self._settle(nodes, agent, levels), node
+
+    def _doubt(self, before: Floats, following: Floats) -> Floats | None:
+        """Returns the members' disagreement on each column ``[C]``; None if nothing is taken off for it."""
+        if not self._objective.penalty:
+            return None
+        old, new = torch.from_numpy(before[:, :-1]).mT, torch.from_numpy(following[:, :-1]).mT
+        return np.asarray(disagreement(old, new, self._unit).numpy())
 
     def _branch(self, n_agents: int, agent: Index, node: Index, action: Plans) -> tuple[Index, Index, Index]:
         """Finds the distinct pairs of a column and an action, sorted by agent, action and column.
@@ -225,6 +242,8 @@ class TreeScorer:
         action = np.concatenate([np.repeat(group_actions, np.diff(level.edges)) for level in levels])
         old, new = torch.from_numpy(before).mT, torch.from_numpy(after).mT
         reward = self._objective.reward(old, torch.from_numpy(action), new).numpy()
+        if self._objective.penalty:
+            reward = reward - self._objective.penalty * np.concatenate([level.doubt for level in levels])
         reward = reward + 0 * after.sum(1)  # a non-finite state makes the score non-finite
         progress = None if self._progress is None else self._progress(new).numpy()
         return reward, self._spec.terminated(new).numpy(), progress

@@ -146,7 +146,7 @@ def test_a_model_of_another_environment_is_refused(capsys, tmp_path):
 @pytest.fixture(scope="module")
 def small_model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    assert console.run(main, [*SMALL, "--save-model", str(path)]) == 0
+    assert console.run(main, [*SMALL, "--store", str(path.parent / "runs"), "--save-model", str(path)]) == 0
     return path
 
 

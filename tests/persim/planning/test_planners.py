@@ -176,7 +176,7 @@ def test_softmax_weighs_by_return():
 
 def test_defaults():
     assert default_planner(DISCRETE) == "persistent_shooting"
-    assert default_planner(BOX) == "icem"
+    assert default_planner(BOX) == "cem"
     paper = planner_settings("random_shooting", "mountaincar")
     assert (paper.plans, paper.horizon) == (1000, 50)
     cem = planner_settings("cem")

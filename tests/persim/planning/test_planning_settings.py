@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from baselines.cadm.method import acting_settings
 from persim.envs import get
 from persim.envs.spec import PlanningHints
 from persim.errors import InputError
 from persim.methods import Options, PlanningSettings
+from persim.methods.persim import PerSimSettings
 from persim.methods.planning import planning_text
+from persim.methods.true_env import TrueEnv
 from persim.planning import registry
 
 CAR, POLE, CHEETAH = (get(name) for name in ("mountaincar", "cartpole", "halfcheetah"))
@@ -98,3 +101,36 @@ def test_an_episode_costs_what_its_plans_look_at():
     ours = seconds(CHEETAH, "icem", plans=64, iterations=3, horizon=30)
     assert seconds(CHEETAH, "paper") == pytest.approx(ours * (200 * 6) / (64 * 3))
     assert np.isfinite(ours)
+
+
+def test_rollout_and_penalty():
+    ours, paper = PlanningSettings.of(CHEETAH), PlanningSettings.of(CHEETAH, "paper")
+    assert (ours.planner, ours.rollout, ours.penalty, ours.settings.spread) == ("cem", "mean", 10.0, (0.5, 0.9))
+    assert (paper.rollout, paper.penalty, paper.settings.spread) == ("members", 0.0, (0.3, 0.6))
+    assert paper.plain == paper
+    assert (ours.plain.rollout, ours.plain.penalty) == ("members", 0.0)
+    assert ours.about()["rollout"] == "mean"
+    assert "rollout" not in PlanningSettings.of(CAR).about()  # ids of before it was a setting stay valid
+    assert planning_text({"planning": ours.about()}, CHEETAH).endswith(
+        "shaping: none, from the members' mean state, penalty 10, prior auto"
+    )
+    for options in ({"rollout": "median"}, {"penalty": -0.5}):
+        with pytest.raises(InputError, match=next(iter(options))):
+            PlanningSettings.of(CHEETAH, **options)
+    assert TrueEnv(ours).about()["planning"] == ours.plain.about()
+    assert acting_settings(CHEETAH, Options(planner="cem")).planning.penalty == 0
+    assert PerSimSettings.of(CHEETAH, ours, members=1).planning == ours.plain
+
+
+def test_a_laptop_searches_fewer_rounds_with_continuous_actions():
+    assert PlanningSettings.chosen(CHEETAH, Options("laptop")).settings.iterations == 2
+    assert PlanningSettings.chosen(CHEETAH, Options("laptop", planner="paper")).settings.iterations == 5
+    assert PlanningSettings.chosen(CHEETAH, Options()).settings.iterations == 5
+    assert PlanningSettings.chosen(CAR, Options("laptop")) == PlanningSettings.chosen(CAR, Options())
+
+
+def test_fewer_plans_have_no_more_elites():
+    assert PlanningSettings.of(CHEETAH, plans=20).settings.elites == 20
+    assert PlanningSettings.of(CHEETAH, plans=100).settings.elites == 50
+    with pytest.raises(InputError, match="elites is 30, more than the 20 plans"):
+        PlanningSettings.of(CHEETAH, plans=20, elites=30)
