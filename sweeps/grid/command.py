@@ -17,9 +17,9 @@ from persim.methods import PRESETS, Options
 from persim.methods.tuned import read_rank, tuned_settings
 from persim.planning.registry import NAMES
 from persim.planning.scoring import PRECISIONS
+from sweeps.grid.devices import add_device_options, check_device_options
 from sweeps.grid.suites import SUITES, DataKey, Grid, chosen
 
-DEVICES = ("cpu", "cuda", "auto")
 STATES = {"default": None, "raw": False, "normalised": True}
 
 
@@ -71,9 +71,7 @@ def parser(about: str) -> console.Parser:
                    "and MLflow; the next command that has MLflow sends the cells")  # fmt: skip
     p.add_argument("--address", help="Ray cluster to run on: auto or host:port (a local Ray)")
     p.add_argument("--cpus", type=int, help="CPUs of the local Ray, one task on each (all)")
-    p.add_argument("--device", default="cpu", help="of training and planning: cpu, cuda, or auto (cpu)")
-    p.add_argument("--gpu-share", type=float, default=0.2, help="of one GPU for a task; five share it (0.2)")
-    p.add_argument("--autoscale", action="store_true", help="the cluster adds nodes: ask for more than it has")
+    add_device_options(p)
     return p
 
 
@@ -139,11 +137,9 @@ def check(args: argparse.Namespace, grid: Grid) -> None:
     Raises:
         InputError: one line that says what and what to do.
     """
-    check_choice("device", args.device, DEVICES)
+    check_device_options(args)
     if args.cpus is not None:
         check_at_least("cpus", args.cpus, 1)
-    if not 0 < args.gpu_share <= 1:
-        raise InputError(f"gpu-share is {args.gpu_share}, but it has to be above 0 and at most 1")
     if str(args.store).startswith("memory://") and not args.dry_run:
         raise InputError(
             f"store {str(args.store)!r} lives in one process, but workers are others; give a folder or s3://"

@@ -136,7 +136,9 @@ def run_missing(
         return []
     data = dataset(first, cells)
     HoldOut.of(first.cell.measure).rows(data, first.cell.seed)  # before any worker finds out that it cannot be
-    with ray_session(args.address, args.cpus) as cpus:  # first: it sets what Ray reads when imported
+    with ray_session(args.address, args.cpus, sweep.env):  # first: it sets what Ray reads when imported
+        from sweeps.engine.gpus import Workers
         from sweeps.tuning.tuner import run_trials
 
-        return run_trials(sweep, plan(), trials - done, data, cells.root, cpus)
+        workers = Workers.of(args, args.device)
+        return run_trials(sweep, plan(), trials - done, data, cells.root, workers)
