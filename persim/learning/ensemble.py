@@ -114,7 +114,7 @@ def finish_members(
                 model.state_dict()[name][chosen] = values
         errors.append(recorded_errors(part, data, seeding.generator(seed, "recorded")))
     if imitation:
-        states = model.scaled(torch.from_numpy(data.observation).to(model.device).mT)
+        states = model.scaled(torch.tensor(data.observation, device=model.device).mT)
         ids = torch.arange(model.settings.n_agents, device=model.device).expand(len(members), -1)
         factors = model.agent_factors(ids).detach()
         model.imitation = imitate(data, states, factors, imitation, seeding.generator(seed, "imitation"))

@@ -92,8 +92,8 @@ def imitate(
     if len(data) < 2 / HELD_OUT:
         raise InputError(f"{len(data)} transitions are too few to imitate; give at least {2 / HELD_OUT:g}")
     bounds = torch.from_numpy(np.stack([space.high + space.low, space.high - space.low]) / 2).float().to(device)
-    agents = torch.from_numpy(data.agent).to(device)
-    actions = (torch.from_numpy(data.action).to(device).mT - bounds[0, :, None]) / bounds[1, :, None]
+    agents = torch.tensor(data.agent, device=device)  # copies: the arrays are read-only
+    actions = (torch.tensor(data.action, device=device).mT - bounds[0, :, None]) / bounds[1, :, None]
     scale = mean_and_deviation(factors, 2).nan_to_num(1.0).float()  # the deviation of a single agent is not a number
     scaled = (factors - scale[0].unsqueeze(-1)) / scale[1].unsqueeze(-1)
     sizes = [len(states) + factors.shape[1], *widths, len(actions)]

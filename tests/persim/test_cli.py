@@ -80,7 +80,7 @@ def test_predict_prints_ours_beside_the_papers(capsys, tmp_path):
         ([*EVALUATE, "--covariates", "2,0.5", "--agents-to-test", "2"], "agent 2 is not among the 1 agents"),
         ([*EVALUATE, "--planner", "random_shoting"], "did you mean 'random_shooting'"),
         ([*EVALUATE, "--planner", "icem"], "ICEM plans continuous actions, but these are Discrete(2)"),
-        ([*EVALUATE, "--planner", "cem", "--plans", "10"], "elites is 50, more than the 10 plans"),
+        ([*EVALUATE, "--planner", "cem", "--plans", "9", "--elites", "10"], "elites is 10, more than the 9 plans"),
         ([*EVALUATE, "--elites", "5"], "random_shooting has no 'elites'"),
         ([*EVALUATE, "--horizon", "0"], "horizon is 0"),
         ([*EVALUATE, "--plans", "0"], "plans is 0"),
