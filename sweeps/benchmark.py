@@ -38,7 +38,7 @@ LOCK = "benchmark"
 
 
 def _todo(grid: Grid, cells: CellStore) -> tuple[list[FinishedCell], list[Job]]:
-    """What is finished and what is to be computed.
+    """Holds what is finished and what is to be computed.
 
     Raises:
         InputError: a record in the store is damaged or of another version.

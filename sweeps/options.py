@@ -1,4 +1,4 @@
-"""What the sweeps share: options and their checks, one driver at a time, and how they begin and end."""
+"""Share between the sweeps: options and their checks, one driver at a time, and how they begin and end."""
 
 from __future__ import annotations
 

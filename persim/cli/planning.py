@@ -18,6 +18,7 @@ from persim.evaluation import oracle
 from persim.methods import PlanningSettings
 from persim.methods.planning import FEWER_ROUNDS
 from persim.planning.registry import PLANNERS
+from persim.planning.scoring import ON
 from persim.storage import store
 from persim.storage.machine import machine
 
@@ -59,6 +60,8 @@ def chosen_planning(
         InputError: unknown, out of range, or not for these actions.
     """
     given = {key: getattr(args, key) for key in (*OPTIONS, *SCORING) if getattr(args, key) is not None}
+    if given.get("prior") == ON and spec.discrete:
+        raise InputError(f"prior 'on' is for continuous actions, but {spec.name} has discrete ones; leave --prior out")
     if name is None and not spec.discrete and resolve_device(args.device) == "cpu":
         fast = {"precision": "bfloat16"} if "bf16" in machine()["instructions"] else {}
         given = {**FEWER_ROUNDS, **fast, **given}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from persim import seeding
 from persim.data.trajectories import Trajectories
 from persim.errors import InputError, check_at_least
-from persim.learning.imitation import imitate
+from persim.learning.imitation import imitable, imitate
 from persim.learning.model import LowRankDynamics
 from persim.learning.polish import PolishSettings, polish
 from persim.learning.presets import Preset, preset
@@ -103,7 +103,7 @@ def finish_members(
     """Polish trained members in place, and measure them by ``recorded_errors`` ``[K]``, which the best are chosen by.
 
     On a CPU they take turns: the matrices of one fill its cache. At last they learn to imitate the recorded actions,
-    with hidden layers of the widths ``imitation``; not at all if there are none.
+    with hidden layers of the widths ``imitation``; not at all if there are none, or the data are not ``imitable``.
     """
     members, errors = range(model.settings.members), []
     for chosen in [[k] for k in members] if model.device.type == "cpu" else [list(members)]:
@@ -113,7 +113,7 @@ def finish_members(
             if name not in model.SHARED:
                 model.state_dict()[name][chosen] = values
         errors.append(recorded_errors(part, data, seeding.generator(seed, "recorded")))
-    if imitation:
+    if imitation and imitable(data):
         states = model.scaled(torch.tensor(data.observation, device=model.device).mT)
         ids = torch.arange(model.settings.n_agents, device=model.device).expand(len(members), -1)
         factors = model.agent_factors(ids).detach()

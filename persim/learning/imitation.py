@@ -23,6 +23,7 @@ from persim.learning.layers import mean_and_deviation, perceptron, uniform_layer
 EPOCHS, BATCH, LEARNING_RATE = 20, 512, 1e-3
 HELD_OUT = 0.1  # share of the rows that the explained share is measured on
 ROBUST = 0.1  # residuals above this (actions in [-1, 1]) count linearly, so that random actions between hardly matter
+FEWEST = 20  # transitions
 LEAST = 0.05  # explained share below which there is nothing to imitate
 EARLY = 2  # epochs after which that is decided
 
@@ -69,6 +70,12 @@ class Imitation(nn.Module):
         return float((1 - self.explained.mean()).clamp(0, 1).sqrt())
 
 
+def imitable(data: Trajectories) -> bool:
+    """Whether there is something to learn from: continuous actions with bounds, and enough transitions."""
+    space = data.action_space
+    return isinstance(space, Box) and space.is_bounded() and len(data) >= FEWEST
+
+
 def imitate(
     data: Trajectories, states: Tensor, factors: Tensor, widths: Sequence[int], rng: np.random.Generator
 ) -> Imitation:
@@ -84,13 +91,14 @@ def imitate(
         rng: initial weights, the split, and the order of the rows.
 
     Raises:
-        InputError: the actions are discrete, or there are too few transitions.
+        InputError: the data are not ``imitable``.
     """
     space, device, members = data.action_space, states.device, len(factors)
-    if not isinstance(space, Box):
-        raise InputError(f"only continuous actions are imitated, but these are {space}; plan without a prior")
-    if len(data) < 2 / HELD_OUT:
-        raise InputError(f"{len(data)} transitions are too few to imitate; give at least {2 / HELD_OUT:g}")
+    if not isinstance(space, Box) or not imitable(data):
+        raise InputError(
+            f"{len(data)} transitions with actions {space} cannot be imitated; give at least {FEWEST}, with continuous "
+            "actions that have bounds, or plan without a prior"
+        )
     bounds = torch.from_numpy(np.stack([space.high + space.low, space.high - space.low]) / 2).float().to(device)
     agents = torch.tensor(data.agent, device=device)  # copies: the arrays are read-only
     actions = (torch.tensor(data.action, device=device).mT - bounds[0, :, None]) / bounds[1, :, None]
@@ -110,11 +118,11 @@ def imitate(
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, EPOCHS)
     explained, hopeless = torch.zeros(members), torch.zeros(members, dtype=torch.bool)
     for epoch in range(1, EPOCHS + 1):
-        for index in torch.from_numpy(rng.permutation(rows)).to(device).split(BATCH):  # type: ignore[no-untyped-call]
+        for index in torch.split(torch.from_numpy(rng.permutation(rows)).to(device), BATCH):
             wanted = actions[:, index].expand(members, -1, -1)
             losses = nn.functional.smooth_l1_loss(predicted(index), wanted, beta=ROBUST, reduction="none")
             adam.zero_grad()
-            losses.mean((1, 2)).sum().backward()  # type: ignore[no-untyped-call]
+            losses.mean((1, 2)).sum().backward()  # type: ignore[no-untyped-call]  # torch's
             adam.step()
         falling.step()
         if epoch in (EARLY, EPOCHS):

@@ -35,7 +35,7 @@ HELD_OUT = TRANSITIONS, BLOCKS = "transitions", "blocks"
 
 @dataclass(frozen=True)
 class Progress:
-    """What a trial reports after an epoch.
+    """Holds what a trial reports after an epoch.
 
     Attributes:
         epoch: number of the last epoch, from 1.
@@ -52,7 +52,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class HoldOut:
-    """What is held out, and how the error on it is measured.
+    """Says what is held out, and how the error on it is measured.
 
     Attributes:
         share: of the transitions that are held out.

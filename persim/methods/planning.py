@@ -136,7 +136,7 @@ class PlanningSettings:
         return cls.of(spec, options.planner, whole=whole, **changed)
 
     def objective(self, spec: EnvSpec) -> Objective:
-        """What the planner maximises."""
+        """Returns what the planner maximises."""
         return Objective(spec, bool(self.safety), self.rollout, self.penalty)
 
     def episode_seconds(self, spec: EnvSpec, members: int) -> float:

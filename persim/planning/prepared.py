@@ -198,7 +198,7 @@ class _Graph:
     def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
         self._function, self._inputs = function, [part.clone() for part in inputs]
         self._graph: torch.cuda.CUDAGraph | None = None
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # libraries allocate their workspaces at the first call
             for _ in range(2):

@@ -85,9 +85,8 @@ def planner_settings(name: str, env: str = "", *, whole: bool = False, **options
             raise InputError(f"{name} has no {option!r}{nearest(option, known)}; it has {', '.join(known)}")
     tuned = _TUNED.get((env, name), {}) | (_TUNED_WHOLE.get((env, name), {}) if whole else {})
     chosen = {**{key: value for key, value in tuned.items() if key in known}, **options}
-    if issubclass(kind, EliteSettings) and options.get("plans", 0) >= 1:
-        usual = getattr(kind, "elites")  # noqa: B009 (a default, not a property)
-        chosen.setdefault("elites", min(usual, options["plans"]))
+    if issubclass(kind, EliteSettings) and "elites" not in options and options.get("plans", 0) >= 1:
+        chosen["elites"] = min(chosen.get("elites", kind.elites), options["plans"])
     return kind(**chosen)
 
 

@@ -47,7 +47,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Objective:
-    """What a planner maximises.
+    """Defines what a planner maximises.
 
     Attributes:
         spec: gives reward, termination and the planning hints.

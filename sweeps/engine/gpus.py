@@ -1,4 +1,4 @@
-"""Where work that gains from a GPU runs; on a cluster that grows, asking for a machine with one and waiting for it."""
+"""Decide where work that gains from a GPU runs; a cluster that grows is asked for one, and waited for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Workers:
-    """What tasks ask the running Ray for.
+    """Say what tasks ask the running Ray for.
 
     Attributes:
         device: of tasks that gain from a GPU, ``cpu`` or ``cuda``.

@@ -76,7 +76,7 @@ def parser(about: str) -> console.Parser:
 
 
 def grid_of(args: argparse.Namespace, choices: Path) -> Grid:
-    """What the command line asks for; ``choices`` is the store of rank_cv.py and tune.py.
+    """Read what the command line asks for; ``choices`` is the store of rank_cv.py and tune.py.
 
     Raises:
         InputError: something is unknown or out of range.

@@ -24,9 +24,12 @@ def check_device_options(args: argparse.Namespace) -> None:
     """Check the options above.
 
     Raises:
-        InputError: a device is unknown, or a share out of range.
+        InputError: a device is unknown, or not here and no cluster is named; or a share is out of range.
     """
-    check_choice("device", args.device, DEVICES)
+    if check_choice("device", args.device, DEVICES) == "cuda" and args.address is None:
+        import torch  # takes seconds, and only this option needs it
+
+        settled(args.device, torch.cuda.is_available())
     if not 0 < args.gpu_share <= 1:
         raise InputError(f"gpu-share is {args.gpu_share}, but it has to be above 0 and at most 1")
 

@@ -1,4 +1,4 @@
-"""What is here, what is missing, and how PerSim stands beside the paper's: all cells of its tables, and the worst."""
+"""Say what is here, what is missing, and how PerSim stands beside the paper's: all cells, and the worst."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def _missed(results: Results, found: Goal) -> tuple[Entry, ...]:
 
 
 def overview(results: Results) -> list[Section]:
-    """What is here, how to read it, and what is missing."""
+    """Say what is here, how to read it, and what is missing."""
     commits = sorted({done.commit for done in results.cells})
     lines = [results.notes[ABOUT]] if ABOUT in results.notes else []
     lines += [

@@ -1,4 +1,4 @@
-"""What both sweeps share: the trials as jobs, the files of earlier runs, and how the missing trials are run."""
+"""Share between both sweeps: the trials as jobs, the files of earlier runs, and how the missing trials are run."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Sweep(ABC):
         return f"{self.env} {self.regime} N={self.agents}"
 
     def request(self, jobs: Sequence[Job]) -> Request:
-        """What the command asks for."""
+        """Return what the command asks for."""
         ids = tuple(dict.fromkeys(job.cell.id for job in jobs))
         return Request(self.suite, "", ids, self.label, self.as_json())
 

@@ -44,7 +44,7 @@ class Search(OptunaSearch):  # type: ignore[misc]  # Ray is untyped
 
 @dataclass(frozen=True)
 class Plan:
-    """What decides which trials run.
+    """Decides which trials run.
 
     Attributes:
         search: suggests configurations.

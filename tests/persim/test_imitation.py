@@ -12,8 +12,10 @@ from persim.data import Trajectories
 from persim.envs import get
 from persim.errors import InputError
 from persim.learning import imitation
+from persim.learning.ensemble import finish_members
 from persim.learning.imitation import imitate
 from persim.learning.model import LowRankDynamics, ModelSettings
+from persim.learning.polish import PolishSettings
 from persim.methods import PlanningSettings
 from persim.methods.persim import ModelSimulator
 from persim.planning.prepared import PreparedScorer
@@ -191,8 +193,18 @@ def test_discrete_actions_and_too_few_rows_are_refused(imitator):
     data = recorded(0.0)
     rows = ("agent", "step", "observation", "action", "next_observation", "reward", "terminated", "truncated")
     few = dataclasses.replace(data, n_agents=1, **{name: getattr(data, name)[:10] for name in rows})
-    with pytest.raises(InputError, match="10 transitions are too few"):
+    with pytest.raises(InputError, match=r"10 transitions with actions .* cannot be imitated; give at least 20"):
         imitate(few, torch.zeros(1, 10), torch.zeros(1, 2, 1), (4,), np.random.default_rng(0))
     pole = dataclasses.replace(few, action_space=gym.spaces.Discrete(2), action=np.zeros(10, np.int64))
-    with pytest.raises(InputError, match="only continuous actions are imitated"):
+    with pytest.raises(InputError, match="actions Discrete"):
         imitate(pole, torch.zeros(1, 10), torch.zeros(1, 2, 1), (4,), np.random.default_rng(0))
+
+
+def test_training_goes_on_where_there_is_nothing_to_imitate():
+    data = recorded(0.0)
+    unbounded = dataclasses.replace(data, action_space=gym.spaces.Box(-np.inf, np.inf, (1,), np.float32))
+    assert imitation.imitable(data)
+    assert not imitation.imitable(unbounded)
+    model = model_of(unbounded)
+    finish_members(model, unbounded, PolishSettings(0), 0, (8,))
+    assert model.imitation is None
