@@ -12,8 +12,9 @@ class InputError(ValueError):
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Returns ``" (did you mean 'x'?)"`` for the closest allowed name, or an empty string."""
-    close = difflib.get_close_matches(name.lower(), list(allowed), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    lower = {one.lower(): one for one in allowed}
+    close = difflib.get_close_matches(name.lower(), list(lower), n=1)
+    return f" (did you mean {lower[close[0]]!r}?)" if close else ""
 
 
 def check_choice(field: str, value: str, allowed: Iterable[str]) -> str:

@@ -27,6 +27,7 @@ FLOORS = [
     ["persim.planning"],
     ["persim.evaluation"],
     ["persim.methods"],
+    ["persim.tables"],
     ["persim.cli"],
     ["persim.__main__"],
     ["baselines.common"],
