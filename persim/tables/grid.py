@@ -165,6 +165,7 @@ def _common_step(between: Array, stamps: bool) -> Span:
     """Find the most common difference ``[T]`` of times, or the median where the most common one is rare."""
     if not len(between):
         return "1D" if stamps else 1.0
+    between = np.round(between, 6) if stamps else between  # seconds since 1970 are not exacter
     scale = 10.0 ** (5 - np.floor(np.log10(between)))  # six digits tell differences apart
     _, kind, counts = np.unique(np.round(between * scale) / scale, return_inverse=True, return_counts=True)
     common = kind == counts.argmax() if 10 * counts.max() >= len(between) else np.full(len(between), True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,13 +46,13 @@ class Rows:
         return _error(self.source, self.agents, row, column, what)
 
 
-def load_frame(source: Any, schema: Schema) -> tuple[pd.DataFrame, str]:
+def load_frame(source: Any, roles: Collection[tuple[str, str]]) -> tuple[pd.DataFrame, str]:
     """Return the frame of a path (CSV, TSV, Parquet), a pandas frame or anything with ``to_pandas``, and its name.
 
     Columns of text files are left as text, so that ids such as ``007`` stay what they are.
 
     Raises:
-        InputError: the file is not there or holds no such table, or a column of the schema is not there.
+        InputError: the file is not there or holds no such table, or a column of ``roles`` is not there.
     """
     import pandas as pd
 
@@ -63,9 +64,9 @@ def load_frame(source: Any, schema: Schema) -> tuple[pd.DataFrame, str]:
         frame = source.to_pandas() if hasattr(source, "to_pandas") else source
     if not isinstance(frame, pd.DataFrame):
         raise InputError(f"table is a {type(source).__name__}; give a path, or a pandas frame")
-    if set(schema.columns) & {*frame.index.names} - {*frame.columns}:
+    if {column for _, column in roles} & {*frame.index.names} - {*frame.columns}:
         frame = frame.reset_index()
-    for role, column in schema.roles():
+    for role, column in roles:
         _check_there(frame, name, role, column)
     if not len(frame):
         raise InputError(f"{name} has no rows; give at least a few for each agent")
@@ -110,10 +111,8 @@ def read_rows(source: Any, schema: Schema) -> tuple[Rows, Schema]:
     Raises:
         InputError: as ``load_frame``; an id or time is missing, or a value is no finite number.
     """
-    frame, name = load_frame(source, schema)
-    agents = _ids(frame[schema.agent])
-    for row in np.flatnonzero(agents == "")[:1]:
-        raise InputError(f"{name}: data row {row + 1}, column {schema.agent!r}: the agent is missing; give its id")
+    frame, name = load_frame(source, [*schema.roles()])
+    agents = _agents(frame[schema.agent], name)
     trajectories = np.full(len(frame), "", dtype=object)
     if schema.trajectory is not None:
         trajectories = _ids(frame[schema.trajectory])
@@ -126,6 +125,28 @@ def read_rows(source: Any, schema: Schema) -> tuple[Rows, Schema]:
         values[column], labels = _codes(frame[column], schema.labels, name, agents)
         schema = replace(schema, labels=labels)
     return Rows(name, agents, trajectories, time, stamps, values), schema
+
+
+def read_static(source: Any, schema: Schema) -> tuple[tuple[str, ...], Array]:
+    """Read the ids of N agents and their static columns ``[N, G]``, for agents of whom nothing else is known.
+
+    Raises:
+        InputError: the source is not usable, or an agent has two rows.
+    """
+    roles = [(role, column) for role, column in schema.roles() if role in ("agent", "static")]
+    frame, name = load_frame(source, roles)
+    agents = _agents(frame[schema.agent], name)
+    for row in np.flatnonzero(frame[schema.agent].duplicated())[:1]:
+        raise _error(name, agents, row, schema.agent, "the agent has another row; give one for each agent")
+    columns = [_numbers(frame[column], name, agents) for column in schema.static]
+    return tuple(agents), np.stack(columns, 1) if columns else np.empty((len(agents), 0))
+
+
+def _agents(column: pd.Series[Any], source: str) -> NDArray[np.object_]:
+    agents = _ids(column)
+    for row in np.flatnonzero(agents == "")[:1]:
+        raise InputError(f"{source}: data row {row + 1}, column {column.name!r}: the agent is missing; give its id")
+    return agents
 
 
 def _error(source: str, agents: NDArray[np.object_], row: int, column: str, what: str) -> InputError:

@@ -223,7 +223,7 @@ class Table:
         about[schema.agent] = np.array(self.names, dtype=object)[self.agent]
         if schema.trajectory is not None:
             about[schema.trajectory] = np.array(self.trajectories, dtype=object)[self.block]
-        about[schema.time] = pd.to_datetime(self.time, unit="s") if self.stamps else self.time
+        about[schema.time] = pd.to_datetime(self.time, unit="s").round("us") if self.stamps else self.time
         for role in ("state", "action", "known"):
             about |= dict(zip(getattr(schema, role), getattr(self, role).T, strict=True))
         if schema.discrete:
