@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from persim import __version__, console
-from persim.cli import collect, diagnose, evaluate, policies, predict, render, synthesise
+from persim.cli import check, collect, diagnose, evaluate, policies, predict, render, synthesise
 from persim.learning.training import DivergenceError
 
 
@@ -20,7 +20,7 @@ def parser() -> console.Parser:
     p = console.Parser(prog="persim", description=(__doc__ or "").partition("\n")[0])
     p.add_argument("--version", action="version", version=f"persim {__version__}")
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (collect, predict, diagnose, evaluate, synthesise, render, policies):
+    for command in (collect, predict, diagnose, evaluate, synthesise, render, policies, check):
         command.add(commands)
     return p
 

@@ -198,13 +198,14 @@ class Table:
         return replace(self, trajectories=trajectories, block=block, step=step, start=start, reward=reward, **columns)
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Describe each column of numbers by ``median`` (of absolute values), ``min``, ``max``, ``mean``, ``std``."""
+        """Describe each column of numbers: ``median`` of the sizes that are not 0, ``min``, ``max``, ``mean``, ``std``."""
         found = {}
         for name in self.schema.numbers:
             values = self.column(name)
             values = values[np.isfinite(values)]
             if len(values):
-                about = (np.median(np.abs(values)), values.min(), values.max(), values.mean(), values.std())
+                size = np.abs(values[values != 0])
+                about = (np.median(size) if len(size) else 0, values.min(), values.max(), values.mean(), values.std())
                 found[name] = dict(zip(("median", "min", "max", "mean", "std"), map(float, about), strict=True))
         return found
 
@@ -237,7 +238,7 @@ class Table:
 
     def describe(self) -> str:
         """Say in one line how much there is."""
-        step = f"every {self.schema.every}" + ("" if self.stamps else f" of {self.schema.time!r}")
+        step = f"every {self.schema.every}" if self.stamps else f"every {self.every:g} of {self.schema.time!r}"
         gaps = int(np.isnan(self.state).any(1).sum())
         return (
             f"{len(self.names)} agents, {len(self.trajectories)} trajectories, {len(self):,} rows {step}, "
