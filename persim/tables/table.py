@@ -198,7 +198,7 @@ class Table:
         return replace(self, trajectories=trajectories, block=block, step=step, start=start, reward=reward, **columns)
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Describe each column of numbers: ``median`` of the sizes that are not 0, ``min``, ``max``, ``mean``, ``std``."""
+        """Describe columns of numbers: ``median`` of the sizes that are not 0, ``min``, ``max``, ``mean``, ``std``."""
         found = {}
         for name in self.schema.numbers:
             values = self.column(name)
