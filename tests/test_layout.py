@@ -50,7 +50,7 @@ ALLOWED = {
     "ray": ["sweeps"],
     "optuna": ["sweeps.tuning", "sweeps.tune", "sweeps.rank_cv"],
     "mlflow": ["sweeps.tracking"],
-    "d3rlpy": ["baselines.model_free"],
+    "d3rlpy": ["baselines.model_free", "persim.tables.exchange"],
     "stable_baselines3": ["baselines.morel", "persim.data.train_policies"],
 }
 LIGHT = ["persim.cli", "baselines.registry", "sweeps.benchmark", "sweeps.engine.in_process"]
