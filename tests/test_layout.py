@@ -54,7 +54,7 @@ ALLOWED = {
     "stable_baselines3": ["baselines.morel", "persim.data.train_policies"],
 }
 LIGHT = ["persim.cli", "baselines.registry", "sweeps.benchmark", "sweeps.engine.in_process"]
-LINES, SWEEPS_LINES, FILE_LINES = 21_000, 7_700, 300
+LINES, SWEEPS_LINES, FILE_LINES = 26_000, 7_700, 300
 
 
 def name_of(path):
@@ -96,7 +96,7 @@ def imports(module, *, at_once=False):
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_down(module):
     if module == ROOT_PACKAGE:
-        assert set(imports(module)) == {"persim.envs.gymnasium_env.register_all"}
+        assert set(imports(module)) == {"persim.envs.gymnasium_env.register_all", "importlib", "typing.Any"}
         return
     own = within(module, FLOOR)
     assert own is not None, f"{module} has no floor: give it one in FLOORS"

@@ -98,7 +98,7 @@ def spec_of(
     *,
     horizon: int,
     terminated: StateFn = never,
-    test_agents: Sequence[Sequence[float]] = (),
+    test_agents: Sequence[Sequence[float]] | None = None,
 ) -> EnvSpec:
     """Make an ``EnvSpec`` of gymnasium environments whose state can be set, to use them in every command.
 
@@ -115,7 +115,7 @@ def spec_of(
         reward: ``(states [..., S], actions, next states [..., S]) -> rewards [...]`` in torch.
         horizon: steps after which an episode ends.
         terminated: ``next states [..., S] -> bool [...]`` in torch.
-        test_agents: covariates of the agents that others are compared on.
+        test_agents: covariates of the agents that methods are compared on; the default agent if not given.
 
     Raises:
         InputError: the environment has no flat observations or actions.
@@ -142,13 +142,15 @@ def spec_of(
             following[number] = env.step(action)[0]
         return following
 
-    env = env_of(np.array([one.default for one in covariates]))
+    default = tuple(one.default for one in covariates)
+    env = env_of(np.array(default))
     seen, acts = env.observation_space, env.action_space
     flat = isinstance(acts, gym.spaces.Discrete) or (isinstance(acts, gym.spaces.Box) and len(acts.shape) == 1)
     if not isinstance(seen, gym.spaces.Box) or len(seen.shape) != 1 or not flat:
         raise InputError(f"{name} has observations {seen} and actions {acts}; give flat ones, by gymnasium's wrappers")
+    tested = [default] if test_agents is None else test_agents
     return EnvSpec(
-        name=name, title=name, covariates=tuple(covariates), test_agents=tuple(map(tuple, test_agents)),
+        name=name, title=name, covariates=tuple(covariates), test_agents=tuple(map(tuple, tested)),
         policy_agents=(), horizon=horizon, observation_space=seen, action_space=acts,  # type: ignore[arg-type]  # flat
         reset=reset, step=step, reward=reward, terminated=terminated,
     )  # fmt: skip

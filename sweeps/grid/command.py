@@ -18,7 +18,7 @@ from persim.methods.tuned import read_rank, tuned_settings
 from persim.planning.registry import NAMES
 from persim.planning.scoring import PRECISIONS
 from sweeps.grid.devices import add_device_options, check_device_options
-from sweeps.grid.suites import SUITES, DataKey, Grid, chosen
+from sweeps.grid.suites import SUITES, DataKey, Grid, Suite, chosen
 
 STATES = {"default": None, "raw": False, "normalised": True}
 
@@ -39,7 +39,8 @@ def parser(about: str) -> console.Parser:
         prog="benchmark.py", description=about, epilog=f"suites:\n{suites}\n\nmethods: {', '.join(METHODS)}"
     )
     p.add_argument("--suite", required=True, help="which part of the paper, see below")
-    p.add_argument("--envs", type=names, metavar="LIST", help="of the suite's environments (all)")
+    p.add_argument("--envs", type=names, metavar="LIST", help="of the suite's environments (all), or module:ATTRIBUTE "
+                   "of an EnvSpec of yours, whose data are random unless it has policy_agents")  # fmt: skip
     p.add_argument("--regimes", type=names, metavar="LIST", help=f"of {', '.join(REGIMES)} (all of the suite)")
     p.add_argument("--methods", type=names, metavar="LIST", help="of the suite's methods (all)")
     p.add_argument("--agents", type=console.numbers, metavar="LIST", help="numbers of agents N (the suite's)")
@@ -82,11 +83,8 @@ def grid_of(args: argparse.Namespace, choices: Path) -> Grid:
         InputError: something is unknown or out of range.
     """
     suite = SUITES[check_choice("suite", args.suite, SUITES)]
-    envs = chosen("environment", args.envs, [env for env, _ in suite.data])
-    regimes = chosen("regime", args.regimes, [regime for _, regime in suite.data])
-    data = tuple((env, regime) for env, regime in suite.data if env in envs and regime in regimes)
-    if not data:
-        raise InputError(f"suite {suite.name} has none of these environments under these regimes; see --help")
+    data = _data(args, suite)
+    envs = tuple(dict.fromkeys(env for env, _ in data))
     preset = check_choice("preset", args.preset or suite.preset, PRESETS)
     states = STATES[check_choice("states", args.states, STATES)]
     if args.precision == PRECISIONS[1] and (short := [env for env in envs if get(env).discrete]):
@@ -106,6 +104,28 @@ def grid_of(args: argparse.Namespace, choices: Path) -> Grid:
         suite.episodes if args.episodes is None else args.episodes,
     )
     return replace(grid, special={key: _special(args, grid, key, choices) for key in grid.keys})
+
+
+def _data(args: argparse.Namespace, suite: Suite) -> tuple[tuple[str, str], ...]:
+    """The pairs of environment and regime that are asked for; an environment of the user's has those it can have.
+
+    Raises:
+        InputError: one is unknown, or the suite has none of them.
+    """
+    asked, own = args.envs, [env for env in args.envs or () if ":" in env]
+    if own:
+        asked = [env for env in asked if env not in own]
+        if suite.unseen or suite.plannings:
+            raise InputError(f"suite {suite.name} is about the paper's environments, not {own[0]!r}; use another suite")
+    envs = chosen("environment", asked, [env for env, _ in suite.data]) if asked or not own else ()
+    regimes = chosen("regime", args.regimes, [regime for _, regime in suite.data])
+    data = [(env, regime) for env, regime in suite.data if env in envs and regime in regimes]
+    for env in dict.fromkeys(own):
+        able = [regime for regime in regimes if regime == "random" or get(env).policy_agents]
+        data += [(env, regime) for regime in able]
+    if not data:
+        raise InputError(f"suite {suite.name} has none of these environments under these regimes; see --help")
+    return tuple(data)
 
 
 def _special(args: argparse.Namespace, grid: Grid, key: DataKey, choices: Path) -> Options:

@@ -1,11 +1,16 @@
 """What a benchmark is before it runs: its cells, its budget, and how long it takes."""
 
+import sys
+import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from baselines.registry import METHODS
+from persim.envs import get
+from persim.errors import InputError
 from persim.evaluation.prediction import true_rollouts
 from persim.evaluation.reward import average_rewards
 from persim.methods import PRESETS, measure
@@ -32,6 +37,39 @@ def done_of(job, rows):
 
 def test_true_environment_is_one_cell_whatever_the_regime():
     assert len(jobs_of("--suite", "reward", "--envs", "cartpole", "--methods", "true-env", "--trials", "2")) == 2
+
+
+@pytest.fixture
+def own(monkeypatch):
+    module = types.ModuleType("my_envs")
+    module.SWING = replace(get("cartpole"), name="swing", title="Swing", policy_agents=())
+    module.POLE = replace(get("cartpole"), name="pole")
+    monkeypatch.setitem(sys.modules, "my_envs", module)
+
+
+@pytest.mark.usefixtures("own")
+def test_environments_of_ones_own_have_the_regimes_that_they_can_have():
+    swing, pole = "my_envs:SWING", "my_envs:POLE"
+    assert grid_of("--suite", "reward", "--envs", swing).data == ((swing, "random"),)
+    asked = ("--suite", "smoke", "--envs", f"{pole},cartpole,{pole}")
+    assert grid_of(*asked).data == (("cartpole", "random"), (pole, "random"), (pole, "pure"))
+    assert {job.cell.env for job in jobs_of(*asked, "--regimes", "pure")} == {pole}
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--suite", "reward", "--envs", "my_envs:SWIN"), "'my_envs:SWIN' cannot be loaded"),
+        (("--suite", "reward", "--envs", "swing"), "environment 'swing' is unknown"),
+        (("--suite", "unseen", "--envs", "my_envs:SWING"), "about the paper's environments, not 'my_envs:SWING'"),
+        (("--suite", "reward", "--envs", "my_envs:SWING", "--regimes", "pure"), "has none of these environments"),
+    ],
+)
+def test_what_is_no_environment_of_ones_own_is_refused(arguments, message):
+    with pytest.raises(InputError) as caught:
+        grid_of(*arguments)
+    assert message in str(caught.value)
 
 
 def test_suites_that_ask_for_the_same_share_the_cell():

@@ -78,6 +78,8 @@ def test_a_spec_steps_the_environments_of_its_agents():
         np.testing.assert_allclose(env.step(act)[0], after, atol=1e-6)
     np.testing.assert_array_equal(given.step(states, acts, rows), following)
     assert not given.terminated(torch.zeros(2, 3)).any()
+    assert given.test_agents == ((1.0,),)
+    assert spec(test_agents=[[0.5], [2]]).test_agents == ((0.5,), (2,))
 
 
 def test_trajectories_are_collected_with_such_a_spec():
