@@ -10,10 +10,11 @@ import numpy as np
 from persim.errors import InputError
 from persim.tables import usable
 from persim.tables.explained import earlier, explained, residual
-from persim.tables.features import Features, Inputs, steps_of
+from persim.tables.features import Features, Inputs
 from persim.tables.grid import Numbers
 from persim.tables.reading import Array
 from persim.tables.table import Table
+from persim.tables.windows import Windows
 
 ROWS = 20_000  # linear fits use at most so many rows, evenly spaced
 EARLIER = 12  # rows before the present that are searched for what the schema leaves out
@@ -88,7 +89,8 @@ def check(table: Table, source: str = "table") -> Check:
     """Look at a table that was read with ``new=True``, so that what forbids a fit is a part of the result."""
     features = Features.of(table)
     inputs = features.inputs_of(table)
-    row = steps_of(table, inputs, lambda acts: acts).row
+    windows = Windows.of(table, inputs, 1, len(table))
+    row = windows.row[np.isfinite(windows.true[:, 0]).all(1)]
     n_agents, error = len(table.names), ""
     gaps, longest = _gaps(table)
     try:
