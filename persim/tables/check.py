@@ -19,7 +19,7 @@ from persim.tables.windows import Windows
 ROWS = 20_000  # linear fits use at most so many rows, evenly spaced
 EARLIER = 12  # rows before the present that are searched for what the schema leaves out
 FEW_AGENTS, FEW_STEPS = 5, 10  # steps: for each coefficient of a linear model of one agent
-BY_STATE, BY_INPUTS, LEFT_OUT, MUCH = 0.9, 0.99, 0.2, 0.2
+BY_STATE, BY_INPUTS, LEFT_OUT, MUCH = 0.9, 0.99, 0.05, 0.2
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,10 @@ def _still(table: Table, values: Array) -> tuple[str, ...]:
 
 def _about_agents(found: Check) -> Iterator[str]:
     table, schema, names = found.table, found.table.schema, np.array(found.table.names, dtype=object)
-    if table.counts["moved"] > MUCH * table.counts["rows"]:
-        yield f"{table.counts['moved']:,} rows lie off the grid (every {schema.every}): does `every` fit the times?"
     if table.counts["merged"]:
         yield f"{_count(table.counts['merged'], 'row')} merged with another: a smaller `every` would keep them apart"
+    elif table.counts["moved"] > MUCH * table.counts["rows"]:
+        yield f"{table.counts['moved']:,} rows lie off the grid (every {schema.every}): does `every` fit the times?"
     if len(names) < FEW_AGENTS:
         yield f"only {_count(len(names), 'agent')}: there is little to share; a model of each may do as well"
     needed = FEW_STEPS * found.coefficients
@@ -191,7 +191,8 @@ def _about_column(found: Check, column: Column) -> Iterator[str]:
         )
     if column.by_inputs > BY_INPUTS:
         yield f"{name} nearly follows from the other inputs ({column.by_inputs:.1%}): leave one of them out"
-    if column.left_out > LEFT_OUT:
+    chance = 3 * np.sqrt(2 * EARLIER) / max(1, min(ROWS, found.steps.sum()))  # three standard deviations
+    if column.left_out > max(LEFT_OUT, chance):
         hint = "more `lags`" if column.role == "state" else "a `memory` of it"
         yield f"earlier rows of {name} explain {column.left_out:.0%} of what a linear model misses: try {hint}"
 

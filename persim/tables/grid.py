@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Numbers = NDArray[np.int64]
+MOVED = 0.1  # of a step; a row that lies further off its grid point is counted as moved
 _SPARSE = 20  # a grid may have this many points for each row that was read, and a thousand more
 _logger = logging.getLogger(__name__)
 _NAMED = ((86400, "D"), (3600, "h"), (60, "min"), (1, "s"))
@@ -34,7 +35,7 @@ class Grid:
         step: ``[L]``, the steps since the start of the block.
         time: ``[L]``, in the unit of the rows.
         every: the step, in the form of the schema.
-        moved: how many rows lay more than a hundredth of a step off the grid.
+        moved: how many rows lay more than a tenth of a step off the grid.
     """
 
     order: Numbers
@@ -162,14 +163,14 @@ def grid_of(rows: Rows, schema: Schema) -> Grid:
 
 
 def _common_step(between: Array, stamps: bool) -> Span:
-    """Find the most common difference ``[T]`` of times, or the median where the most common one is rare."""
+    """Find the most common difference ``[T]`` of times; where they jitter, a round one near the median."""
     if not len(between):
         return "1D" if stamps else 1.0
     between = np.round(between, 6) if stamps else between  # seconds since 1970 are not exacter
     scale = 10.0 ** (5 - np.floor(np.log10(between)))  # six digits tell differences apart
     _, kind, counts = np.unique(np.round(between * scale) / scale, return_inverse=True, return_counts=True)
-    common = kind == counts.argmax() if 10 * counts.max() >= len(between) else np.full(len(between), True)
-    step = float(np.median(between[common]))
+    common = kind == counts.argmax()
+    step = float(np.median(between[common])) if 2 * common.sum() >= len(between) else _rounded(between, stamps)
     short = float(f"{step:.6g}")
     step = short if abs(short - step) < 1e-9 * step else step
     if not stamps:
@@ -182,6 +183,14 @@ def _common_step(between: Array, stamps: bool) -> Span:
     return f"{step / size:g}{unit}"
 
 
+def _rounded(between: Array, stamps: bool) -> float:
+    """Find a round step within a twentieth of the median difference ``[T]``, or take the median."""
+    step = float(np.median(between))
+    size = next((size for size, _ in _NAMED if stamps and step > 0.95 * size), 1)
+    found = float(f"{step / size:.1g}"), float(f"{step / size:.2g}")
+    return next((one * size for one in found if abs(one * size - step) < 0.05 * step), step)
+
+
 def _places(time: Array, first: Numbers, every: Span) -> tuple[Numbers, int]:
     """Find the step ``[T]`` on the grid of each ordered row, and how many rows are moved to be there."""
     if key := calendar(every):
@@ -189,7 +198,7 @@ def _places(time: Array, first: Numbers, every: Span) -> tuple[Numbers, int]:
         return number - number[first], 0
     exact = (time - time[first]) / seconds(every)
     place = np.floor(exact + 0.5).astype(np.int64)
-    return place, int((np.abs(exact - place) > 0.01).sum())
+    return place, int((np.abs(exact - place) > MOVED).sum())
 
 
 def _grid_times(start: Array, step: Numbers, every: Span) -> Array:

@@ -43,8 +43,9 @@ class Table:
         reward: ``[T]``, or None.
         static: ``[N, G]``.
         start: ``[blocks]``, the first step of each block that counts; what is before is context for lags and memories.
-        counts: what reading did: ``rows`` read, ``moved`` onto the grid, ``merged`` with another row on one grid point
-            (their mean is taken), ``inserted`` where none was, and ``filled`` by the schema's ``fill``.
+        counts: what reading did: ``rows`` read, ``moved`` by over a tenth of a step to be on the grid, ``merged`` with
+            another row on one grid point (their mean is taken), ``inserted`` where none was, and ``filled`` by the
+            schema's ``fill``.
     """
 
     schema: Schema
@@ -239,10 +240,11 @@ class Table:
     def describe(self) -> str:
         """Say in one line how much there is."""
         step = f"every {self.schema.every}" if self.stamps else f"every {self.every:g} of {self.schema.time!r}"
+        agents, parts = len(self.names), len(self.trajectories)
         gaps = int(np.isnan(self.state).any(1).sum())
         return (
-            f"{len(self.names)} agents, {len(self.trajectories)} trajectories, {len(self):,} rows {step}, "
-            f"{gaps:,} of them with a missing state"
+            f"{agents:,} agent{'s' * (agents != 1)}, {parts:,} trajector{'y' if parts == 1 else 'ies'}, "
+            f"{len(self):,} rows {step}, {gaps:,} of them with a missing state"
         )
 
 

@@ -59,7 +59,8 @@ def test_gaps_are_counted_per_agent(rng):
         (lambda f: f.assign(m=f.m.where(f.b > "b4")), "static 'm' is missing in 62% of the agents"),
         (lambda f: f[f.b < "b3"], "only 3 agents: there is little to share"),
         (lambda f: f[(f.b != "b3") | (f.t < 40)], "1 agent with fewer than 40 known steps (10 for each coefficient"),
-        (lambda f: f.assign(t=f.t + f.t % 2 * 0.2), "960 rows, 480 of them"),
+        (lambda f: f.assign(t=f.t + f.t % 2 * 0.2), "480 rows lie off the grid (every 1): does"),
+        (lambda f: f.assign(t=f.t / 2), "472 rows merged with another: a smaller `every`"),
     ],
 )
 def test_findings_name_what_to_look_at(rng, change, message, tmp_path, capsys):
