@@ -196,7 +196,7 @@ def _places(time: Array, first: Numbers, every: Span) -> tuple[Numbers, int]:
     if key := calendar(every):
         number = _moments(time).to_period(key).asi8
         return number - number[first], 0
-    exact = (time - time[first]) / seconds(every)
+    exact = np.minimum((time - time[first]) / seconds(every), 1e15)  # a gap that is refused
     place = np.floor(exact + 0.5).astype(np.int64)
     return place, int((np.abs(exact - place) > MOVED).sum())
 

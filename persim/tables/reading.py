@@ -66,6 +66,7 @@ def load_frame(source: Any, roles: Collection[tuple[str, str]]) -> tuple[pd.Data
         raise InputError(f"table is a {type(source).__name__}; give a path, or a pandas frame")
     if {column for _, column in roles} & {*frame.index.names} - {*frame.columns}:
         frame = frame.reset_index()
+    frame = frame.set_axis(frame.columns.map(str), axis=1)
     for role, column in roles:
         _check_there(frame, name, role, column)
     if not len(frame):
@@ -76,9 +77,8 @@ def load_frame(source: Any, roles: Collection[tuple[str, str]]) -> tuple[pd.Data
 def _check_there(frame: pd.DataFrame, name: str, role: str, column: str) -> None:
     found = int((frame.columns == column).sum())
     if found == 0:
-        have = ", ".join(map(str, frame.columns))
-        hint = nearest(column, map(str, frame.columns))
-        raise InputError(f"{name} has no column {column!r} ({role} in the schema){hint}; it has: {have}")
+        have = f"{nearest(column, frame.columns)}; it has: {', '.join(frame.columns)}"
+        raise InputError(f"{name} has no column {column!r} ({role} in the schema){have}")
     if found > 1:
         raise InputError(f"{name} has {found} columns named {column!r}; rename all but one")
 

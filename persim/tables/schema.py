@@ -60,7 +60,7 @@ class Schema:
 
     def __post_init__(self) -> None:
         for name in _LISTS:
-            object.__setattr__(self, name, tuple(map(str, _several(name, getattr(self, name)))))
+            object.__setattr__(self, name, tuple(_text(name, one) for one in _several(name, getattr(self, name))))
         for name in ("memory", "fill"):
             if not isinstance(getattr(self, name), Mapping):
                 raise InputError(f"schema: {name} is {getattr(self, name)!r}; give a mapping of columns, such as {{}}")
@@ -95,7 +95,11 @@ class Schema:
                     yield role, column
 
     def save(self, path: str | Path) -> None:
-        """Write the schema as YAML, without what is at its default."""
+        """Write the schema as YAML, without what is at its default.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
         import yaml
 
         given = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -103,7 +107,10 @@ class Schema:
             one.name: one.default if one.default_factory is MISSING else one.default_factory() for one in fields(self)
         }
         plain = {name: _plain(value) for name, value in given.items() if value != defaults[name]}
-        Path(path).write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        try:
+            Path(path).write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"schema {str(path)!r} cannot be written ({error.strerror})") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Schema:
@@ -117,7 +124,7 @@ class Schema:
 
         try:
             given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # a date that is none is a ValueError
             raise InputError(f"schema {str(path)!r} cannot be read ({' '.join(str(error).split())})") from error
         if not isinstance(given, dict):
             raise InputError(f"schema {str(path)!r} is no YAML mapping; give lines such as 'agent: patient'")
@@ -161,6 +168,10 @@ class Schema:
                     raise InputError(f"schema: {name} of {column!r}, which is no column that can have it{hint}")
 
     def _check_values(self) -> None:
+        if not isinstance(self.lags, int):
+            raise InputError(f"schema: lags is {self.lags!r}; give a whole number of at least 1")
+        if not isinstance(self.discrete, bool):
+            raise InputError(f"schema: discrete is {self.discrete!r}; give true or false")
         check_at_least("schema: lags", self.lags, 1)
         spans = [self.every] if self.every is not None else []
         spans += [span for given in self.memory.values() for span in given]
@@ -213,6 +224,12 @@ def _several(name: str, given: object) -> tuple[Any, ...]:
     if not isinstance(given, Sequence):
         raise InputError(f"schema: {name} is {given!r}; give a list")
     return tuple(given)
+
+
+def _text(name: str, given: object) -> str:
+    if isinstance(given, bool):  # YAML takes on, off, yes and no for these
+        raise InputError(f"schema: {name} has {given}; put quotes around on, off, yes and no")
+    return str(given)
 
 
 def _plain(value: object) -> object:

@@ -58,6 +58,12 @@ def _saved(folder, schema):
     return folder / "schema.yaml"
 
 
+def test_columns_may_be_named_by_numbers():
+    given = frame().set_axis(range(6), axis=1)
+    schema = Schema(agent="0", time="1", state=["2"], action=[3], known=["4"], static=["5"])
+    np.testing.assert_array_equal(read_table(given, schema).state, read_table(frame(), SCHEMA).state)
+
+
 def test_the_order_of_rows_does_not_matter_but_for_that_of_the_agents():
     given = frame(("z", "a", "m"))
     mixed = pd.concat([given.iloc[[0, 6, 12]], given.drop([0, 6, 12]).sample(frac=1, random_state=1)])
@@ -185,6 +191,7 @@ BAD = [
     (changed(7, "patient", None), "data row 8, column 'patient': the agent is missing"),
     (changed(7, "weight", 66), "agent 'b', data row 8, column 'weight': 66, but 65 in data row 7"),
     (changed(7, "minute", 1e9), "agent 'b', data row 8, column 'minute': 66,666,661 steps are missing before"),
+    (changed(7, "minute", 1e200), "column 'minute': 999,999,999,999,994 steps are missing before"),
     (frame().iloc[:8], "agent 'b' has 2 rows with a known state, fewer than the 3 that 1 lags need"),
     (frame().assign(insulin=1), "action 'insulin' is 1 in every row"),
     (frame().assign(carbs=np.nan), "column 'carbs' holds no value at all"),

@@ -50,6 +50,10 @@ def test_yaml_holds_only_what_was_said(tmp_path):
         ({"state": ["cgm", "cgm"]}, "column 'cgm' is named twice as state"),
         ({"agent": ""}, "agent is ''"),
         ({"lags": 0}, "schema: lags is 0"),
+        ({"lags": "4"}, "schema: lags is '4'"),
+        ({"discrete": "maybe"}, "schema: discrete is 'maybe'"),
+        ({"discrete": True, "labels": [True, False]}, "labels has True; put quotes around on, off"),
+        ({"every": [15]}, "[15] is no length of time"),
         ({"every": -1}, "-1 is no length of time"),
         ({"every": "often"}, "'often' is no length of time"),
         ({"every": "15T"}, "'15T' is no length of time"),
@@ -78,6 +82,8 @@ def test_bad_schemas_are_refused_in_one_line(changes, message):
         ("time: t\nstate: x\n", "has no 'agent'; name the column of the agent"),
         ("- p\n", "is no YAML mapping"),
         ("agent: [p\n", "cannot be read"),
+        ("agent: p\ntime: 2026-13-45\nstate: x\n", "cannot be read"),
+        ("agent: p\ntime: t\nstate: no\n", "has no 'state'"),
     ],
 )
 def test_bad_yaml_is_refused_in_one_line(tmp_path, text, message):
@@ -93,3 +99,8 @@ def test_spans_are_numbers_or_offsets():
     assert [seconds(one) for one in (15, 0.5, "15min", "h", "2h", "1D")] == [15, 0.5, 900, 3600, 7200, 86400]
     assert [calendar(one) for one in ("MS", "1ME", "QS", "YE", "15min", 3)] == ["M", "M", "Q", "Y", None, None]
     assert seconds("MS") == pytest.approx(365.2425 * 86400 / 12)
+
+
+def test_a_schema_that_cannot_be_written_is_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"^schema '.*' cannot be written \(No such file or directory\)$"):
+        schema().save(tmp_path / "none" / "schema.yaml")
