@@ -8,14 +8,13 @@ to five times faster than autograd on the same batch (docs/performance.md); the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from persim.data.trajectories import Trajectories
 from persim.learning.model import LowRankDynamics
 
 # Minibatches gathered at once: enough to make the gather cheap, few enough to stay in the cache.
@@ -23,6 +22,32 @@ CHUNK_BATCHES = 32
 
 # Sets the gradient to zero where the ReLU was inactive, in place; a test compares the whole gradient with autograd's.
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
+
+
+class Transitions(Protocol):
+    """M transitions to learn from; ``Trajectories`` are such, and the rows of a user's table with their history."""
+
+    @property
+    def agent(self) -> NDArray[np.int64]:
+        """Ids ``[M]``."""
+
+    @property
+    def observation(self) -> NDArray[np.float32]:
+        """States ``[M, S]``."""
+
+    @property
+    def action(self) -> NDArray[Any]:
+        """Actions, discrete ``[M]`` or continuous ``[M, A]``."""
+
+    @property
+    def delta(self) -> NDArray[np.float32]:
+        """Differences of the states, or of their predicted dimensions, ``[M, S]``."""
+
+    @property
+    def content_hash(self) -> str:
+        """The same for equal data."""
+
+    def __len__(self) -> int: ...
 
 
 class Minibatch(NamedTuple):
@@ -47,7 +72,7 @@ class TrainingRows:
     The model scales the states and their differences, encodes the actions and gives the device.
     """
 
-    def __init__(self, model: LowRankDynamics, data: Trajectories, rows: NDArray[np.int64]) -> None:
+    def __init__(self, model: LowRankDynamics, data: Transitions, rows: NDArray[np.int64]) -> None:
         device = model.device
         state, delta = (torch.from_numpy(column[rows]).to(device) for column in (data.observation, data.delta))
         target = model.scaled_deltas(model.target(state, delta).mT).mT
@@ -57,7 +82,7 @@ class TrainingRows:
         self._rank = model.settings.rank
         self._packed = torch.cat([state, one, action, one, target], dim=1)
         self._agents = torch.from_numpy(data.agent[rows]).to(device)
-        self._widths = [data.state_dim + 1, data.action_dim + 1, data.state_dim]
+        self._widths = [state.shape[1] + 1, action.shape[1] + 1, target.shape[1]]
 
     def __len__(self) -> int:
         return len(self._agents)
@@ -174,7 +199,7 @@ class LossGradient:
         self, model: LowRankDynamics, flat: FlatParameters, batch: int, dtype: torch.dtype = torch.float32
     ) -> None:
         shape = model.settings
-        members, rank, states = shape.members, shape.rank, shape.state_dim
+        members, rank, states = shape.members, shape.rank, shape.outputs
         self._agent = model.agent_layer.data
         self._agent_bias = self._agent[:, :, -1:]
         self._agent_gradient = flat.gradient_of(model.agent_layer)

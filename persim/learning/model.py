@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from persim.errors import InputError, check_at_least
+from persim.errors import InputError, check_at_least, check_between
 from persim.learning.imitation import Imitation
 from persim.learning.layers import mean_and_deviation, perceptron, uniform_layer, z_scores
 from persim.storage import store
@@ -36,9 +36,12 @@ class ModelSettings:
         action_widths: widths of the action encoder's hidden layers; none for discrete actions.
         normalised: whether states and state differences are z-scored inside the model.
         residual: whether the product is the state difference, as in the paper; else it is the next state itself.
+        predicted: how many of the S dimensions the product predicts, the first ones; 0 for all, as in the paper. Fewer
+            where the rest follows from them, such as earlier values in tables with lags; then ``forward`` cannot be
+            used, as only who knows the rest can complete the next state.
 
     Raises:
-        InputError: a number is below 1.
+        InputError: a number is below 1, or more dimensions are predicted than there are.
     """
 
     n_agents: int
@@ -51,14 +54,21 @@ class ModelSettings:
     action_widths: tuple[int, ...] = ()
     normalised: bool = False
     residual: bool = True
+    predicted: int = 0
 
     def __post_init__(self) -> None:
+        check_between("predicted", self.predicted, 0, self.state_dim, closed=True)
         for field in ("n_agents", "state_dim", "action_dim", "rank", "members"):
             check_at_least(field, getattr(self, field), 1)
         for field in ("state_widths", "action_widths"):
             for width in getattr(self, field):
                 check_at_least(field, width, 1)
             object.__setattr__(self, field, tuple(getattr(self, field)))
+
+    @property
+    def outputs(self) -> int:
+        """The number of dimensions that the product predicts."""
+        return self.predicted or self.state_dim
 
 
 class LowRankDynamics(nn.Module):
@@ -95,12 +105,12 @@ class LowRankDynamics(nn.Module):
         unscaled = torch.stack([torch.zeros(settings.state_dim), torch.ones(settings.state_dim)])
         if settings.normalised:
             self.register_buffer("state_scale", unscaled)
-        self.register_buffer("delta_scale", unscaled.clone())
+        self.register_buffer("delta_scale", unscaled[:, : settings.outputs].clone())
 
     @staticmethod
     def _initial(settings: ModelSettings, rng: np.random.Generator) -> list[Tensor]:
         """Draws one member's layers: agent ``[R, N + 1]``, then state and action encoder ``[out, in + 1]``."""
-        state = (settings.state_dim, *settings.state_widths, settings.state_dim * settings.rank)
+        state = (settings.state_dim, *settings.state_widths, settings.outputs * settings.rank)
         action = (settings.action_dim, *settings.action_widths, settings.rank)
         shapes = [(settings.n_agents, settings.rank), *pairwise(state), *pairwise(action)]
         return [uniform_layer((fan_out, fan_in + 1), fan_in, rng) for fan_in, fan_out in shapes]
@@ -111,7 +121,7 @@ class LowRankDynamics(nn.Module):
         return self.agent_layer.device
 
     def fit_scales(self, states: Tensor, deltas: Tensor) -> None:
-        """Sets the z-scores' means and deviations to those of states and targets ``[M, S]``, given the differences."""
+        """Sets the z-scores' means and deviations to those of states and targets, given the differences, ``[M, S]``."""
         if self.settings.normalised:
             self.state_scale.copy_(mean_and_deviation(states, 0))
         self.delta_scale.copy_(mean_and_deviation(self.target(states, deltas), 0))
@@ -126,7 +136,7 @@ class LowRankDynamics(nn.Module):
 
     def target(self, states: Tensor, deltas: Tensor) -> Tensor:
         """Returns what ``delta`` has to predict, unscaled ``[..., S]``: the state differences, or the next states."""
-        return deltas if self.settings.residual else states + deltas
+        return deltas if self.settings.residual else states[..., : self.settings.outputs] + deltas
 
     def encode_actions(self, actions: Tensor) -> Tensor:
         """Encodes actions as ``[..., A, B]``: discrete ``[..., B]`` one-hot, continuous ``[..., B, A]`` transposed."""
@@ -141,9 +151,9 @@ class LowRankDynamics(nn.Module):
         return self.agent_layer.gather(2, index) + self.agent_layer[:, :, -1:]
 
     def state_factors(self, states: Tensor) -> Tensor:
-        """Maps scaled states ``[K, S, B]`` to their factors v ``[K, S, R, B]``."""
+        """Maps scaled states ``[K, S, B]`` to the factors v ``[K, S, R, B]`` of the predicted dimensions."""
         factors = perceptron(self.state_layers, states)
-        return factors.view(len(factors), self.settings.state_dim, self.settings.rank, -1)
+        return factors.view(len(factors), self.settings.outputs, self.settings.rank, -1)
 
     def action_factors(self, actions: Tensor) -> Tensor:
         """Maps encoded actions ``[K, A, B]`` to their factors w ``[K, R, B]``."""

@@ -14,9 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from persim.data.trajectories import Trajectories
 from persim.errors import InputError, check_at_least, check_between, check_choice
-from persim.learning.gradients import FlatParameters, LossGradient, Minibatch, TrainingRows
+from persim.learning.gradients import FlatParameters, LossGradient, Minibatch, TrainingRows, Transitions
 from persim.learning.model import LowRankDynamics
 from persim.learning.presets import EPOCHS
 from persim.storage import store
@@ -120,7 +119,7 @@ def split(n_rows: int, holdout: float, rng: np.random.Generator) -> tuple[NDArra
 def holdout_errors(model: LowRankDynamics, rows: TrainingRows) -> NDArray[np.float64]:
     """Returns the mean squared error ``[K, S]`` of the (scaled) state differences on ``rows``."""
     settings = model.settings
-    total = torch.zeros(settings.members, settings.state_dim, dtype=torch.float64, device=model.device)
+    total = torch.zeros(settings.members, settings.outputs, dtype=torch.float64, device=model.device)
     with torch.no_grad():
         for batch in rows.batches(HOLDOUT_BLOCK, [np.arange(len(rows))]):
             shared = Minibatch(*(part.expand(settings.members, -1, -1) for part in batch))
@@ -177,7 +176,7 @@ class _Run:
         if len(lost):
             steps = self.epoch * len(squared) + int(lost[0]) + 1
             raise DivergenceError(f"the loss became non-finite at step {steps} (epoch {self.epoch + 1})")
-        self.losses.append(float(squared.sum(0).mean()) / (len(rows) * self.model.settings.state_dim))
+        self.losses.append(float(squared.sum(0).mean()) / (len(rows) * self.model.settings.outputs))
         self.epoch += 1
         if self.epoch == self.settings.epochs and self.averaged_steps:
             self.flat.values.copy_(self.tensors["average"])
@@ -209,7 +208,7 @@ def _epoch_order(seed: np.random.SeedSequence, epoch: int, n_rows: int) -> NDArr
 @torch.no_grad()
 def train(
     model: LowRankDynamics,
-    data: Trajectories,
+    data: Transitions,
     settings: TrainSettings,
     batch_seeds: Sequence[np.random.SeedSequence],
     *,
@@ -224,7 +223,7 @@ def train(
 
     Args:
         model: K members, on any device.
-        data: trajectories of the model's agents.
+        data: transitions of the model's agents.
         settings: epochs, batch size, learning rate and averaging.
         batch_seeds: one SeedSequence per member, for the order of its transitions.
         rows: indices ``[M]`` of the transitions to train on; all by default.
