@@ -119,7 +119,7 @@ class PerSimSettings:
         """All settings that the weights depend on; ``residual`` only if it is off, so that older ids stay valid."""
         left_out = ("rank", "batch_size", *(["residual"] if self.nets.residual else []))
         nets = {name: value for name, value in asdict(self.nets).items() if name not in left_out}
-        own = {"rank": self.rank, "size": asdict(self.size), "train": asdict(self.train), "nets": nets}
+        own = {"rank": self.rank, "size": asdict(self.size), "train": self.train.about(), "nets": nets}
         own |= {"polish": asdict(self.polish)} if self.polish.rounds else {}
         return own | ({"kept_by": "recorded error"} if self.size.candidates > self.size.members else {})
 
