@@ -46,8 +46,8 @@ def add(commands: Commands) -> None:
     add_unseen_options(p)
     p.add_argument("--planner", help=f"{', '.join(NAMES)} (the environment's: see docs/planning.md)")
     add_planner_options(p)
-    p.add_argument("--precision", default="float32", help="of the model's products: float32, or bfloat16,\n"
-                   "half the time in HalfCheetah (float32)")  # fmt: skip
+    p.add_argument("--precision", default="float32", help="of the model's products: float32, bfloat16,\n"
+                   "half the time in HalfCheetah, or on a GPU tf32 (float32)")  # fmt: skip
     p.add_argument("--scorer", default="model", help="what plans are scored on: model, or true_env (model)")
     p.add_argument("--episodes", type=int, default=EPISODES, metavar="M", help=f"per agent ({EPISODES})")
     p.add_argument("--agents-to-test", type=console.numbers, metavar="LIST", help="1 to N (all test agents: 1,2,3,4,5)")

@@ -43,7 +43,8 @@ class PlanningSettings:
     Attributes:
         planner: a name of ``persim.planning.registry``.
         settings: of that planner.
-        precision: of the products of a model: ``float32``, or ``bfloat16``, which halves the time of wide nets.
+        precision: of the products of a model: ``float32``, ``bfloat16``, which halves the time of wide nets, or
+            ``tf32`` on a GPU.
         safety: our shaping: whether the environment's safety term is added to its reward. None where nothing could
             be added, since the environment has no such term or the method does not look at it.
         rollout: of the members of an ensemble, and

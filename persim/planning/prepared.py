@@ -5,7 +5,8 @@ It gives the scores of ``PlainScorer`` up to rounding, with less work:
 - *Rows.* A plan is one row. Weights are transposed and cast once, and the z-scores of states stay float32.
 - *Actions first.* The factors of all actions of all plans come from one product before the rollout, multiplied by
   the agents' factors; a step is left with the state encoder alone.
-- *One launch.* On a GPU a rollout is one CUDA graph with static buffers, captured at its first use, then replayed.
+- *One launch.* On a GPU a rollout is one CUDA graph with static buffers (``persim.learning.cuda_graph``).
+- *No way back.* Plans that were drawn on the device are scored there, and their scores stay there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from persim.envs.spec import Agents, Array
 from persim.errors import check_choice
+from persim.learning.cuda_graph import FLOAT32, TF32, Replayed, products_in
 from persim.learning.model import LowRankDynamics, z_scores
 from persim.planning.scoring import PRECISIONS, Objective, Plans, check_agents, known_unit, rolled_out
 
@@ -36,15 +38,18 @@ class PreparedScorer:
     Args:
         model: the ensemble, on the device to plan on.
         objective: what is maximised.
-        precision: of the products' factors, one of ``PRECISIONS``; sums, states and rewards are float32.
+        precision: of the products' factors, one of ``PRECISIONS``; sums, states and rewards are float32. A CPU has no
+            ``tf32`` and calculates in float32 instead.
 
     Raises:
         InputError: the precision is unknown, or the penalty needs what the model does not know.
     """
 
     def __init__(self, model: LowRankDynamics, objective: Objective, precision: str = PRECISIONS[0]) -> None:
-        self._dtype: torch.dtype = getattr(torch, check_choice("precision", precision, PRECISIONS))
-        self._model, self._objective = model, objective
+        check_choice("precision", precision, PRECISIONS)
+        self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self._products = TF32 if precision == TF32 else FLOAT32
+        self._model, self._objective, self.device = model, objective, model.device
         self._unit = known_unit(model.delta_scale[1], objective).to(model.device, torch.float32)
         self._states, self._actions = (self._rows(layers) for layers in (model.state_layers, model.action_layers))
         self._columns = COLUMNS.get(model.device.type, COLUMNS["cpu"])
@@ -55,9 +60,16 @@ class PreparedScorer:
         parts = ((layer.detach()[..., :-1].mT, layer.detach()[..., -1:].mT) for layer in layers)
         return [(weights.to(self._dtype).contiguous(), bias.to(self._dtype).contiguous()) for weights, bias in parts]
 
-    @torch.no_grad()
     def __call__(self, states: Array, agents: Agents, plans: Plans, top: int | None = None) -> Array:
         """See ``Scorer``; every score is exact, whatever ``top`` is."""
+        return self.scores(states, agents, torch.from_numpy(plans).to(self.device)).cpu().numpy()
+
+    @torch.no_grad()
+    def scores(self, states: Array, agents: Agents, plans: Tensor) -> Tensor:
+        """Returns the scores ``[B, P]`` of plans ``[B, P, H]`` or ``[B, P, H, A]`` on the device, where they stay.
+
+        States ``[B, S]`` and agents ``[B]`` are those of ``Scorer``.
+        """
         check_agents(agents, self._model.settings.n_agents)
         while True:
             try:
@@ -69,14 +81,13 @@ class PreparedScorer:
                 self._graphs.clear()
                 _logger.warning("out of GPU memory: from now on %d plans are rolled out at once", self._columns)
 
-    def _scores(self, states: Array, agents: Agents, plans: Plans) -> Array:
-        device, n_plans = self._model.device, plans.shape[1]
-        start = torch.from_numpy(np.asarray(states, dtype=np.float32)).to(device).repeat_interleave(n_plans, 0)
-        ids = torch.from_numpy(agents).to(device).repeat_interleave(n_plans)
-        flat = torch.from_numpy(plans).to(device).flatten(0, 1)
-        parts = zip(*(torch.split(tensor, self._columns) for tensor in (start, ids, flat)), strict=True)
-        roll = self._roll if device.type == "cpu" else self._replay
-        return torch.cat([roll(*part) for part in parts]).view(-1, n_plans).cpu().numpy()
+    def _scores(self, states: Array, agents: Agents, plans: Tensor) -> Tensor:
+        n_plans = plans.shape[1]
+        start = torch.from_numpy(np.asarray(states, dtype=np.float32)).to(self.device).repeat_interleave(n_plans, 0)
+        ids = torch.from_numpy(agents).to(self.device).repeat_interleave(n_plans)
+        inputs = zip(*(torch.split(part, self._columns) for part in (start, ids, plans.flatten(0, 1))), strict=True)
+        roll = self._roll if self.device.type == "cpu" else self._replay
+        return torch.cat([roll(*part) for part in inputs]).view(-1, n_plans)
 
     def _roll(self, start: Tensor, agents: Tensor, plans: Tensor) -> Tensor:
         """Returns the scores ``[C]`` of C plans ``[C, H]`` or ``[C, H, A]``, each from its own state ``[C, S]``."""
@@ -115,7 +126,8 @@ class PreparedScorer:
             if len(self._graphs) == GRAPHS:
                 self._graphs.pop(next(iter(self._graphs)))
             self._graphs[key] = _Graph(self._roll, filled)
-        return self._graphs[key](filled)[:used]
+        with products_in(self._products):
+            return self._graphs[key](filled)[:used]
 
 
 def _rounded(count: int) -> int:
@@ -125,7 +137,7 @@ def _rounded(count: int) -> int:
 
 
 class _Graph:
-    """A function of tensors as one CUDA graph, captured now; one that cannot be captured is called as it is.
+    """A function of tensors, replayed.
 
     Args:
         function: gives a tensor, and looks at nothing but its arguments.
@@ -133,29 +145,10 @@ class _Graph:
     """
 
     def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
-        self._function, self._inputs = function, [part.clone() for part in inputs]
-        self._graph: torch.cuda.CUDAGraph | None = None
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries allocate their workspaces at the first call
-            for _ in range(2):
-                function(*self._inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph):
-                self._output = function(*self._inputs)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            _logger.warning("rollouts cannot be captured as a CUDA graph (%s); they are slower without", error)
-            return
-        self._graph = graph
+        own = self._inputs = [part.clone() for part in inputs]
+        self.replayed = Replayed(lambda: function(*own), own[0].device)
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        if self._graph is None:
-            return self._function(*inputs)
         for own, given in zip(self._inputs, inputs, strict=True):
             own.copy_(given)
-        self._graph.replay()
-        return self._output.clone()
+        return self.replayed().clone()

@@ -16,7 +16,7 @@ from persim.planning.tree import TreeScorer
 def model_scorer(model: LowRankDynamics, objective: Objective, precision: str = "float32") -> Scorer:
     """Builds a scorer on an ensemble: a ``TreeScorer`` for discrete actions on the CPU, else a ``PreparedScorer``.
 
-    The precision is ``float32``, or ``bfloat16``, which halves the time of wide nets.
+    The precision is ``float32``, ``bfloat16``, which halves the time of wide nets, or on a GPU ``tf32``.
 
     Raises:
         InputError: the precision is unknown, or not float32 for a ``TreeScorer``.

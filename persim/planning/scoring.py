@@ -15,7 +15,7 @@ from torch import Tensor
 from persim.envs.spec import Agents, Array, EnvSpec
 from persim.errors import InputError, check_between, check_choice
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "tf32")
 MEMBERS, MEAN = ROLLOUTS = ("members", "mean")
 Plans = NDArray[Any]
 COLUMNS = 16_384  # plans rolled out at once by PlainScorer, to bound its memory
