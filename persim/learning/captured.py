@@ -7,6 +7,7 @@ the learning rate, and the errors of every step, which the host reads once at th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from persim.learning.cuda_graph import Replayed
 from persim.learning.gradients import Minibatch, TrainingRows
+
+Step: TypeAlias = Callable[[Minibatch, Tensor], Tensor]
 
 
 class CapturedEpochs:
@@ -29,14 +32,7 @@ class CapturedEpochs:
         average: the buffer of their running mean.
     """
 
-    def __init__(
-        self,
-        rows: TrainingRows,
-        batch_size: int,
-        step: Callable[[Minibatch, Tensor], Tensor],
-        values: Tensor,
-        average: Tensor,
-    ) -> None:
+    def __init__(self, rows: TrainingRows, batch_size: int, step: Step, values: Tensor, average: Tensor) -> None:
         self._rows, self._size, self._step = rows, batch_size, step
         self._values, self._average, self._device = values, average, values.device
         self._offsets = torch.arange(batch_size, device=self._device)

@@ -35,8 +35,7 @@ def device_uniform(rng: Generator, episodes: int, device: torch.device) -> Unifo
 
     def draw(shape: tuple[int, ...]) -> Tensor:
         groups = zip(sources, counts, strict=True)
-        parts = [torch.rand(n, *shape, dtype=torch.double, device=device, generator=g) for g, n in groups]
-        return torch.cat(parts)
+        return torch.cat([torch.rand(n, *shape, dtype=torch.double, device=device, generator=g) for g, n in groups])
 
     return draw
 

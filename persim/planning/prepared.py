@@ -54,6 +54,7 @@ class PreparedScorer:
         self._states, self._actions = (self._rows(layers) for layers in (model.state_layers, model.action_layers))
         self._columns = COLUMNS.get(model.device.type, COLUMNS["cpu"])
         self._graphs: dict[tuple[int, ...], _Graph] = {}
+        self.product: Callable[[Tensor, Tensor], Tensor] = self._layered  # benchmarks/gpu.py tries another
 
     def _rows(self, layers: Sequence[Tensor] | torch.nn.ParameterList) -> Layers:
         """Turns layers ``[K, out, in + 1]`` into weights ``[K, in, out]`` and biases ``[K, 1, out]``."""
@@ -99,14 +100,19 @@ class PreparedScorer:
 
         def step(number: int, states: Tensor) -> Tensor:
             scaled = z_scores(states.mT, model.state_scale).mT if shape.normalised else states
-            v = self._encode(self._states, scaled.expand(shape.members, -1, -1))
-            v = v.view(shape.members, -1, shape.state_dim, shape.rank)
-            delta = (v * weights[:, number].unsqueeze(2)).sum(-1, dtype=torch.float32)
+            delta = self.product(scaled, weights[:, number])
             if shape.normalised:
                 delta = delta * model.delta_scale[1] + model.delta_scale[0]
             return states + delta if shape.residual else delta
 
         return rolled_out(self._objective, self._unit, start, plans, step)
+
+    def _layered(self, states: Tensor, weights: Tensor) -> Tensor:
+        """Returns ``[K, C, S]`` for scaled states ``[K, C, S]`` or ``[1, C, S]`` and the products u w ``[K, C, R]``."""
+        shape = self._model.settings
+        v = self._encode(self._states, states.expand(shape.members, -1, -1))
+        v = v.view(shape.members, -1, shape.state_dim, shape.rank)
+        return (v * weights.unsqueeze(2)).sum(-1, dtype=torch.float32)
 
     def _encode(self, layers: Layers, rows: Tensor) -> Tensor:
         """Applies a ReLU MLP to rows ``[K, C, in]``; returns ``[K, C, out]``."""

@@ -129,3 +129,11 @@ def test_on_a_gpu_it_finds_plans_as_good_as_on_a_cpu(precision):
     found = np.stack([first, *others[1:]])
     chance = judge(states, agents, np.zeros((4, 1, 5, 6), np.float32))[:, 0]
     assert ((found.mean(0) - chance) > 0.8 * (here.mean(0) - chance)).all()
+
+
+def test_without_a_gpu_the_benchmark_says_so(monkeypatch, capsys):
+    from benchmarks import gpu
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main(["--quick"]) == 2
+    assert capsys.readouterr().out == "no GPU\n"
