@@ -283,7 +283,7 @@ def test_bfloat16_ranks_plans_as_float32_does():
     model = LowRankDynamics(shape, [np.random.SeedSequence(k) for k in range(3)])
     states, agents = rng.normal(scale=0.1, size=(1, spec.state_dim)), np.zeros(1, dtype=np.int64)
     plans = rng.uniform(-1, 1, size=(1, 100, 30, spec.action_dim))
-    exact, short = (model_scorer(model, Objective(spec), name)(states, agents, plans)[0] for name in PRECISIONS)
+    exact, short = (model_scorer(model, Objective(spec), name)(states, agents, plans)[0] for name in PRECISIONS[:2])
     assert not np.array_equal(exact, short)
     assert np.corrcoef(exact, short)[0, 1] > 0.99
     best = set(np.argsort(-exact)[:10].tolist()) & set(np.argsort(-short)[:10].tolist())
