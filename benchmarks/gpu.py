@@ -150,7 +150,7 @@ def training(quick: bool, most: int) -> None:
 def planners(model: LowRankDynamics) -> list[tuple[str, str, Planner]]:
     goal, settings = Objective(SPEC, rollout=MEAN, penalty=10.0), planner_settings("cem", SPEC.name)
     found = []
-    for precision, fused in ((FLOAT32, False), (TF32, False), ("bfloat16", False), ("bfloat16", True)):
+    for precision, fused in ((FLOAT32, False), ("bfloat16", False), ("bfloat16", True)):
         scorer = PreparedScorer(model, goal, precision)
         if fused:
             try:

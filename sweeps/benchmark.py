@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from baselines.registry import METHODS
 from persim import console
 from persim.envs import get
-from persim.errors import InputError
 from persim.methods.job import REWARD, TRUE_ENV_REGIME, Job
 from persim.methods.planning import planning_text
 from persim.storage import store
@@ -29,6 +28,7 @@ from sweeps.engine.scheduler import Pool, run_jobs
 from sweeps.engine.session import check_address, ray_session
 from sweeps.grid import estimate
 from sweeps.grid.command import check, grid_of, parser
+from sweeps.grid.devices import settled
 from sweeps.grid.suites import Grid
 from sweeps.grid.tasks import Task, missing, plan
 from sweeps.options import close, driving, only_driver
@@ -38,7 +38,7 @@ LOCK = "benchmark"
 
 
 def _todo(grid: Grid, cells: CellStore) -> tuple[list[FinishedCell], list[Job]]:
-    """What is finished and what is to be computed.
+    """Holds what is finished and what is to be computed.
 
     Raises:
         InputError: a record in the store is damaged or of another version.
@@ -90,20 +90,6 @@ def title(cell: Cell) -> str:
     return f"{cell.env}, {where}, {method}{how}, {cell.what}, seed {cell.seed}"
 
 
-def _device(asked: str, gpus: float, autoscale: bool) -> str:
-    """Where heavy tasks run.
-
-    Raises:
-        InputError: a GPU was asked for and there is none.
-    """
-    if asked == "cuda" and not gpus and not autoscale:
-        raise InputError(
-            "device 'cuda' was asked for, but there is no GPU; give --device cpu or auto, "
-            "or --autoscale if the cluster adds GPU nodes on demand"
-        )
-    return "cuda" if (gpus and asked != "cpu") or asked == "cuda" else "cpu"
-
-
 def compute(args: argparse.Namespace, todo: Sequence[Job], cells: CellStore) -> dict[str, str]:
     """Compute the cells that are missing; returns the errors of those that failed, by cell id."""
 
@@ -115,18 +101,17 @@ def compute(args: argparse.Namespace, todo: Sequence[Job], cells: CellStore) -> 
             bar.close()
 
     root = cells.root.resolve()
+    asked = args.device if any(task.heavy for task in _tasks(todo, cells, "cuda").values()) else "cpu"
     if args.in_process:
         import torch
 
         torch.set_num_threads(1)
-        return run_on(InProcess(root, _device(args.device, torch.cuda.device_count(), False)), 1)
+        return run_on(InProcess(root, settled(asked, torch.cuda.is_available())), 1)
     with ray_session(args.address, args.cpus) as cpus:  # first: it sets what Ray reads when imported
-        import ray
-
+        from sweeps.engine.gpus import Workers
         from sweeps.engine.ray_pool import RayPool
 
-        device = _device(args.device, ray.cluster_resources().get("GPU", 0), args.autoscale)
-        return run_on(RayPool(root, device, args.gpu_share, autoscale=args.autoscale), cpus)
+        return run_on(RayPool(root, Workers.of(args, asked)), cpus)
 
 
 def tidy(cells: CellStore, done: Sequence[FinishedCell]) -> None:

@@ -1,4 +1,4 @@
-"""What the sweeps share: options and their checks, one driver at a time, and how they begin and end."""
+"""Share between the sweeps: options and their checks, one driver at a time, and how they begin and end."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from persim.storage.cells import Request
 from persim.storage.store import is_remote
 from sweeps.engine import lock as remote_lock
 from sweeps.engine.session import check_address
+from sweeps.grid.devices import add_device_options, check_device_options
 from sweeps.tuning.sweep import Failure
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, --help none
@@ -43,6 +44,7 @@ def add_run_options(p: console.Parser) -> None:
     p.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help=about)
     p.add_argument("--address", help="Ray cluster to run on: auto or host:port (a local Ray)")
     p.add_argument("--cpus", type=int, help="CPUs of the local Ray, one trial on each (all)")
+    add_device_options(p)
 
 
 def check_options(args: argparse.Namespace) -> EnvSpec:
@@ -56,6 +58,7 @@ def check_options(args: argparse.Namespace) -> EnvSpec:
     check_at_least("agents", args.agents, len(spec.test_agents), f"{spec.name} has that many test agents")
     check_at_least("seed", args.seed, 0)
     check_between("hold-out share", args.holdout, 0, 1)
+    check_device_options(args)
     if args.cpus is not None:
         check_at_least("cpus", args.cpus, 1)
     if args.address is not None:

@@ -21,7 +21,7 @@ from persim.methods import PlanningSettings, TrueEnv
 from persim.methods.job import Job, rewards
 from persim.methods.planning import planning_text
 from persim.planning.registry import NAMES, PAPER
-from persim.planning.scoring import PRECISIONS, check_agents
+from persim.planning.scoring import check_agents
 from persim.storage import store
 from persim.storage.cells import CellStore, FinishedCell, Request
 
@@ -46,8 +46,6 @@ def add(commands: Commands) -> None:
     add_unseen_options(p)
     p.add_argument("--planner", help=f"{', '.join(NAMES)} (the environment's: see docs/planning.md)")
     add_planner_options(p)
-    p.add_argument("--precision", default="float32", help="of the model's products: float32, bfloat16,\n"
-                   "half the time in HalfCheetah, or on a GPU tf32 (float32)")  # fmt: skip
     p.add_argument("--scorer", default="model", help="what plans are scored on: model, or true_env (model)")
     p.add_argument("--episodes", type=int, default=EPISODES, metavar="M", help=f"per agent ({EPISODES})")
     p.add_argument("--agents-to-test", type=console.numbers, metavar="LIST", help="1 to N (all test agents: 1,2,3,4,5)")
@@ -92,8 +90,7 @@ def _asked(args: argparse.Namespace, device: str) -> _Asked:
     for seed in args.seeds:
         check_at_least("seed", seed, 0)
     check_once("--seeds", args.seeds)
-    precision = check_choice("precision", args.precision, PRECISIONS)
-    planning = chosen_planning(args, spec, args.planner, precision=precision)
+    planning = chosen_planning(args, spec, args.planner)
     ours = chosen_persim(args, spec, planning)
     method, n_agents, unseen = asked_method(args, spec, ours, device)
     if args.scorer == "true_env":

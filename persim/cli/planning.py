@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from persim import console
+from persim.cli.training import resolve_device
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError
 from persim.evaluation import oracle
 from persim.methods import PlanningSettings
+from persim.methods.planning import FEWER_ROUNDS
 from persim.planning.registry import PLANNERS
+from persim.planning.scoring import ON
 from persim.storage import store
+from persim.storage.machine import machine
 
 OPTIONS = {
     "plans": "candidates for each decision",
@@ -25,7 +29,7 @@ OPTIONS = {
     "iterations": "of cem and icem: rounds of refitting",
 }
 
-SCORING = ("rollout", "penalty")
+SCORING = ("rollout", "penalty", "prior", "precision")
 
 
 def add_planner_options(p: console.Parser) -> None:
@@ -37,18 +41,31 @@ def add_planner_options(p: console.Parser) -> None:
     p.add_argument("--penalty", type=float, help="taken off the reward of every step, times the members'\n"
                    "disagreement, so that plans stay where the model knows\n"
                    "the dynamics (10 for continuous actions)")  # fmt: skip
+    p.add_argument("--prior", help="plan deviations from an imitation of the policy that recorded the\n"
+                   "data: off, auto (where states explain the recorded actions), or\n"
+                   "on (auto for continuous actions, else off)")  # fmt: skip
+    p.add_argument("--precision", help="of the model's products: float32, or bfloat16, half the time of wide\n"
+                   "nets (bfloat16 for continuous actions on a CPU made for it)")  # fmt: skip
 
 
 def chosen_planning(
-    args: argparse.Namespace, spec: EnvSpec, name: str | None, *, whole: bool = False, precision: str = "float32"
+    args: argparse.Namespace, spec: EnvSpec, name: str | None, *, whole: bool = False
 ) -> PlanningSettings:
     """The planner of that name, our own if it is None, with the settings asked for; refuses one that does not fit.
+
+    On a CPU our planner of continuous actions has fewer rounds, and its products are in bfloat16 where the CPU has
+    instructions for that.
 
     Raises:
         InputError: unknown, out of range, or not for these actions.
     """
     given = {key: getattr(args, key) for key in (*OPTIONS, *SCORING) if getattr(args, key) is not None}
-    planning = PlanningSettings.of(spec, name, whole=whole, precision=precision, **given)
+    if given.get("prior") == ON and spec.discrete:
+        raise InputError(f"prior 'on' is for continuous actions, but {spec.name} has discrete ones; leave --prior out")
+    if name is None and not spec.discrete and resolve_device(args.device) == "cpu":
+        fast = {"precision": "bfloat16"} if "bf16" in machine()["instructions"] else {}
+        given = {**FEWER_ROUNDS, **fast, **given}
+    planning = PlanningSettings.of(spec, name, whole=whole, **given)
     PLANNERS[planning.planner].check_space(spec.action_space)
     return planning
 

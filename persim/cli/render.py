@@ -22,9 +22,8 @@ from persim.evaluation.pictures import HORIZONS, episode_states, prediction_figu
 from persim.evaluation.prediction import true_rollouts
 from persim.learning.model import LowRankDynamics
 from persim.methods import PlanningSettings
-from persim.planning.planner import MPC
-from persim.planning.registry import NAMES, default_planner, make_planner
-from persim.planning.scorers import model_scorer
+from persim.methods.persim import make_simulator
+from persim.planning.registry import NAMES, default_planner
 from persim.storage import store
 
 OTHERS = ("test", "random", "oracle")
@@ -109,5 +108,4 @@ def _policy(
     if name in OTHERS:
         return UniformPolicy(spec.action_space) if name == "random" else load_test_policy(spec.name, spec.action_space)
     planning = chosen_planning(args, spec, name)
-    scorer = model_scorer(model, planning.objective(spec))
-    return MPC(make_planner(planning.planner, scorer, spec.action_space, planning.settings), each)
+    return make_simulator(model, spec, planning).policy(each)

@@ -98,7 +98,7 @@ def check_scoring(args: argparse.Namespace, members: int) -> None:
     Raises:
         InputError: it is asked for.
     """
-    rollout, penalty = getattr(args, "rollout", None), getattr(args, "penalty", None)
+    rollout, penalty = getattr(args, "rollout", None), getattr(args, "penalty", None)  # predict does not plan
     if members == 1 and (rollout == MEAN or penalty):
         asked = f"--rollout {MEAN}" if rollout == MEAN else f"--penalty {penalty:g}"
         raise InputError(f"{asked} needs at least 2 members, but the ensemble has 1; train more, or leave it out")

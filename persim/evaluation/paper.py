@@ -76,9 +76,13 @@ def reward(env: str, regime: str, method: str = "PerSim") -> dict[int, PaperRewa
     return _rewards(_rows("reward.csv", env, regime, method) or _rows("augmentation.csv", env, regime, method))
 
 
-def best_reward(env: str) -> dict[int, float]:
-    """Return the highest average reward of any learning method and regime (Tables 9 to 11) by agent id (from 0)."""
+def best_reward(env: str, regime: str = "") -> dict[int, float]:
+    """Return the highest average reward of any learning method (Tables 9 to 11) by agent id (from 0).
+
+    It is that under one regime of the data, or under any.
+    """
     rows = [row for row in _table("reward.csv") if row["env"] == env and row["regime"]]
+    rows = [row for row in rows if regime in ("", row["regime"])]
     agents = {int(row["agent"]) for row in rows}
     return {n - 1: max(float(row["reward_mean"]) for row in rows if int(row["agent"]) == n) for n in sorted(agents)}
 

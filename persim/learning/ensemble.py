@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from persim import seeding
 from persim.data.trajectories import Trajectories
 from persim.errors import InputError, check_at_least
+from persim.learning.imitation import imitable, imitate
 from persim.learning.model import LowRankDynamics
 from persim.learning.polish import PolishSettings, polish
 from persim.learning.presets import Preset, preset
@@ -89,16 +90,20 @@ def train_ensemble(
     init, orders = ([seeding.sequence(seed, name, k) for k in range(size.candidates)] for name in ("init", "batches"))
     model = LowRankDynamics(shape, init).to(device)
     result = train(model, data, settings, orders, checkpoint=checkpoint, progress=progress)
-    errors = finish_members(model, data, polished or PolishSettings(), seed)
+    widths = (nets or preset(data.env, discrete=data.discrete)).imitation
+    errors = finish_members(model, data, polished or PolishSettings(), seed, widths)
     if size.candidates == size.members:
         return model, result
     return model.select(chosen_members(errors.tolist(), size)), result
 
 
-def finish_members(model: LowRankDynamics, data: Trajectories, settings: PolishSettings, seed: int) -> Errors:
+def finish_members(
+    model: LowRankDynamics, data: Trajectories, settings: PolishSettings, seed: int, imitation: Sequence[int] = ()
+) -> Errors:
     """Polish trained members in place, and measure them by ``recorded_errors`` ``[K]``, which the best are chosen by.
 
-    On a CPU they take turns: the matrices of one fill its cache.
+    On a CPU they take turns: the matrices of one fill its cache. At last they learn to imitate the recorded actions,
+    with hidden layers of the widths ``imitation``; not at all if there are none, or the data are not ``imitable``.
     """
     members, errors = range(model.settings.members), []
     for chosen in [[k] for k in members] if model.device.type == "cpu" else [list(members)]:
@@ -108,6 +113,11 @@ def finish_members(model: LowRankDynamics, data: Trajectories, settings: PolishS
             if name not in model.SHARED:
                 model.state_dict()[name][chosen] = values
         errors.append(recorded_errors(part, data, seeding.generator(seed, "recorded")))
+    if imitation and imitable(data):
+        states = model.scaled(torch.tensor(data.observation, device=model.device).mT)
+        ids = torch.arange(model.settings.n_agents, device=model.device).expand(len(members), -1)
+        factors = model.agent_factors(ids).detach()
+        model.imitation = imitate(data, states, factors, imitation, seeding.generator(seed, "imitation"))
     return np.concatenate(errors)
 
 

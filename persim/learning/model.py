@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from persim.errors import InputError, check_at_least
+from persim.learning.imitation import Imitation
+from persim.learning.layers import mean_and_deviation, perceptron, uniform_layer, z_scores
 from persim.storage import store
 
 KIND = "model"
@@ -59,17 +61,6 @@ class ModelSettings:
             object.__setattr__(self, field, tuple(getattr(self, field)))
 
 
-def uniform_layer(shape: tuple[int, ...], fan_in: int, rng: np.random.Generator) -> Tensor:
-    """Draws initial weights ``shape`` uniformly in +-1/sqrt(fan_in), biases included, as ``torch.nn.Linear`` does."""
-    bound = fan_in**-0.5
-    return torch.from_numpy(rng.uniform(-bound, bound, size=shape).astype(np.float32))
-
-
-def with_ones(rows: Tensor) -> Tensor:
-    """Appends a row of ones to ``[..., F, B]``, giving ``[..., F + 1, B]``: a bias is then one more weight."""
-    return torch.cat([rows, torch.ones_like(rows[..., :1, :])], dim=-2)
-
-
 class LowRankDynamics(nn.Module):
     """The model ``s'_d = s_d + sum_l u_l(agent) v_l(s, d) w_l(a)`` of K members (Section 4, Figure 3).
 
@@ -82,7 +73,9 @@ class LowRankDynamics(nn.Module):
         InputError: the number of seeds is not the number of members.
     """
 
-    SHARED = ("state_scale", "delta_scale")  # the arrays that are the same for all members
+    # The arrays that are the same for all members.
+    SHARED = ("state_scale", "delta_scale", "imitation.bounds")
+    imitation: Imitation | None
     state_scale: Tensor
     delta_scale: Tensor
 
@@ -97,6 +90,7 @@ class LowRankDynamics(nn.Module):
         self.agent_layer = nn.Parameter(agent)
         self.state_layers = nn.ParameterList(encoders[:n_state])
         self.action_layers = nn.ParameterList(encoders[n_state:])
+        self.imitation = None  # of the policy that recorded the data; learnt when the rest is trained
         # Rows: mean, standard deviation. A model that is not normalised keeps those of its targets for planners alone.
         unscaled = torch.stack([torch.zeros(settings.state_dim), torch.ones(settings.state_dim)])
         if settings.normalised:
@@ -200,8 +194,10 @@ class LowRankDynamics(nn.Module):
         Where those of an earlier version lack ``delta_scale``, it is 0, which stands for unknown.
         """
         model = cls(settings, [np.random.SeedSequence(0)] * settings.members)
-        unknown = {"delta_scale": torch.zeros_like(model.delta_scale)}
-        model.load_state_dict(unknown | {name: torch.as_tensor(array) for name, array in arrays.items()})
+        given = {name: torch.as_tensor(array) for name, array in arrays.items()}
+        own = {name.removeprefix("imitation."): x for name, x in given.items() if name.startswith("imitation.")}
+        model.imitation = Imitation.from_arrays(own) if own else None
+        model.load_state_dict({"delta_scale": torch.zeros_like(model.delta_scale)} | given)
         return model
 
     def save(self, path: Path, **about: object) -> None:
@@ -219,24 +215,3 @@ class LowRankDynamics(nn.Module):
         if "model" not in saved:
             raise InputError(f"{str(path)!r} holds another method's weights; give a model that PerSim saved")
         return cls.from_arrays(arrays, ModelSettings(**saved["model"])).to(device), saved["about"]
-
-
-def mean_and_deviation(rows: Tensor, dim: int) -> Tensor:
-    """Returns mean and unbiased deviation over ``dim`` as ``[2, ...]``; the deviation of a constant is set to 1."""
-    deviation = rows.double().std(dim)
-    deviation[deviation == 0] = 1
-    return torch.stack([rows.double().mean(dim), deviation])
-
-
-def z_scores(rows: Tensor, scale: Tensor) -> Tensor:
-    """Returns the z-scores of feature-major rows ``[..., F, B]``, given ``[2, ..., F]`` of ``mean_and_deviation``."""
-    return (rows - scale[0].unsqueeze(-1)) / scale[1].unsqueeze(-1)
-
-
-def perceptron(layers: Sequence[Tensor] | nn.ParameterList, rows: Tensor) -> Tensor:
-    """Applies a ReLU MLP to feature-major rows ``[K, in, B]``; returns ``[K, out, B]``."""
-    last = len(layers) - 1
-    for index, layer in enumerate(layers):
-        rows = torch.bmm(layer, with_ones(rows))
-        rows = rows.relu() if index < last else rows
-    return rows

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from persim.data.trajectories import Trajectories
 from persim.errors import InputError, check_at_least
-from persim.learning.model import LowRankDynamics, perceptron, with_ones
+from persim.learning.layers import perceptron, with_ones
+from persim.learning.model import LowRankDynamics
 
 HELD_OUT = 0.05  # of the transitions: a round is kept only if it predicts these better
 BLOCK = 4096  # rows whose hidden units are in memory at once

@@ -26,6 +26,8 @@ class Preset:
         normalised: whether states and state differences are z-scored. The paper does not say. Its code z-scores
             in HalfCheetah only; in the other environments z-scores make predictions ten times worse.
         residual: whether state differences are predicted, as in the paper, or the next states themselves.
+        imitation: widths of the nets that imitate the recorded actions (``persim.learning.imitation``); none where a
+            planner needs no such prior, as with discrete actions.
     """
 
     rank: int
@@ -34,6 +36,7 @@ class Preset:
     action_widths: tuple[int, ...] = ()
     normalised: bool = False
     residual: bool = True
+    imitation: tuple[int, ...] = ()
 
     def shape(self, data: Trajectories, rank: int, members: int) -> ModelSettings:
         """Returns the settings of a model for these data."""
@@ -42,14 +45,18 @@ class Preset:
         return ModelSettings(*sizes, rank, members, *widths, self.normalised, self.residual)
 
 
+_IMITATION = (256, 256)
 _PRESETS = {
     ("mountaincar", "paper"): Preset(rank=3, batch_size=512),
     ("cartpole", "paper"): Preset(rank=5, batch_size=64),
-    ("halfcheetah", "paper"): Preset(15, 512, (256,) * 4, (256,) * 2, normalised=True),
+    ("halfcheetah", "paper"): Preset(15, 512, (256,) * 4, (256,) * 2, normalised=True, imitation=_IMITATION),
     # The authors' code has wider nets and larger batches than their text.
-    ("halfcheetah", "wide"): Preset(15, 1024, (512,) * 4, (512,) * 2, normalised=True),
+    ("halfcheetah", "wide"): Preset(15, 1024, (512,) * 4, (512,) * 2, normalised=True, imitation=_IMITATION),
 }
-_OTHERS = {True: Preset(rank=5, batch_size=256), False: Preset(15, 512, (256,) * 2, (256,), normalised=True)}
+_OTHERS = {
+    True: Preset(rank=5, batch_size=256),
+    False: Preset(15, 512, (256,) * 2, (256,), normalised=True, imitation=_IMITATION),
+}
 
 
 def preset(env: str, *, discrete: bool = True, variant: str = "paper") -> Preset:

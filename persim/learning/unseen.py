@@ -21,7 +21,8 @@ from persim import seeding
 from persim.data.trajectories import Trajectories
 from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError, check_at_least, check_between
-from persim.learning.model import LowRankDynamics, mean_and_deviation, perceptron, uniform_layer, with_ones, z_scores
+from persim.learning.layers import mean_and_deviation, perceptron, uniform_layer, with_ones, z_scores
+from persim.learning.model import LowRankDynamics
 from persim.storage import store
 
 Known: TypeAlias = "Trajectories | tuple[Sequence[int], ArrayLike]"

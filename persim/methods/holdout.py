@@ -35,7 +35,7 @@ HELD_OUT = TRANSITIONS, BLOCKS = "transitions", "blocks"
 
 @dataclass(frozen=True)
 class Progress:
-    """What a trial reports after an epoch.
+    """Holds what a trial reports after an epoch.
 
     Attributes:
         epoch: number of the last epoch, from 1.
@@ -52,7 +52,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class HoldOut:
-    """What is held out, and how the error on it is measured.
+    """Says what is held out, and how the error on it is measured.
 
     Attributes:
         share: of the transitions that are held out.
@@ -149,8 +149,8 @@ def _errors(
     """Mean squared errors ``[K, S]`` and variances ``[S]`` of the (scaled) state differences of rows ``[H]``."""
     if steps > 1:
         return open_loop_errors(model, data, windows(data, holdout, steps))
-    targets = model.scaled_deltas(torch.from_numpy(data.delta[holdout].astype(np.float64)).mT)
-    variance = targets.var(dim=1, correction=0).numpy()
+    targets = model.scaled_deltas(torch.from_numpy(data.delta[holdout].astype(np.float64)).to(model.device).mT)
+    variance = targets.var(dim=1, correction=0).cpu().numpy()
     return holdout_errors(model, TrainingRows(model, data, holdout)), variance
 
 
@@ -164,7 +164,12 @@ def stopped(job: Job, epoch: int) -> Job:
 
 
 def run_trial(
-    job: Job, data: Trajectories, cells: CellStore, report: Callable[[Progress], None], rungs: Collection[int] = ()
+    job: Job,
+    data: Trajectories,
+    cells: CellStore,
+    report: Callable[[Progress], None],
+    rungs: Collection[int] = (),
+    device: str = "cpu",
 ) -> FinishedCell:
     """Compute a cell and record it in the store; returns the record if there is one already.
 
@@ -177,19 +182,20 @@ def run_trial(
         cells: the store.
         report: called after every epoch.
         rungs: epochs at which ``holdout_share`` is reported.
+        device: to train and measure on.
     """
     if (done := cells.finished(job.cell)) is not None:
         return done
     started, name, curves = time.time(), "", {}
     try:
-        model, holdout, result = _train(job, data, cells, report, set(rungs))
+        model, holdout, result = _train(job, data, cells, report, set(rungs), device)
         trained = time.time()
         rows, name = _measure(job, data, model, holdout, result, cells)
         curves, seconds = _curves(result), {"train": result.seconds, "measure": time.time() - trained}
     except DivergenceError:
         rows, seconds = _diverged(job), {"train": time.time() - started}
     times = int(started * 1e3), int(time.time() * 1e3)
-    done = FinishedCell(job.cell, rows, curves, code_version(), seconds, *times, model=name, machine=machine())
+    done = FinishedCell(job.cell, rows, curves, code_version(), seconds, *times, model=name, machine=machine(device))
     cells.finish(done)
     checkpoint_path(cells.root, job.cell).unlink(missing_ok=True)
     return done
@@ -205,7 +211,7 @@ def _diverged(job: Job) -> Rows:
 
 
 def _train(
-    job: Job, data: Trajectories, cells: CellStore, report: Callable[[Progress], None], rungs: set[int]
+    job: Job, data: Trajectories, cells: CellStore, report: Callable[[Progress], None], rungs: set[int], device: str
 ) -> tuple[LowRankDynamics, NDArray[np.int64], TrainResult]:
     """A trained model, the held-out rows, and the curves."""
     method, test, seed = job.method, HoldOut.of(job.cell.measure), job.cell.seed
@@ -213,7 +219,7 @@ def _train(
     settings, number = method.settings, test.number
     members = [(settings.rank, number, *([k] if k else [])) for k in range(settings.size.candidates)]
     init, orders = ([seeding.sequence(seed, STREAM, name, *k) for k in members] for name in ("init", "batches"))
-    model = LowRankDynamics(settings.nets.shape(data, settings.rank, len(members)), init)
+    model = LowRankDynamics(settings.nets.shape(data, settings.rank, len(members)), init).to(device)
     rows, holdout = test.rows(data, seed)
 
     def show(epoch: EpochReport) -> None:

@@ -24,6 +24,7 @@ from persim.learning.training import EpochReport, TrainSettings, holdout_errors,
 from persim.learning.unseen import Known, MapSettings, fit_map, unseen_model
 from persim.methods.planning import Planned, PlanningSettings
 from persim.methods.protocol import Method, Options, Part, Weights
+from persim.planning.prepared import PreparedScorer
 from persim.planning.registry import make_planner
 from persim.planning.scorers import model_scorer
 
@@ -33,6 +34,8 @@ BUDGETS = {
     "quick": {"members": 3, "spare": 0, "epochs": 30, "average_last": 10},
     "smoke": {"members": 2, "spare": 0, "epochs": 2, "average_last": 1},
 }
+# Wide nets on 500,000 transitions predict no better after 300 epochs than after these (docs/performance.md).
+_LAPTOP: dict[str, Any] = {"epochs": 60, "halve_every": 20, "average_last": 15}
 # Milliseconds of one core for an optimiser step of one member at the paper's nets and batch (docs/performance.md).
 _SMALL_BATCH = 128
 _STEP_MS = {"mountaincar": 0.35, "cartpole": 0.08, "halfcheetah": 13.0}
@@ -89,6 +92,8 @@ class PerSimSettings:
         planning = PlanningSettings.chosen(spec, options, whole=whole)
         polish = PolishSettings.rounds if options.polish is None else options.polish
         settings = cls.of(spec, planning, rank=options.rank, polish=polish, **options.of(BUDGETS))
+        if options.preset == "laptop" and not spec.discrete:
+            settings = replace(settings, train=replace(settings.train, **_LAPTOP))
         tuned = dict(options.tuned or {})
         if whole:  # the planner was tuned for plans of which the first action alone is played
             tuned.pop("planning", None)
@@ -116,8 +121,9 @@ class PerSimSettings:
         )
 
     def learning(self) -> dict[str, Any]:
-        """All settings that the weights depend on; ``residual`` only if it is off, so that older ids stay valid."""
-        left_out = ("rank", "batch_size", *(["residual"] if self.nets.residual else []))
+        """All settings that the weights depend on; the newest only if they are used, so that older ids stay valid."""
+        usual = [*(["residual"] if self.nets.residual else []), *([] if self.nets.imitation else ["imitation"])]
+        left_out = ("rank", "batch_size", *usual)
         nets = {name: value for name, value in asdict(self.nets).items() if name not in left_out}
         own = {"rank": self.rank, "size": asdict(self.size), "train": self.train.about(), "nets": nets}
         own |= {"polish": asdict(self.polish)} if self.polish.rounds else {}
@@ -133,12 +139,15 @@ class ModelSimulator(Planned):
         planning: how to plan.
 
     Raises:
-        InputError: the planner is unknown, or does not fit the actions.
+        InputError: the planner is unknown, or does not fit the actions; or a prior is asked for, but there is nothing
+            to imitate.
     """
 
     def __init__(self, model: LowRankDynamics, spec: EnvSpec, planning: PlanningSettings) -> None:
-        scorer = model_scorer(model, planning.objective(spec), planning.precision)
-        super().__init__(make_planner(planning.planner, scorer, spec.action_space, planning.settings))
+        scorer = model_scorer(model, planning.objective(spec), planning.precision, planning.prior)
+        deviates = isinstance(scorer, PreparedScorer) and scorer.deviates
+        planner = make_planner(planning.planner, scorer, spec.action_space, planning.settings, deviates=deviates)
+        super().__init__(planner, scorer.actions if isinstance(scorer, PreparedScorer) else None)
         self.model, self._spec, self._planning = model, spec, planning
 
     def predict(
@@ -237,7 +246,7 @@ class PerSim(Method):
 
         result = train(model, data, s.train, orders, checkpoint=part.checkpoint, progress=show)
         started = time.perf_counter()
-        errors = finish_members(model, data, s.polish, part.seed)
+        errors = finish_members(model, data, s.polish, part.seed, s.nets.imitation)
         finite = [error if np.isfinite(error) else None for error in errors.tolist()]  # as JSON can hold it
         seconds = (result.seconds + time.perf_counter() - started) / len(errors)
         losses = holdout_errors(model, TrainingRows(model, data, np.arange(len(data)))).mean(axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persim.data.policies import BatchPolicy
-from persim.envs.spec import EnvSpec
+from persim.envs.spec import Agents, Array, EnvSpec
 from persim.errors import check_between, check_choice
 from persim.methods.protocol import Options
-from persim.planning.planner import MPC, EliteSettings, Planner, PlannerSettings, Plans
+from persim.planning.planner import MPC, Planner, PlannerSettings, Plans
 from persim.planning.registry import (
     NAMES,
     PAPER,
@@ -24,10 +24,12 @@ from persim.planning.registry import (
     paper_planner,
     planner_settings,
 )
-from persim.planning.scoring import MEAN, MEMBERS, PRECISIONS, ROLLOUTS, Objective
+from persim.planning.scoring import MEAN, MEMBERS, OFF, PRECISIONS, PRIORS, ROLLOUTS, Objective
 
 # Options of every planner that a preset changes.
 PLANNING: dict[str, dict[str, Any]] = {"paper": {}, "smoke": {"plans": 20, "horizon": 8}}
+# Of our planner of continuous actions where there is no GPU: half the rounds (docs/planning.md says what that costs).
+FEWER_ROUNDS: dict[str, Any] = {"iterations": 2}
 # Seconds of one core for the decisions of an episode, for each plan and step that it looks ahead (docs/performance.md).
 _STATE_SECONDS = {"cartpole": 1.6e-5, "halfcheetah": 0.05}
 _OTHER_STATE_SECONDS = 2e-4
@@ -43,15 +45,17 @@ class PlanningSettings:
     Attributes:
         planner: a name of ``persim.planning.registry``.
         settings: of that planner.
-        precision: of the products of a model: ``float32``, ``bfloat16``, which halves the time of wide nets, or
-            ``tf32`` on a GPU.
+        precision: of the products of a model: ``float32``, or ``bfloat16``, which halves the time of wide nets.
         safety: our shaping: whether the environment's safety term is added to its reward. None where nothing could
             be added, since the environment has no such term or the method does not look at it.
         rollout: of the members of an ensemble, and
         penalty: of their disagreement, both as in ``persim.planning.scoring.Objective``.
+        prior: whether plans are deviations from an imitation of the policy that recorded the data
+            (``persim.learning.imitation``): ``off``, ``auto`` (where the states explain enough of the recorded
+            actions), or ``on`` (the same, and refused where they do not).
 
     Raises:
-        InputError: the rollout is unknown, or the penalty is below 0.
+        InputError: rollout or prior is unknown, or the penalty is below 0.
     """
 
     planner: str
@@ -60,23 +64,25 @@ class PlanningSettings:
     safety: bool | None = None
     rollout: str = MEMBERS
     penalty: float = 0.0
+    prior: str = OFF
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("rollout", self.rollout, ROLLOUTS)
+        check_choice("prior", self.prior, PRIORS)
         object.__setattr__(self, "penalty", check_between("penalty", self.penalty, 0, math.inf, closed=True))
 
     def about(self) -> dict[str, Any]:
-        """All of them, for rows; safety only if it could be added, the last three only where they are not usual."""
+        """All of them, for rows; safety only if it could be added, the last four only where they are not usual."""
         found: dict[str, Any] = {"planner": self.planner, "settings": asdict(self.settings)}
         found |= {} if self.safety is None else {"safety": self.safety}
-        usual = {"precision": PRECISIONS[0], "rollout": MEMBERS, "penalty": 0.0}
+        usual = {"precision": PRECISIONS[0], "rollout": MEMBERS, "penalty": 0.0, "prior": OFF}
         return found | {name: getattr(self, name) for name in usual if getattr(self, name) != usual[name]}
 
     @property
     def plain(self) -> PlanningSettings:
-        """The same without rollout and penalty, for the true environment and for methods with scorers of their own."""
-        return replace(self, rollout=MEMBERS, penalty=0.0)
+        """The same, scored as in the paper: for the true environment and for methods with scorers of their own."""
+        return replace(self, precision=PRECISIONS[0], rollout=MEMBERS, penalty=0.0, prior=OFF)
 
     @classmethod
     def of(
@@ -89,6 +95,7 @@ class PlanningSettings:
         precision: str = "float32",
         rollout: str | None = None,
         penalty: float | None = None,
+        prior: str | None = None,
         **options: Any,
     ) -> PlanningSettings:
         """Our planner of the environment, or the one named, with these options changed.
@@ -101,7 +108,8 @@ class PlanningSettings:
             safety: whether the safety term is added; None for the planner's default.
             precision: of the products of a model.
             rollout: of the members.
-            penalty: of their disagreement. Both are None for the planner's default.
+            penalty: of their disagreement.
+            prior: whether plans are deviations. All three are None for the planner's default.
             options: of the planner that differ from its own.
 
         Raises:
@@ -111,23 +119,24 @@ class PlanningSettings:
         usual = default_scoring(spec.action_space)
         if check_choice("planner", name, NAMES) == PAPER:
             name, env, safety = paper_planner(spec.action_space), "", bool(safety)
-            usual = MEMBERS, 0.0
+            usual = MEMBERS, 0.0, OFF
         if safety is None or spec.planning.safety is None:
             safety = default_safety(name, spec)
-        rollout, penalty = usual[0] if rollout is None else rollout, usual[1] if penalty is None else penalty
-        return cls(name, planner_settings(name, env, whole=whole, **options), precision, safety, rollout, penalty)
+        settings = planner_settings(name, env, whole=whole, **options)
+        rollout = usual[0] if rollout is None else rollout
+        penalty = usual[1] if penalty is None else penalty
+        return cls(name, settings, precision, safety, rollout, penalty, usual[2] if prior is None else prior)
 
     @classmethod
     def chosen(cls, spec: EnvSpec, options: Options, *, whole: bool = False) -> PlanningSettings:
-        """The planner that the options of a command ask for; a preset of fewer plans has no more elites than these."""
+        """The planner that the options of a command ask for; ours has fewer rounds in the preset ``laptop``."""
         changed = {**options.of(PLANNING), **(options.planning or {})}
-        own = cls.of(spec, options.planner, whole=whole)
-        if isinstance(own.settings, EliteSettings) and "plans" in changed:
-            changed.setdefault("elites", min(own.settings.elites, changed["plans"]))
+        if options.preset == "laptop" and options.planner is None and not spec.discrete:
+            changed = FEWER_ROUNDS | changed
         return cls.of(spec, options.planner, whole=whole, **changed)
 
     def objective(self, spec: EnvSpec) -> Objective:
-        """What the planner maximises."""
+        """Returns what the planner maximises."""
         return Objective(spec, bool(self.safety), self.rollout, self.penalty)
 
     def episode_seconds(self, spec: EnvSpec, members: int) -> float:
@@ -135,7 +144,8 @@ class PlanningSettings:
         plans = self.settings.plans * self.rounds * members / 5
         if spec.name == "mountaincar" and self.planner in _PLAN_SECONDS:
             return _PLAN_SECONDS[self.planner] * plans
-        return _STATE_SECONDS.get(spec.name, _OTHER_STATE_SECONDS) * plans * self.settings.horizon
+        seconds = _STATE_SECONDS.get(spec.name, _OTHER_STATE_SECONDS) * plans * self.settings.horizon
+        return seconds if self.precision == PRECISIONS[0] else seconds / 2
 
     @property
     def rounds(self) -> int:
@@ -146,7 +156,7 @@ class PlanningSettings:
 def planning_text(settings: Mapping[str, Any], spec: EnvSpec) -> str:
     """Say how a method plans, from the settings of its cell: planner, plans, horizon and shaping.
 
-    It names rollout and penalty where they are ours. Rows of before ``safety`` was a setting have none; then all
+    It names rollout, penalty and prior where they are ours. Rows of before ``safety`` was a setting have none; then all
     planners but random shooting added it.
     """
     planning = settings["planning"]
@@ -160,7 +170,8 @@ def planning_text(settings: Mapping[str, Any], spec: EnvSpec) -> str:
         terms.append("safety")
     told = f"{name}, {own['plans']} plans{rounds}, horizon {own['horizon']}, shaping: {' and '.join(terms) or 'none'}"
     told += ", from the members' mean state" if planning.get("rollout") == MEAN else ""
-    return told + (f", penalty {planning['penalty']:g}" if planning.get("penalty") else "")
+    told += f", penalty {planning['penalty']:g}" if planning.get("penalty") else ""
+    return told + (f", prior {planning['prior']}" if "prior" in planning else "")
 
 
 class Planned:
@@ -168,16 +179,18 @@ class Planned:
 
     Args:
         planner: finds the plans.
+        actions: of ``MPC``, where plans are deviations.
     """
 
-    def __init__(self, planner: Planner) -> None:
-        self._planner = planner
+    def __init__(self, planner: Planner, actions: Callable[[Array, Agents, Plans], Plans] | None = None) -> None:
+        self._planner, self._actions = planner, actions
 
     def policy(self, agents: NDArray[np.int64]) -> BatchPolicy:
         """MPC for the agent of each episode ``[B]``."""
-        return MPC(self._planner, agents)
+        return MPC(self._planner, agents, self._actions)
 
     def plan(self, agents: NDArray[np.int64], states: NDArray[Any], rng: np.random.Generator) -> Plans:
         """The best plans ``[B, H]`` or ``[B, H, A]`` from states ``[B, S]``; see ``Simulator``."""
         plans, _ = self._planner.search(states, agents, None, rng)
+        plans = plans if self._actions is None else self._actions(states, agents, plans)
         return plans.astype(np.int64) if plans.ndim == 2 else plans

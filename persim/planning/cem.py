@@ -88,7 +88,7 @@ class CEM(Planner):
         first = drawn(rng, len(states), lambda g, n: g.uniform(*s.spread, size=n)).reshape(-1, *[1] * (len(shape) - 1))
         spread = np.broadcast_to(first, shape)
         for iteration in range(1 + s.iterations):
-            samples = truncated_normal(mean, spread, s.plans, rng)
+            samples = self._with_imitation(truncated_normal(mean, spread, s.plans, rng))
             scores = self._scorer(states, agents, to_box(space, samples), s.elites)
             elites = pick(samples, best_rows(scores, s.elites))
             kept = s.smoothing if iteration else 0.0

@@ -51,7 +51,10 @@ def device_truncated_normal(mean: Tensor, spread: Tensor, plans: int, uniform: U
 
 
 class DeviceCEM(CEM):
-    """``CEM`` with continuous actions on a ``PreparedScorer``, whose device it draws and refits on."""
+    """``CEM`` with continuous actions on a ``PreparedScorer``, whose device it draws and refits on.
+
+    Plans may be deviations from an imitated policy: the scorer adds it in its rollouts, also in those of a CUDA graph.
+    """
 
     _scorer: PreparedScorer
 
@@ -66,7 +69,7 @@ class DeviceCEM(CEM):
         )
         spread, index = spread.expand(shape), torch.arange(episodes, device=device).unsqueeze(1)
         for iteration in range(1 + s.iterations):
-            samples = device_truncated_normal(mean, spread, s.plans, uniform)
+            samples = self._with_imitation(device_truncated_normal(mean, spread, s.plans, uniform))
             plans = ((low + high) / 2 + samples * (high - low) / 2).float()
             best = self._scorer.scores(states, agents, plans).argsort(dim=1, descending=True, stable=True)
             elites = samples[index, best[:, : s.elites]]

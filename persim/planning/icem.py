@@ -85,7 +85,7 @@ class ICEM(Planner):
         for iteration in range(s.iterations):
             count = max(int(s.plans * s.decay**-iteration), min(2 * s.elites, s.plans))
             others = [kept, mean[:, None]] if iteration == s.iterations - 1 else [kept]
-            plans = np.concatenate([self._samples(mean, spread, count, rng), *others], axis=1)
+            plans = np.concatenate([self._with_imitation(self._samples(mean, spread, count, rng)), *others], axis=1)
             scores = self._scorer(states, agents, to_box(space, plans), s.elites)
             elites = pick(plans, best_rows(scores, s.elites))
             kept = elites[:, : int(s.keep * s.elites)]

@@ -52,7 +52,7 @@ class MPPI(Planner):
         mean = np.zeros((len(states), s.horizon, *space.shape)) if memory is None else memory[0]
         noise = drawn(rng, len(states), lambda g, n: g.normal(scale=s.spread, size=(n, s.plans, *mean.shape[1:])))
         noise[:, 0] = 0  # the first candidate is the previous plan
-        plans = (mean[:, None] + noise).clip(-1, 1)
+        plans = self._with_imitation((mean[:, None] + noise).clip(-1, 1))
         weights = softmax(self._scorer(states, agents, to_box(space, plans)) / s.temperature)
         mean = np.einsum("bp,bp...->b...", weights, plans)
         return to_box(space, mean), (shifted(mean, np.zeros_like(mean[:, 0])),)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 from numpy.random import Generator
 from numpy.typing import NDArray
+from torch import Tensor
 
 from persim.data.policies import BatchPolicy
 from persim.envs.spec import ActionSpace, Agents, Array
@@ -19,6 +21,7 @@ from persim.planning.scoring import Scorer
 
 Memory = tuple[NDArray[Any], ...]
 Found = tuple[Plans, Memory]
+Samples = TypeVar("Samples", Array, Tensor)
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class EliteSettings(PlannerSettings):
 class Planner(ABC):
     """Searches for good plans, given only a scorer and an action space; it keeps no state between searches.
 
-    The space is ``Discrete`` or a bounded ``Box``, and the settings are an instance of ``settings_type``.
+    The space is ``Discrete`` or a bounded ``Box``, and the settings are an instance of ``settings_type``. With
+    ``deviates`` plans are deviations from an imitated policy, and imitation itself is one of every round's candidates.
 
     Raises:
         InputError: the planner does not support the action space.
@@ -76,9 +80,9 @@ class Planner(ABC):
     settings_type: ClassVar[type[PlannerSettings]] = PlannerSettings
     spaces: ClassVar[tuple[type[ActionSpace], ...]] = (Discrete, Box)
 
-    def __init__(self, scorer: Scorer, space: ActionSpace, settings: Any) -> None:
+    def __init__(self, scorer: Scorer, space: ActionSpace, settings: Any, *, deviates: bool = False) -> None:
         self.check_space(space)
-        self._scorer, self._space, self._settings = scorer, space, settings
+        self._scorer, self._space, self._settings, self._deviates = scorer, space, settings, deviates
 
     @classmethod
     def check_space(cls, space: ActionSpace) -> None:
@@ -94,6 +98,12 @@ class Planner(ABC):
         if isinstance(space, Box) and not space.is_bounded():
             raise InputError(f"planning needs bounds of every action, but the space is {space}; give a bounded Box")
 
+    def _with_imitation(self, plans: Samples) -> Samples:
+        """Replaces the last of the candidates ``[B, P, H, A]``, actions in [-1, 1], by no deviation at all."""
+        if self._deviates:
+            plans[:, -1] = 0
+        return plans
+
     @abstractmethod
     def search(self, states: Array, agents: Agents, memory: Memory | None, rng: Generator) -> Found:
         """Searches for the best plans of B episodes; returns them, ``[B, H]`` or ``[B, H, A]``, and a memory.
@@ -107,16 +117,21 @@ class Planner(ABC):
 
 
 class MPC(BatchPolicy):
-    """Plans at every step for agents ``[B]`` and plays the first action of the best plan (Section 4, Step 2)."""
+    """Plans at every step for agents ``[B]`` and plays the first action of the best plan (Section 4, Step 2).
 
-    def __init__(self, planner: Planner, agents: Agents) -> None:
-        self._planner, self._agents = planner, agents
+    Where plans are deviations, ``actions`` says what plans ``[B, H, A]`` of agents ``[B]`` mean in states ``[B, S]``.
+    """
+
+    def __init__(
+        self, planner: Planner, agents: Agents, actions: Callable[[Array, Agents, Plans], Plans] | None = None
+    ) -> None:
+        self._planner, self._agents, self._actions = planner, agents, actions
         self._memory: Memory | None = None
 
     def act(self, states: NDArray[Any], rng: Generator) -> NDArray[Any]:
         """Returns the first actions ``[B]`` or ``[B, A]`` of the best plans for states ``[B, S]``."""
         plans, self._memory = self._planner.search(states, self._agents, self._memory, rng)
-        first = plans[:, 0]
+        first = (plans if self._actions is None else self._actions(states, self._agents, plans[:, :1]))[:, 0]
         return first.astype(np.int64) if first.ndim == 1 else first
 
     def keep(self, running: NDArray[np.bool_]) -> None:

@@ -4,7 +4,7 @@ It gives the scores of ``PlainScorer`` up to rounding, with less work:
 
 - *Rows.* A plan is one row. Weights are transposed and cast once, and the z-scores of states stay float32.
 - *Actions first.* The factors of all actions of all plans come from one product before the rollout, multiplied by
-  the agents' factors; a step is left with the state encoder alone.
+  the agents' factors; a step is left with the state encoder alone (unless plans deviate from an imitated policy).
 - *One launch.* On a GPU a rollout is one CUDA graph with static buffers (``persim.learning.cuda_graph``).
 - *No way back.* Plans that were drawn on the device are scored there, and their scores stay there.
 """
@@ -20,8 +20,9 @@ from torch import Tensor
 
 from persim.envs.spec import Agents, Array
 from persim.errors import check_choice
-from persim.learning.cuda_graph import FLOAT32, TF32, Replayed, products_in
-from persim.learning.model import LowRankDynamics, z_scores
+from persim.learning.cuda_graph import Replayed
+from persim.learning.layers import z_scores
+from persim.learning.model import LowRankDynamics
 from persim.planning.scoring import PRECISIONS, Objective, Plans, check_agents, known_unit, rolled_out
 
 _logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ COLUMNS = {"cpu": 1024, "cuda": 32_768}
 GRAPHS = 8  # kept at once, one for each number of plans and horizon
 
 Layers = list[tuple[Tensor, Tensor]]
+Step = Callable[[int, Tensor], tuple[Tensor, Tensor]]
 
 
 class PreparedScorer:
@@ -38,20 +40,25 @@ class PreparedScorer:
     Args:
         model: the ensemble, on the device to plan on.
         objective: what is maximised.
-        precision: of the products' factors, one of ``PRECISIONS``; sums, states and rewards are float32. A CPU has no
-            ``tf32`` and calculates in float32 instead.
+        precision: of the products' factors, one of ``PRECISIONS``; sums, states and rewards are float32.
+        prior: whether plans are deviations from the model's imitation of the policy that recorded the data. Then the
+            action of a step is what is imitated in the state of the rollout, plus the plan's share of what
+            ``Imitation.width`` leaves open.
 
     Raises:
         InputError: the precision is unknown, or the penalty needs what the model does not know.
     """
 
-    def __init__(self, model: LowRankDynamics, objective: Objective, precision: str = PRECISIONS[0]) -> None:
-        check_choice("precision", precision, PRECISIONS)
-        self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        self._products = TF32 if precision == TF32 else FLOAT32
+    def __init__(
+        self, model: LowRankDynamics, objective: Objective, precision: str = PRECISIONS[0], *, prior: bool = False
+    ) -> None:
+        self._dtype: torch.dtype = getattr(torch, check_choice("precision", precision, PRECISIONS))
         self._model, self._objective, self.device = model, objective, model.device
         self._unit = known_unit(model.delta_scale[1], objective).to(model.device, torch.float32)
         self._states, self._actions = (self._rows(layers) for layers in (model.state_layers, model.action_layers))
+        self._imitation = model.imitation if prior else None
+        self._imitating = [] if self._imitation is None else self._rows(self._imitation.layers)
+        self._width = 0.0 if self._imitation is None else self._imitation.width
         self._columns = COLUMNS.get(model.device.type, COLUMNS["cpu"])
         self._graphs: dict[tuple[int, ...], _Graph] = {}
         self.product: Callable[[Tensor, Tensor], Tensor] = self._layered  # benchmarks/gpu.py tries another
@@ -82,6 +89,27 @@ class PreparedScorer:
                 self._graphs.clear()
                 _logger.warning("out of GPU memory: from now on %d plans are rolled out at once", self._columns)
 
+    @property
+    def deviates(self) -> bool:
+        """Whether plans are deviations."""
+        return self._imitation is not None
+
+    @torch.no_grad()
+    def actions(self, states: Array, agents: Agents, plans: Plans) -> Plans:
+        """Returns the actions ``[B, H, A]`` that plans ``[B, H, A]`` mean in states ``[B, S]``, along their rollout.
+
+        Where plans are deviations, the rollout is that from the members' mean state.
+        """
+        if self._imitation is None:
+            return plans
+        now = torch.from_numpy(np.asarray(states, dtype=np.float32)).to(self.device).unsqueeze(0)
+        step, taken = self._steps(*(torch.from_numpy(part).to(self.device) for part in (agents, plans))), []
+        for number in range(plans.shape[1]):
+            action, following = step(number, now)
+            taken.append(action[0])
+            now = following.mean(0, keepdim=True)
+        return torch.stack(taken, dim=1).float().cpu().numpy()
+
     def _scores(self, states: Array, agents: Agents, plans: Tensor) -> Tensor:
         n_plans = plans.shape[1]
         start = torch.from_numpy(np.asarray(states, dtype=np.float32)).to(self.device).repeat_interleave(n_plans, 0)
@@ -92,26 +120,56 @@ class PreparedScorer:
 
     def _roll(self, start: Tensor, agents: Tensor, plans: Tensor) -> Tensor:
         """Returns the scores ``[C]`` of C plans ``[C, H]`` or ``[C, H, A]``, each from its own state ``[C, S]``."""
-        model, shape, horizon = self._model, self._model.settings, plans.shape[1]
-        encoded = model.encode_actions(plans.mT.long()).mT if shape.discrete else plans.transpose(0, 1).float()
-        encoded = encoded.reshape(1, -1, shape.action_dim).expand(shape.members, -1, -1)
-        w = self._encode(self._actions, encoded).view(shape.members, horizon, -1, shape.rank)
-        weights = w * model.agent_factors(agents.expand(shape.members, -1)).mT.unsqueeze(1).to(self._dtype)
+        return rolled_out(self._objective, self._unit, start, plans.shape[1], self._steps(agents, plans))
 
-        def step(number: int, states: Tensor) -> Tensor:
+    def _steps(self, agents: Tensor, plans: Tensor) -> Step:
+        """Makes the step of ``rolled_out`` for C plans of agents with ids ``[C]``."""
+        model, shape = self._model, self._model.settings
+        u = model.agent_factors(agents.expand(shape.members, -1)).mT
+        weights = self._weights(plans.transpose(0, 1), u) if self._imitation is None else None
+
+        def step(number: int, states: Tensor) -> tuple[Tensor, Tensor]:
             scaled = z_scores(states.mT, model.state_scale).mT if shape.normalised else states
-            delta = self.product(scaled, weights[:, number])
+            if weights is None:
+                actions = self._deviating(scaled, u, plans[:, number])
+                weight = self._weights(actions.unsqueeze(1), u)[:, 0]
+            else:
+                actions = plans[:, number].long() if shape.discrete else plans[:, number]
+                weight = weights[:, number]
+            delta = self.product(scaled, weight)
             if shape.normalised:
                 delta = delta * model.delta_scale[1] + model.delta_scale[0]
-            return states + delta if shape.residual else delta
+            return actions, (states + delta if shape.residual else delta)
 
-        return rolled_out(self._objective, self._unit, start, plans, step)
+        return step
+
+    def _weights(self, actions: Tensor, u: Tensor) -> Tensor:
+        """Returns u * w, ``[K, H, C, R]``, for agent factors ``[K, C, R]`` and actions ``[H, C(, A)]``.
+
+        Where members act differently the actions are ``[K, H, C, A]``.
+        """
+        shape, count = self._model.settings, u.shape[1]
+        encoded = self._model.encode_actions(actions.long()).mT if shape.discrete else actions.float()
+        rows = encoded.reshape(-1, encoded.shape[-3] * count, shape.action_dim).expand(shape.members, -1, -1)
+        w = self._encode(self._actions, rows).view(shape.members, -1, count, shape.rank)
+        return w * u.unsqueeze(1).to(self._dtype)
+
+    def _deviating(self, scaled: Tensor, u: Tensor, plans: Tensor) -> Tensor:
+        """Returns the actions ``[K, C, A]`` for scaled states ``[K, C, S]`` and deviations ``[C, A]``.
+
+        Members that roll out on their own imitate on their own; with one rollout, ``[1, C, S]``, their mean is taken.
+        """
+        assert self._imitation is not None
+        middle, half = self._imitation.bounds[0], self._imitation.bounds[1]
+        base = self._encode(self._imitating, torch.cat([scaled.expand(len(u), -1, -1), u], dim=-1)).float()
+        base = base.mean(0, keepdim=True) if len(scaled) == 1 else base
+        unit = base.clamp(-1, 1) + self._width * (plans - middle) / half
+        return middle + half * unit.clamp(-1, 1)
 
     def _layered(self, states: Tensor, weights: Tensor) -> Tensor:
         """Returns ``[K, C, S]`` for scaled states ``[K, C, S]`` or ``[1, C, S]`` and the products u w ``[K, C, R]``."""
-        shape = self._model.settings
-        v = self._encode(self._states, states.expand(shape.members, -1, -1))
-        v = v.view(shape.members, -1, shape.state_dim, shape.rank)
+        v = self._encode(self._states, states.expand(len(weights), -1, -1))
+        v = v.view(*v.shape[:2], -1, self._model.settings.rank)
         return (v * weights.unsqueeze(2)).sum(-1, dtype=torch.float32)
 
     def _encode(self, layers: Layers, rows: Tensor) -> Tensor:
@@ -132,8 +190,7 @@ class PreparedScorer:
             if len(self._graphs) == GRAPHS:
                 self._graphs.pop(next(iter(self._graphs)))
             self._graphs[key] = _Graph(self._roll, filled)
-        with products_in(self._products):
-            return self._graphs[key](filled)[:used]
+        return self._graphs[key](filled)[:used]
 
 
 def _rounded(count: int) -> int:

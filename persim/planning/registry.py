@@ -13,9 +13,9 @@ from persim.planning.cem import CEM
 from persim.planning.device_cem import DeviceCEM
 from persim.planning.icem import ICEM
 from persim.planning.mppi import MPPI
-from persim.planning.planner import Planner, PlannerSettings
+from persim.planning.planner import EliteSettings, Planner, PlannerSettings
 from persim.planning.prepared import PreparedScorer
-from persim.planning.scoring import MEAN, MEMBERS, Scorer
+from persim.planning.scoring import AUTO, MEAN, MEMBERS, OFF, Scorer
 from persim.planning.shooting import PersistentShooting, RandomShooting
 
 PLANNERS: dict[str, type[Planner]] = {"random_shooting": RandomShooting, "persistent_shooting": PersistentShooting}
@@ -52,13 +52,13 @@ def paper_planner(space: ActionSpace) -> str:
     return "random_shooting" if isinstance(space, Discrete) else "cem"
 
 
-def default_scoring(space: ActionSpace) -> tuple[str, float]:
-    """Returns rollout and penalty of our planners (``Objective``) for an action space.
+def default_scoring(space: ActionSpace) -> tuple[str, float, str]:
+    """Returns rollout and penalty (``Objective``), and use of a behaviour prior, of our planners for an action space.
 
     With continuous actions a search finds what the model gets wrong, and the harder it searches, the less it earns
     (docs/planning.md). With discrete ones our planners reach what the true environment allows without either.
     """
-    return (MEMBERS, 0.0) if isinstance(space, Discrete) else (MEAN, 10.0)
+    return (MEMBERS, 0.0, OFF) if isinstance(space, Discrete) else (MEAN, 10.0, AUTO)
 
 
 def default_safety(name: str, spec: EnvSpec) -> bool | None:
@@ -74,7 +74,8 @@ def default_safety(name: str, spec: EnvSpec) -> bool | None:
 def planner_settings(name: str, env: str = "", *, whole: bool = False, **options: Any) -> PlannerSettings:
     """Returns a planner's settings: its defaults, overridden by those tuned for ``env``, then by ``options``.
 
-    Give ``whole`` if plans are played to their end before the next search.
+    Give ``whole`` if plans are played to their end before the next search. Where ``options`` lower the number of plans
+    and say nothing of elites, there are no more elites than plans.
 
     Raises:
         InputError: the planner is unknown, does not have an option, or a value is out of range.
@@ -85,15 +86,22 @@ def planner_settings(name: str, env: str = "", *, whole: bool = False, **options
         if option not in known:
             raise InputError(f"{name} has no {option!r}{nearest(option, known)}; it has {', '.join(known)}")
     tuned = _TUNED.get((env, name), {}) | (_TUNED_WHOLE.get((env, name), {}) if whole else {})
-    return kind(**{**{key: value for key, value in tuned.items() if key in known}, **options})
+    chosen = {**{key: value for key, value in tuned.items() if key in known}, **options}
+    if issubclass(kind, EliteSettings) and "elites" not in options and options.get("plans", 0) >= 1:
+        chosen["elites"] = min(chosen.get("elites", kind.elites), options["plans"])
+    return kind(**chosen)
 
 
-def make_planner(name: str, scorer: Scorer, space: ActionSpace, settings: PlannerSettings) -> Planner:
+def make_planner(
+    name: str, scorer: Scorer, space: ActionSpace, settings: PlannerSettings, *, deviates: bool = False
+) -> Planner:
     """Builds the planner of that name; ``cem`` on a GPU searches there.
+
+    With ``deviates`` plans are deviations from an imitated policy.
 
     Raises:
         InputError: the planner is unknown or does not support the action space.
     """
     kind = PLANNERS[check_choice("planner", name, PLANNERS)]
     on_gpu = isinstance(scorer, PreparedScorer) and scorer.device.type == "cuda"
-    return (DeviceCEM if kind is CEM and on_gpu else kind)(scorer, space, settings)
+    return (DeviceCEM if kind is CEM and on_gpu else kind)(scorer, space, settings, deviates=deviates)

@@ -15,8 +15,9 @@ from torch import Tensor
 from persim.envs.spec import Agents, Array, EnvSpec
 from persim.errors import InputError, check_between, check_choice
 
-PRECISIONS = ("float32", "bfloat16", "tf32")
+PRECISIONS = ("float32", "bfloat16")
 MEMBERS, MEAN = ROLLOUTS = ("members", "mean")
+OFF, AUTO, ON = PRIORS = ("off", "auto", "on")  # use of a behaviour prior; auto: as far as the data warrant
 Plans = NDArray[Any]
 COLUMNS = 16_384  # plans rolled out at once by PlainScorer, to bound its memory
 
@@ -46,7 +47,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Objective:
-    """What a planner maximises.
+    """Defines what a planner maximises.
 
     Attributes:
         spec: gives reward, termination and the planning hints.
@@ -141,7 +142,11 @@ def check_agents(agents: Agents, known: int) -> None:
 
 
 def rolled_out(
-    objective: Objective, unit: Tensor, start: Tensor, plans: Tensor, step: Callable[[int, Tensor], Tensor]
+    objective: Objective,
+    unit: Tensor,
+    start: Tensor,
+    horizon: int,
+    step: Callable[[int, Tensor], tuple[Tensor, Tensor]],
 ) -> Tensor:
     """Rolls out C plans and returns their scores ``[C]`` (see ``Scorer``), without a look at any value on the way.
 
@@ -149,18 +154,18 @@ def rolled_out(
         objective: what is maximised.
         unit: deviations of the state differences ``[S]``, in which members disagree.
         start: the state ``[C, S]`` that each begins with.
-        plans: ``[C, H]`` or ``[C, H, A]``.
-        step: maps the number of a step and states ``[K, C, S]`` to the next states ``[K, C, S]`` of all members; the
-            states are ``[1, C, S]`` where all members are given the same.
+        horizon: H, the number of steps.
+        step: maps the number of a step and states ``[K, C, S]`` to the actions taken, ``[C]``, ``[C, A]`` or
+            ``[K, C, A]``, and the next states ``[K, C, S]`` of all members; the states are ``[1, C, S]`` where all
+            members are given the same.
     """
-    spec, states, horizon = objective.spec, start.unsqueeze(0), plans.shape[1]
+    spec, states = objective.spec, start.unsqueeze(0)
     progress = spec.planning.progress
     total = torch.zeros((), dtype=torch.double, device=start.device)
     alive = torch.ones((), dtype=torch.bool, device=start.device)
     best = total if progress is None else progress(states).double()
     for number in range(horizon):
-        actions = plans[:, number] if plans.is_floating_point() else plans[:, number].long()
-        following = step(number, states)
+        actions, following = step(number, states)
         doubt = disagreement(states, following, unit) if objective.penalty else None
         following = following.mean(0, keepdim=True) if objective.averages else following
         reward = objective.reward(states, actions, following).double()
@@ -217,8 +222,8 @@ class PlainScorer:
     def _roll(self, start: Tensor, agents: Tensor, plans: Tensor) -> Tensor:
         """Returns the scores ``[C]`` of C plans ``[C, H]`` or ``[C, H, A]``, each from its own state ``[C, S]``."""
 
-        def step(number: int, states: Tensor) -> Tensor:
+        def step(number: int, states: Tensor) -> tuple[Tensor, Tensor]:
             actions = plans[:, number] if plans.is_floating_point() else plans[:, number].long()
-            return self._dynamics(agents, states, actions)
+            return actions, self._dynamics(agents, states, actions)
 
-        return rolled_out(self._objective, self._unit, start, plans, step)
+        return rolled_out(self._objective, self._unit, start, plans.shape[1], step)

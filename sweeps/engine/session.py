@@ -9,7 +9,9 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from persim.errors import InputError
 
@@ -69,13 +71,20 @@ def _brief(error: Exception) -> str:
     return lines[0][:140] if lines else type(error).__name__
 
 
+def _own_module(env: str) -> list[ModuleType]:
+    """The module, or the package around it, of an environment that is no part of this project."""
+    module, colon, _ = env.partition(":")
+    return [import_module(module.partition(".")[0])] if colon else []
+
+
 @contextmanager
-def ray_session(address: str | None, cpus: int | None = None) -> Iterator[int]:
+def ray_session(address: str | None, cpus: int | None = None, env: str = "") -> Iterator[int]:
     """Ray for the length of a ``with`` block; yields the number of CPUs of the cluster.
 
     Args:
         address: of a running cluster (``auto`` or ``host:port``); None starts Ray on this machine.
         cpus: CPUs of a local Ray; all of the machine by default.
+        env: name of the environment: the module of ``module:ATTRIBUTE`` is sent to the workers of a cluster.
 
     Raises:
         InputError: no cluster answers at the address.
@@ -95,7 +104,8 @@ def ray_session(address: str | None, cpus: int | None = None) -> Iterator[int]:
                     log_to_driver=False,
                 )
             else:
-                ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+                sent = {"py_modules": own} if (own := _own_module(env)) else {}
+                ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=sent)
         except Exception as error:  # Ray raises a bare Exception where a busy machine is too slow to start it
             ray.shutdown()
             raise _no_cluster(address, error) from error

@@ -16,9 +16,10 @@ from persim.errors import InputError, check_at_least, check_choice
 from persim.methods import PRESETS, Options
 from persim.methods.tuned import read_rank, tuned_settings
 from persim.planning.registry import NAMES
+from persim.planning.scoring import PRECISIONS
+from sweeps.grid.devices import add_device_options, check_device_options
 from sweeps.grid.suites import SUITES, DataKey, Grid, chosen
 
-DEVICES = ("cpu", "cuda", "auto")
 STATES = {"default": None, "raw": False, "normalised": True}
 
 
@@ -30,7 +31,10 @@ def names(text: str) -> tuple[str, ...]:
 def parser(about: str) -> console.Parser:
     """The command line; ``about`` is its description."""
     suites = "\n".join(f"  {suite.name:<13} {suite.about}" for suite in SUITES.values())
-    presets = "paper, laptop (the paper's for PerSim, a tenth or less for BCQ and CQL), or quick (a tenth or less)"
+    presets = (
+        "paper, laptop (PerSim as in paper, in HalfCheetah with a fifth of the epochs and half the rounds of planning; "
+        "a tenth or less of BCQ and CQL), or quick (a tenth or less)"
+    )
     p = console.Parser(
         prog="benchmark.py", description=about, epilog=f"suites:\n{suites}\n\nmethods: {', '.join(METHODS)}"
     )
@@ -50,6 +54,8 @@ def parser(about: str) -> console.Parser:
     p.add_argument(
         "--planner", help=f"of the methods that plan: {', '.join(NAMES)} (the default of each environment); methods "
         "that are named after a planner keep it")  # fmt: skip
+    p.add_argument("--precision", help=f"of the products of PerSim's planning: {' or '.join(PRECISIONS)}, half the "
+                   "time of wide nets (float32)")  # fmt: skip
     p.add_argument("--states", default="default", help="of BCQ and CQL: raw, normalised, or default: normalised in "
                    "MountainCar, whose velocities are tiny (default)")  # fmt: skip
     p.add_argument("--seed", type=int, help="trial t uses seed + t (0; of suite planners 101)")
@@ -65,14 +71,12 @@ def parser(about: str) -> console.Parser:
                    "and MLflow; the next command that has MLflow sends the cells")  # fmt: skip
     p.add_argument("--address", help="Ray cluster to run on: auto or host:port (a local Ray)")
     p.add_argument("--cpus", type=int, help="CPUs of the local Ray, one task on each (all)")
-    p.add_argument("--device", default="cpu", help="of training and planning: cpu, cuda, or auto (cpu)")
-    p.add_argument("--gpu-share", type=float, default=0.2, help="of one GPU for a task; five share it (0.2)")
-    p.add_argument("--autoscale", action="store_true", help="the cluster adds nodes: ask for more than it has")
+    add_device_options(p)
     return p
 
 
 def grid_of(args: argparse.Namespace, choices: Path) -> Grid:
-    """What the command line asks for; ``choices`` is the store of rank_cv.py and tune.py.
+    """Read what the command line asks for; ``choices`` is the store of rank_cv.py and tune.py.
 
     Raises:
         InputError: something is unknown or out of range.
@@ -85,13 +89,19 @@ def grid_of(args: argparse.Namespace, choices: Path) -> Grid:
         raise InputError(f"suite {suite.name} has none of these environments under these regimes; see --help")
     preset = check_choice("preset", args.preset or suite.preset, PRESETS)
     states = STATES[check_choice("states", args.states, STATES)]
+    if args.precision == PRECISIONS[1] and (short := [env for env in envs if get(env).discrete]):
+        raise InputError(
+            f"precision {args.precision!r} is for continuous actions, not for {', '.join(short)}; "
+            "leave these out by --envs"
+        )
+    planning = args.precision and {"precision": check_choice("precision", args.precision, PRECISIONS)}
     grid = Grid(
         suite,
         data,
         tuple(dict.fromkeys(args.methods or suite.methods)),
         tuple(dict.fromkeys(args.agents or suite.agents)),
         suite.trials if args.trials is None else args.trials,
-        Options(preset, planner=args.planner, normalised=states, polish=args.polish),
+        Options(preset, planner=args.planner, planning=planning, normalised=states, polish=args.polish),
         suite.seed if args.seed is None else args.seed,
         suite.episodes if args.episodes is None else args.episodes,
     )
@@ -127,11 +137,9 @@ def check(args: argparse.Namespace, grid: Grid) -> None:
     Raises:
         InputError: one line that says what and what to do.
     """
-    check_choice("device", args.device, DEVICES)
+    check_device_options(args)
     if args.cpus is not None:
         check_at_least("cpus", args.cpus, 1)
-    if not 0 < args.gpu_share <= 1:
-        raise InputError(f"gpu-share is {args.gpu_share}, but it has to be above 0 and at most 1")
     if str(args.store).startswith("memory://") and not args.dry_run:
         raise InputError(
             f"store {str(args.store)!r} lives in one process, but workers are others; give a folder or s3://"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from persim.methods import measure
-from persim.methods.job import Job
+from persim.methods.job import REWARD, Job
 from persim.storage import store
 from persim.storage.cells import CellStore
 
 PIECE = "piece"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,11 @@ def plan(todo: Sequence[Job], cells: CellStore, device: str = "cpu") -> Plan:
             for task in _learning(job, cells, device):
                 result.tasks.setdefault(task.key, task)
             needs = (f"model {job.weights_name}",)
-        groups = {f"measure {job.cell.id} {group[0]}": group for group in measure.piece_groups(job, device)}
+        heavy = _measuring_gains(job)
+        pieces = measure.piece_groups(job, device if heavy else "cpu")
+        groups = {f"measure {job.cell.id} {group[0]}": group for group in pieces}
         for key, group in groups.items():
-            result.tasks[key] = Task(key, "measure", job, tuple(map(job.piece_file, group)), group, needs, heavy=True)
+            result.tasks[key] = Task(key, "measure", job, tuple(map(job.piece_file, group)), group, needs, heavy)
         result.of_cell[job.cell.id] = tuple(groups)
     return result
 
@@ -81,11 +87,24 @@ def _learning(job: Job, cells: CellStore, device: str) -> Iterator[Task]:
     if job.base is not None:
         yield from _learning(job.base, cells, device)
         needs = (data, f"model {job.base.weights_name}")
-    groups = measure.part_groups(job, device)
+    heavy = _training_gains(job)
+    groups = measure.part_groups(job, device if heavy else "cpu")
     parts = [f"part {name} {'-'.join(map(str, group))}" for group in groups]
     for key, group in zip(parts, groups, strict=True):
-        yield Task(key, "part", job, tuple(map(job.part_file, group)), group, needs, heavy=True)
+        yield Task(key, "part", job, tuple(map(job.part_file, group)), group, needs, heavy)
     yield Task(f"model {name}", "model", job, (job.model_file,), needs=tuple(parts))
+
+
+def _training_gains(job: Job) -> bool:
+    """Whether a GPU shortens training: of members side by side, or large networks; not where calls are the cost."""
+    method = job.method
+    return bool(method.parts) and (not job.spec.discrete or (method.joint and not method.trains_jointly("cpu")))
+
+
+def _measuring_gains(job: Job) -> bool:
+    """Whether a GPU shortens the measurement: planning with a learnt model; other measurements take seconds."""
+    method = job.method
+    return job.cell.what == REWARD and bool(method.parts) and method.plans and (method.joint or not job.spec.discrete)
 
 
 def missing(tasks: dict[str, Task], wanted: Sequence[str], root: Path) -> dict[str, Task]:
@@ -111,7 +130,7 @@ def is_done(task: Task, root: Path) -> bool:
 
 
 def perform(task: Task, root: Path, device: str) -> None:
-    """Do a task, unless its files are there already.
+    """Do a task, unless its files are there already; in halves where a GPU has not enough memory for all at once.
 
     Args:
         task: what to do.
@@ -120,6 +139,29 @@ def perform(task: Task, root: Path, device: str) -> None:
     """
     if is_done(task, root):
         return
+    many = len(task.numbers) > 1
+    if many and task.kind == "part" and not task.job.method.trains_jointly(device):  # planned for a GPU, done on a CPU
+        for place in range(len(task.numbers)):
+            perform(_some(task, slice(place, place + 1)), root, device)
+        return
+    try:
+        _do(task, root, device)
+    except torch.OutOfMemoryError:
+        if not many:
+            raise
+        half = len(task.numbers) // 2
+        _log.warning("%s: too little GPU memory for %d at once; half of them at a time", task.key, len(task.numbers))
+        torch.cuda.empty_cache()
+        perform(_some(task, slice(half)), root, device)
+        perform(_some(task, slice(half, None)), root, device)
+
+
+def _some(task: Task, which: slice) -> Task:
+    """The same task for some of its parts or pieces."""
+    return replace(task, numbers=task.numbers[which], outputs=task.outputs[which])
+
+
+def _do(task: Task, root: Path, device: str) -> None:
     cells, job = CellStore(root), task.job
     if task.kind == "data":
         measure.dataset(job, cells)

@@ -1,4 +1,4 @@
-"""What is here, what is missing, and how PerSim stands beside the paper's: all cells of its tables, and the worst."""
+"""Say what is here, what is missing, and how PerSim stands beside the paper's: all cells, and the worst."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from statistics import fmean
 
 from baselines.registry import METHODS
 from persim.errors import check_choice
+from persim.evaluation import paper
 from sweeps.reporting.compare import LEGEND, MARKS, Comparison, number
 from sweeps.reporting.machines import computed_on
 from sweeps.reporting.page import Entry, Section, Table, text
 from sweeps.reporting.remarks import OURS
-from sweeps.reporting.results import ENV_TITLES, RMSE, Block, Line, Results
+from sweeps.reporting.results import ENV_TITLES, REWARD, RMSE, Block, Line, Results
 from sweeps.reporting.select import DAGGER, Measured
 from sweeps.reporting.tables import entry
 
 GOAL_TABLES = ("6", "7", "9", "10", "14", "15")
 MUCH_WORSE = 1.2  # ratio of a prediction error to the paper's above which there has to be a reason
+NAMED = 5  # cells that a sentence names at most
+CLOSE = 0.01  # share of the best reward in the paper within which ours is as good
 ABOUT = "about"
 
 
@@ -104,7 +107,7 @@ def headline(results: Results) -> tuple[tuple[str, ...], Table]:
             f" The geometric mean of the ratios ours/paper's is at most 1 in {sum(r <= 1 for r in ratios)} of "
             f"{len(ratios)} tables (environment and regime), and lies between {min(ratios):.2f} and {max(ratios):.2f}."
         )
-    lines += [f"Rewards of {name}: {_counted(group)}" for name, group in by_line.items()]
+    lines += [f"Rewards of {name}: {_counted(group)}{_beside_best(group)}" for name, group in by_line.items()]
     columns = ("table", "line", "trials", "cells", *MARKS.values(), "not measured", "geometric mean of ours/paper's",
                f"cells above {MUCH_WORSE}")  # fmt: skip
     return tuple(lines), Table("PerSim beside the paper's", columns, tuple(starmap(_summed, groups.items())))
@@ -123,6 +126,27 @@ def _counted(group: Sequence[Goal]) -> str:
     less = f", {reduced} with less than the paper's budget ({DAGGER})" if reduced else ""
     tables = ", ".join(dict.fromkeys(one.block.table for one in group))
     return f"of {len(group)} cells (Tables {tables}, all regimes) {told}, {_counts(group)[-1]} not measured{less}."
+
+
+def _beside_best(group: Sequence[Goal]) -> str:
+    """Compare rewards with the best of all methods in the paper's own table and regime, the true environment apart."""
+    better, near, worse = 0, 0, []
+    for one in group:
+        if one.compared is None or one.block.suite != "reward":
+            continue
+        best = paper.best_reward(one.block.env, one.block.regime)[one.agent]
+        ours = one.line.mean(REWARD, one.agent)
+        if ours >= best:
+            better += 1
+        elif ours >= best - CLOSE * abs(best):
+            near += 1
+        else:
+            worse.append(f"{ENV_TITLES[one.block.env]}, {one.block.regime}, agent {one.agent + 1}")
+    if not better + near + len(worse):
+        return ""
+    told = f" Beside the best of all the paper's methods (Tables 9, 10): {better} better or equal, {near} within 1 %"
+    named = f" ({'; '.join(worse)})" if 0 < len(worse) <= NAMED else ""
+    return f"{told}, {len(worse)} worse{named}."
 
 
 def geometric_mean(group: Sequence[Goal]) -> float | None:
@@ -173,7 +197,7 @@ def _missed(results: Results, found: Goal) -> tuple[Entry, ...]:
 
 
 def overview(results: Results) -> list[Section]:
-    """What is here, how to read it, and what is missing."""
+    """Say what is here, how to read it, and what is missing."""
     commits = sorted({done.commit for done in results.cells})
     lines = [results.notes[ABOUT]] if ABOUT in results.notes else []
     lines += [

@@ -1,4 +1,4 @@
-"""What ``tune.py`` may vary: a space file in YAML, checked, as distributions of Optuna."""
+"""Define what ``tune.py`` may vary: a space file in YAML, checked, as distributions of Optuna."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What both sweeps share: the trials as jobs, the files of earlier runs, and how the missing trials are run."""
+"""Share between both sweeps: the trials as jobs, the files of earlier runs, and how the missing trials are run."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Sweep(ABC):
         return f"{self.env} {self.regime} N={self.agents}"
 
     def request(self, jobs: Sequence[Job]) -> Request:
-        """What the command asks for."""
+        """Return what the command asks for."""
         ids = tuple(dict.fromkeys(job.cell.id for job in jobs))
         return Request(self.suite, "", ids, self.label, self.as_json())
 
@@ -136,7 +136,9 @@ def run_missing(
         return []
     data = dataset(first, cells)
     HoldOut.of(first.cell.measure).rows(data, first.cell.seed)  # before any worker finds out that it cannot be
-    with ray_session(args.address, args.cpus) as cpus:  # first: it sets what Ray reads when imported
+    with ray_session(args.address, args.cpus, sweep.env):  # first: it sets what Ray reads when imported
+        from sweeps.engine.gpus import Workers
         from sweeps.tuning.tuner import run_trials
 
-        return run_trials(sweep, plan(), trials - done, data, cells.root, cpus)
+        workers = Workers.of(args, args.device)
+        return run_trials(sweep, plan(), trials - done, data, cells.root, workers)

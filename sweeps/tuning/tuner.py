@@ -26,6 +26,7 @@ from persim.data import Trajectories
 from persim.methods import PerSim
 from persim.methods.holdout import Progress, run_trial
 from persim.storage.cells import CellStore
+from sweeps.engine.gpus import Workers, usable
 from sweeps.tuning.sweep import Failure, Sweep
 
 _BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} epochs, {elapsed}, {remaining} left{postfix}"
@@ -43,7 +44,7 @@ class Search(OptunaSearch):  # type: ignore[misc]  # Ray is untyped
 
 @dataclass(frozen=True)
 class Plan:
-    """What decides which trials run.
+    """Decides which trials run.
 
     Attributes:
         search: suggests configurations.
@@ -121,7 +122,9 @@ def each_of(points: Sequence[Mapping[str, Any]]) -> Plan:
     return Plan(Search(space, metric="value", mode="min", points_to_evaluate=[dict(point) for point in points], seed=0))
 
 
-def _trainable(config: dict[str, Any], data: Trajectories, sweep: Sweep, known: Mapping[str, Rungs], root: str) -> None:
+def _trainable(
+    config: dict[str, Any], data: Trajectories, sweep: Sweep, known: Mapping[str, Rungs], root: str, device: str
+) -> None:
     """One trial on a worker; reports at every rung, and about once a second."""
     job, last = sweep.trial(config), time.monotonic()
     assert isinstance(job.method, PerSim)
@@ -141,19 +144,22 @@ def _trainable(config: dict[str, Any], data: Trajectories, sweep: Sweep, known: 
     for epoch, error in before:  # the scheduler is new and has not seen them
         tell(epoch, error)
     ahead = set(sweep.rungs(epochs)) - {epoch for epoch, _ in before}
-    done = run_trial(job, data, CellStore(Path(root)), report, ahead)
+    done = run_trial(job, data, CellStore(Path(root)), report, ahead, usable(device))
     if math.isfinite(value := sweep.value(done)):
         tell(epochs, value=value, loss=done.value("train_mse"), holdout_loss=done.value("holdout_mse"))
     else:
         tell(epochs)
 
 
-def run_trials(sweep: Sweep, plan: Plan, count: int, data: Trajectories, root: Path, cpus: int) -> list[Failure]:
-    """Run as many trials of a sweep as ``count`` says, each on one CPU, and return those that failed for good.
+def run_trials(sweep: Sweep, plan: Plan, count: int, data: Trajectories, root: Path, workers: Workers) -> list[Failure]:
+    """Run as many trials of a sweep as ``count`` says, and return those that failed for good.
 
-    The plan decides which. They share the data through Ray's object store. A trial that dies is tried again and goes
-    on from its checkpoint.
+    The plan decides which. Each has one CPU, and a share of a GPU if the workers' device is one. They share the data
+    through Ray's object store. A trial that dies is tried again and goes on from its checkpoint. On a cluster that
+    grows, trials that learn nothing from each other are asked for all at once.
     """
+    gpu = workers.on_gpu(True)
+    at_once = count if workers.grows(gpu) and plan.scheduler is None else max(1, workers.room(gpu))
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # not every report has a value
     root, folder = root.resolve(), root.resolve() / "tune"
@@ -162,13 +168,15 @@ def run_trials(sweep: Sweep, plan: Plan, count: int, data: Trajectories, root: P
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trainable = tune.with_parameters(_trainable, data=data, sweep=sweep, known=plan.known, root=str(root))
-            workers = {"max_concurrent_trials": max(1, cpus), "reuse_actors": True}
-            how = tune.TuneConfig(search_alg=plan.search, scheduler=plan.scheduler, num_samples=count, **workers)
+            given = {"data": data, "sweep": sweep, "known": plan.known, "root": str(root), "device": workers.device}
+            trainable = tune.with_parameters(_trainable, **given)
+            needs = {"cpu": 1, "gpu": workers.gpu_share if gpu else 0}
+            order = {"max_concurrent_trials": at_once, "reuse_actors": True}
+            how = tune.TuneConfig(search_alg=plan.search, scheduler=plan.scheduler, num_samples=count, **order)
             place = {"name": sweep.id, "storage_path": str(folder), "verbose": 0}
             retry = tune.FailureConfig(max_failures=MAX_FAILURES)
             run = tune.RunConfig(failure_config=retry, callbacks=[bar, *plan.callbacks], **place)
-            tuner = tune.Tuner(tune.with_resources(trainable, {"cpu": 1}), tune_config=how, run_config=run)
+            tuner = tune.Tuner(tune.with_resources(trainable, needs), tune_config=how, run_config=run)
             results = tuner.fit()
     finally:
         bar.close()

@@ -139,6 +139,15 @@ def test_a_state_that_blows_up_does_not_touch_the_others(rng, size):
     assert np.isnan(after[wild]).all() or size < 1e8
 
 
+def test_a_state_faster_than_any_cheetah_is_unstable(rng):
+    """What a planner on the true dynamics would exploit: MuJoCo goes on, at speeds that mean nothing."""
+    states, actions, covariates = batch(rng, 3)
+    states[0, 9] = 50.0  # m/s of the root: fast, but a state
+    states[1, 9] = 500.0
+    states[2, 9] = -500.0
+    assert np.isnan(SPEC.step(states, actions, covariates)).all(1).tolist() == [False, True, True]
+
+
 def test_an_action_that_is_not_a_number_gives_nan(rng):
     states, actions, covariates = batch(rng, 3)
     actions[1, 4] = np.nan

@@ -33,6 +33,7 @@ def test_the_printed_precision_is_kept():
 def test_best_reward_is_of_any_learning_method_and_regime():
     assert paper.best_reward("cartpole")[0] == 199.9
     assert paper.best_reward("mountaincar")[0] == -44.6  # CQL-A on pure data
+    assert paper.best_reward("mountaincar", "random")[0] == -45.0  # MOReL-P
     assert paper.best_reward("halfcheetah")[1] == 3155.0  # CQL-P; not the true environment's 42893
 
 

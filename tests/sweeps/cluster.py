@@ -6,11 +6,18 @@ It shows what the loss of a node does. It cannot show partitions of the network,
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+import signal
+import socket
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -88,3 +95,82 @@ def two_nodes(cpus: int = 1) -> Iterator[Nodes]:
         finally:
             ray.shutdown()
             nodes.close()
+
+
+# What Ray's AutoscalingCluster writes; that class ends *every* Ray of the machine first, and lacks a file in the wheel.
+_FAKE_PROVIDER = {
+    "type": "external",
+    "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+    "use_node_id_as_ip": True,  # as all nodes share one address
+    "disable_node_updaters": True,
+    "disable_launch_config_check": True,
+}
+
+
+@contextmanager
+def growing(worker: Mapping[str, int], *, newer: bool = False) -> Iterator[str]:
+    """A head of one CPU whose autoscaler starts up to two workers with these resources on demand; yields the address.
+
+    An idle worker goes after six seconds. The newer of Ray's autoscalers is that of ``ray up`` and KubeRay.
+    """
+    from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+
+    _prepare_environment()
+    address = f"127.0.0.2:{_free_port()}"
+    sizes = {"object_store_memory": _STORE_BYTES}
+    config = {
+        **{f"{part}setup_commands": [] for part in ("", "head_", "worker_")}, "initialization_commands": [],
+        "head_start_ray_commands": [], "worker_start_ray_commands": [], "file_mounts": {}, "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [], "auth": {}, "docker": {},
+        "upscaling_speed": 1.0,
+        "cluster_name": "growing", "max_workers": 2, "idle_timeout_minutes": 0.1, "head_node_type": "ray.head.default",
+        "provider": {**_FAKE_PROVIDER, "gcs_address": address, "launch_multiple": newer},
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+            "worker": {"resources": {**worker, **sizes}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+        },
+    }  # fmt: skip
+    v2 = {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+          "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID}  # fmt: skip
+    host, _, port = address.partition(":")
+    with tempfile.TemporaryDirectory(prefix="persim-ray-", ignore_cleanup_errors=True) as folder:
+        (Path(folder) / "cluster.json").write_text(json.dumps(config))
+        own = {"RAY_TMPDIR": folder, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+        command = [
+            sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--node-ip-address={host}",
+            f"--port={port}", "--num-cpus=1", "--include-dashboard=false", f"--object-store-memory={_STORE_BYTES}",
+            f"--autoscaling-config={folder}/cluster.json",
+        ]  # fmt: skip
+        with (Path(folder) / "log").open("wb") as log:
+            env = {**os.environ, **own, **(v2 if newer else {})}
+            head = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+        try:
+            _wait_for(head, "Ray runtime started", Path(folder) / "log")
+            yield address
+        finally:
+            head.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                head.wait(30)
+            _end_all(folder)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.2", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(process: subprocess.Popen[bytes], text: str, log: Path) -> None:
+    end = time.monotonic() + 180
+    while text not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.2)
+
+
+def _end_all(folder: str) -> None:
+    """Ends what this cluster has left: nodes that its autoscaler started, known by the folder in their environment."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # another user's process, or one that is gone
+            if f"RAY_TMPDIR={folder}".encode() in (path / "environ").read_bytes().split(b"\0"):
+                os.kill(int(path.name), signal.SIGKILL)

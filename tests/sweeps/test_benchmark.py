@@ -316,7 +316,7 @@ def test_bad_input_is_one_line_status_2_and_nothing_left(arguments, expected, tm
 def test_a_gpu_that_is_not_there_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert console.run(benchmark.main, [*SMOKE, "--device", "cuda"]) == 2
-    assert "there is no GPU; give --device cpu or auto" in capsys.readouterr().err
+    assert "there is no GPU on this machine; give --device cpu or auto" in capsys.readouterr().err
 
 
 def test_a_ray_that_does_not_start_is_one_line(tmp_path, monkeypatch, capsys):

@@ -46,3 +46,23 @@ def test_tasks_survive_the_loss_of_a_node(tmp_path):
 
         nodes.add()
         wait_until(lambda: alive() == 2)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_an_environment_of_the_users_own_reaches_the_workers(tmp_path, monkeypatch):
+    module = tmp_path / "my_poles.py"
+    module.write_text("from persim.envs import get\n\nPOLE = get('cartpole')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with two_nodes() as nodes, ray_session(nodes.address, env="my_poles:POLE"):
+        import ray
+
+        module.unlink()  # other machines do not have it
+
+        @ray.remote(num_cpus=1)
+        def name():
+            from persim.envs import get
+
+            return get("my_poles:POLE").name
+
+        assert ray.get(name.remote(), timeout=300) == "cartpole"

@@ -14,6 +14,7 @@ from sweeps import benchmark
 from sweeps.engine.bars import CellBar
 from sweeps.grid import command, estimate
 from sweeps.grid.suites import SUITES
+from sweeps.grid.tasks import plan
 from sweeps.reporting import text_tables
 
 
@@ -41,6 +42,20 @@ def test_suites_that_ask_for_the_same_share_the_cell():
     assert reward.cell == scarcity.cell
     [few] = jobs_of("--suite", "scarcity", "--agents", "25", *both)
     assert few.cell.id != reward.cell.id
+
+
+def test_tasks_ask_for_a_gpu_where_it_shortens_them(tmp_path):
+    def heavy(env, what):
+        words = ["--suite", what, "--envs", env, "--regimes", "random", "--trials", "1", "--preset", "paper"]
+        jobs = jobs_of(*words, "--methods", "persim,cadm,bcq-p,true-env" if what == "reward" else "persim,cadm")
+        tasks = plan(jobs, CellStore(tmp_path), "cuda").tasks.values()
+        return {(task.job.method.name, task.kind) for task in tasks if task.heavy}
+
+    assert heavy("halfcheetah", "reward") == {
+        ("persim", "part"), ("persim", "measure"), ("cadm", "part"), ("cadm", "measure"), ("bcq-p", "part"),
+    }  # fmt: skip
+    assert heavy("mountaincar", "reward") == {("persim", "part"), ("persim", "measure")}
+    assert heavy("mountaincar", "prediction") == {("persim", "part")}  # predictions take seconds
 
 
 def test_episodes_are_part_of_the_cell_and_of_the_title():

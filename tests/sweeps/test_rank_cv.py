@@ -182,6 +182,8 @@ BAD = [
     (["--env", "cartpole", "--ranks", "3,x"], "no list of whole numbers"),
     (["--env", "cartpole", "--ranks", "3,3"], "name one twice"),
     (["--env", "cartpole", "--repeats", "0"], "repeats is 0"),
+    (["--env", "cartpole", "--device", "cudda"], "device 'cudda' is unknown (did you mean 'cuda'?)"),
+    (["--env", "cartpole", "--gpu-share", "0"], "gpu-share is 0.0"),
     (["--env", "cartpole", "--epochs", "-1"], "epochs is -1"),
     (["--env", "cartpole", "--holdout", "0"], "strictly between 0 and 1"),
     (["--env", "cartpole", "--holdout", "1"], "strictly between 0 and 1"),

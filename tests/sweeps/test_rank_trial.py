@@ -42,6 +42,18 @@ def test_an_environment_of_another_package_goes_through(swing, tmp_path):
     assert again == done
 
 
+@pytest.mark.gpu
+def test_a_trial_on_a_gpu_gives_the_same_up_to_rounding(cartpole_data, tmp_path):
+    job = settings().job(2, 0)
+    here, there = (
+        run_trial(job, cartpole_data, CellStore(tmp_path / device), lambda _: None, (), device)
+        for device in ("cpu", "cuda")
+    )
+    assert here.machine["device"] == "cpu" != there.machine["device"]
+    for metric in ("train_mse", "holdout_mse", "holdout_error", "holdout_share"):
+        assert there.value(metric) == pytest.approx(here.value(metric), rel=1e-3)
+
+
 def test_hold_outs_differ_between_repeats_and_agree_between_ranks(tmp_path, monkeypatch):
     seen = {}
     real = holdout.split

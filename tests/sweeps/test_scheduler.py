@@ -5,13 +5,16 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
+from persim.errors import InputError
 from persim.methods import Options
 from persim.storage.cells import CellStore
 from sweeps.engine.in_process import InProcess
 from sweeps.engine.scheduler import ATTEMPTS, TaskGraph, run_jobs
+from sweeps.grid.devices import settled
 from sweeps.grid.suites import SUITES, Grid
-from sweeps.grid.tasks import Task, missing
+from sweeps.grid.tasks import Task, missing, perform
 
 
 def task(key, *needs, heavy=False):
@@ -143,6 +146,46 @@ def test_on_a_gpu_all_members_are_one_task_with_the_same_weights(tmp_path, monke
     assert pieces == [(0, 1, 2, 3, 4)]  # the episodes of all agents at once, with the same rows
     first, second = ([CellStore(tmp_path / name).finished(job.cell).rows for job in todo] for name in ("one", "other"))
     assert first == second
+
+
+def test_where_gpu_memory_runs_out_half_is_done_at_a_time(tmp_path, monkeypatch, caplog):
+    done, room = [], 2
+
+    def do(some, root, device):
+        if len(some.numbers) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        done.append(some.numbers)
+
+    monkeypatch.setattr("sweeps.grid.tasks._do", do)
+    five = replace(task("m"), kind="measure", numbers=tuple(range(5)), outputs=tuple("abcde"))
+    perform(five, tmp_path, "cuda")
+    assert done == [(0, 1), (2,), (3, 4)]
+    assert [record.getMessage() for record in caplog.records] == [
+        "m: too little GPU memory for 5 at once; half of them at a time",
+        "m: too little GPU memory for 3 at once; half of them at a time",
+    ]
+    room = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        perform(five, tmp_path, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "chosen"),
+    [
+        (True, "cpu", "cpu"),
+        (True, "auto", "cuda"),
+        (True, "cuda", "cuda"),
+        (False, "auto", "cpu"),
+        (False, "cpu", "cpu"),
+    ],
+)
+def test_the_device_once_it_is_known_whether_there_is_a_gpu(found, asked, chosen):
+    assert settled(asked, found) == chosen
+
+
+def test_a_gpu_that_no_cluster_has_is_refused_with_what_to_do():
+    with pytest.raises(InputError, match=r"no GPU in the cluster, and none comes; give --device cpu or auto, or add a"):
+        settled("cuda", False, cluster=True)
 
 
 def test_a_task_that_fails_takes_its_own_cells_down_only(tmp_path):

@@ -112,7 +112,7 @@ def test_rollout_and_penalty():
     assert ours.about()["rollout"] == "mean"
     assert "rollout" not in PlanningSettings.of(CAR).about()  # ids of before it was a setting stay valid
     assert planning_text({"planning": ours.about()}, CHEETAH).endswith(
-        "shaping: none, from the members' mean state, penalty 10"
+        "shaping: none, from the members' mean state, penalty 10, prior auto"
     )
     for options in ({"rollout": "median"}, {"penalty": -0.5}):
         with pytest.raises(InputError, match=next(iter(options))):
@@ -120,3 +120,17 @@ def test_rollout_and_penalty():
     assert TrueEnv(ours).about()["planning"] == ours.plain.about()
     assert acting_settings(CHEETAH, Options(planner="cem")).planning.penalty == 0
     assert PerSimSettings.of(CHEETAH, ours, members=1).planning == ours.plain
+
+
+def test_a_laptop_searches_fewer_rounds_with_continuous_actions():
+    assert PlanningSettings.chosen(CHEETAH, Options("laptop")).settings.iterations == 2
+    assert PlanningSettings.chosen(CHEETAH, Options("laptop", planner="paper")).settings.iterations == 5
+    assert PlanningSettings.chosen(CHEETAH, Options()).settings.iterations == 5
+    assert PlanningSettings.chosen(CAR, Options("laptop")) == PlanningSettings.chosen(CAR, Options())
+
+
+def test_fewer_plans_have_no_more_elites():
+    assert PlanningSettings.of(CHEETAH, plans=20).settings.elites == 20
+    assert PlanningSettings.of(CHEETAH, plans=100).settings.elites == 50
+    with pytest.raises(InputError, match="elites is 30, more than the 20 plans"):
+        PlanningSettings.of(CHEETAH, plans=20, elites=30)
