@@ -6,8 +6,9 @@ It needs persim, PyTorch, Gymnasium and MuJoCo, nothing else. Without a GPU it s
 weights are random: nothing here takes longer or shorter for what they are. Shown are medians:
 
     products   one layer of an encoder for all members: rows of 257 numbers, as weights are stored, and of 264, aligned
-    training   an optimiser step by calls, replayed without branches, replayed, and in TF32; what an ensemble takes
-    planning   a decision of the cross-entropy method for 1, 15 and 100 episodes, by layers and with the fused product
+    training   an optimiser step by calls, replayed without branches, replayed, and in bfloat16; what an ensemble takes
+    planning   a decision of the cross-entropy method for 1, 15 and 100 episodes, by layers, with the fused product,
+               and as deviations from an imitated policy
     memory     the most that was allocated
 
 TFLOP/s count the products of the networks alone, and the share is of the card's peak in the same precision, dense.
@@ -19,6 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from unittest.mock import patch
 
 import numpy as np
@@ -28,11 +30,13 @@ from persim import console, seeding
 from persim.data import Trajectories
 from persim.envs import get
 from persim.learning import cuda_graph, gradients
-from persim.learning.cuda_graph import FLOAT32, TF32, Branch, products_in
+from persim.learning.cuda_graph import Branch
 from persim.learning.gradients import TrainingRows
+from persim.learning.imitation import Imitation
+from persim.learning.layers import uniform_layer
 from persim.learning.model import LowRankDynamics
 from persim.learning.presets import EPOCHS, MEMBERS, preset
-from persim.learning.training import TrainSettings, _Run
+from persim.learning.training import PRECISIONS, TrainSettings, _Run
 from persim.planning.planner import Planner
 from persim.planning.prepared import PreparedScorer
 from persim.planning.registry import make_planner, planner_settings
@@ -41,8 +45,10 @@ from persim.planning.scoring import MEAN, Objective
 AGENTS, STEPS = 500, 1000
 SPEC, NETS = get("halfcheetah"), preset("halfcheetah")
 # TFLOP/s of H100 and H200 (SXM) without sparsity; other cards show no share that means anything.
-PEAK = {FLOAT32: 67.0, TF32: 495.0, "bfloat16": 990.0}
+PEAK = dict(zip(PRECISIONS, (67.0, 990.0), strict=True))
+EXACT, SHORT = PRECISIONS
 EPISODES = (1, 15, 100)
+FUSED, PRIOR = ", fused", ", deviations"
 
 
 def random_data(agents: int) -> Trajectories:
@@ -58,9 +64,10 @@ def random_data(agents: int) -> Trajectories:
     )  # fmt: skip
 
 
-def multiplications(model: LowRankDynamics, *, actions: bool) -> float:
+def multiplications(model: LowRankDynamics, *, actions: bool, prior: bool = False) -> float:
     """Of one transition in all members, in TFLOP."""
     layers = [*model.state_layers, *(model.action_layers if actions else [])]
+    layers += model.imitation.layers if prior and model.imitation else []
     return 2e-12 * sum(layer.numel() for layer in layers)
 
 
@@ -85,7 +92,7 @@ def products(members: int) -> None:
     print(f"\nproducts: 256 units, batch {NETS.batch_size}, {members} members")
     for width in (257, 264):
         for precision in PEAK:
-            kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
+            kind = getattr(torch, precision)
             left = torch.ones(members, 256, width, device="cuda", dtype=kind)
             right = torch.ones(members, width, NETS.batch_size, device="cuda", dtype=kind)
             out = torch.empty(members, 256, NETS.batch_size, device="cuda", dtype=kind)
@@ -95,11 +102,10 @@ def products(members: int) -> None:
                     torch.bmm(left, right, out=out)
                 return out
 
-            with products_in(TF32 if precision == TF32 else FLOAT32):
-                replayed = cuda_graph.Replayed(work, out.device)
-                for _ in range(cuda_graph.WARM_UP + 1):
-                    replayed()
-                ms = milliseconds(replayed, 10) / 100
+            replayed = cuda_graph.Replayed(work, out.device)
+            for _ in range(cuda_graph.WARM_UP + 1):
+                replayed()
+            ms = milliseconds(replayed, 10) / 100
             line(f"{precision}, rows of {width}", ms, 2e-12 * members * 256 * width * NETS.batch_size, precision)
 
 
@@ -139,7 +145,7 @@ def training(quick: bool, most: int) -> None:
     data = random_data(50 if quick else AGENTS)
     print(f"\ntraining: {len(data):,} rows, batch {NETS.batch_size}, rank {NETS.rank}")
     for members in (1, MEMBERS, most):
-        for mode, precision in (("calls", FLOAT32), ("replays", FLOAT32), ("branches", FLOAT32), ("branches", TF32)):
+        for mode, precision in (("calls", EXACT), ("replays", EXACT), ("branches", EXACT), ("branches", SHORT)):
             ms, whole, tflop = epoch_ms(data, members, precision, mode)
             line(f"step, {members} members, {mode}, {precision}", ms, tflop, precision)
             if mode == "branches":
@@ -147,20 +153,27 @@ def training(quick: bool, most: int) -> None:
                 print(f"    {EPOCHS} epochs of {AGENTS * STEPS:,} rows: {seconds:.0f} s", flush=True)
 
 
+def imitation(model: LowRankDynamics) -> Imitation:
+    sizes, rng = [SPEC.state_dim + NETS.rank, *NETS.imitation, SPEC.action_dim], np.random.default_rng(0)
+    layers = [uniform_layer((MEMBERS, out, into + 1), into, rng) for into, out in pairwise(sizes)]
+    space = torch.stack([torch.zeros(SPEC.action_dim), torch.ones(SPEC.action_dim)])
+    return Imitation(layers, torch.full((MEMBERS,), 0.5), space).to(model.device)
+
+
 def planners(model: LowRankDynamics) -> list[tuple[str, str, Planner]]:
     goal, settings = Objective(SPEC, rollout=MEAN, penalty=10.0), planner_settings("cem", SPEC.name)
     found = []
-    for precision, fused in ((FLOAT32, False), ("bfloat16", False), ("bfloat16", True)):
-        scorer = PreparedScorer(model, goal, precision)
-        if fused:
+    for precision, way in ((EXACT, ""), (SHORT, ""), (SHORT, FUSED), (SHORT, PRIOR)):
+        scorer = PreparedScorer(model, goal, precision, prior=way == PRIOR)
+        if way == FUSED:
             try:
                 from fused import FusedProduct
             except ImportError as error:
                 print(f"  the fused product is left out: {error}")
                 continue
             scorer.product = FusedProduct(model)
-        planner = make_planner("cem", scorer, SPEC.action_space, settings)
-        found.append((f"{precision}{', fused' if fused else ''}", precision, planner))
+        planner = make_planner("cem", scorer, SPEC.action_space, settings, deviates=scorer.deviates)
+        found.append((f"{precision}{way}", precision, planner))
     return found
 
 
@@ -168,11 +181,13 @@ def planning(quick: bool) -> None:
     shape = NETS.shape(random_data(5), NETS.rank, MEMBERS)
     model = LowRankDynamics(shape, [seeding.sequence(0, k) for k in range(MEMBERS)]).to("cuda")
     model.fit_scales(torch.randn(999, SPEC.state_dim), 0.1 * torch.randn(999, SPEC.state_dim))
+    model.imitation = imitation(model)
     settings = planner_settings("cem", SPEC.name)
-    tflop = multiplications(model, actions=False) * 6 * settings.plans * settings.horizon
     sizes = f"{settings.plans} plans, horizon {settings.horizon}, 6 rounds, {MEMBERS} members"
     print(f"\nplanning: a decision of cem, {sizes}")
     for label, precision, planner in planners(model):
+        prior = label.endswith(PRIOR)
+        tflop = multiplications(model, actions=prior, prior=prior) * 6 * settings.plans * settings.horizon
         for episodes in EPISODES:
             rng = np.random.default_rng(0)
             states, agents = rng.normal(size=(episodes, SPEC.state_dim)), np.arange(episodes) % shape.n_agents

@@ -7,16 +7,12 @@ launches all of them at once. On a CPU everything here calls what it is given, a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import TracebackType
 
 import torch
 from torch import Tensor
 
-from persim.errors import check_choice
-
-FLOAT32, TF32 = "float32", "tf32"
 WARM_UP = 2  # calls before the capture
 _logger = logging.getLogger(__name__)
 
@@ -106,21 +102,3 @@ class Branch:
         """Makes what follows wait for the branch."""
         if self._stream is not None:
             torch.cuda.current_stream().wait_stream(self._stream)
-
-
-@contextmanager
-def products_in(precision: str) -> Iterator[None]:
-    """Calculates products of float32 matrices in ``float32``, or in ``tf32`` where a GPU can, inside the context.
-
-    TF32 rounds the factors to ten bits and sums in float32, on tensor cores. A graph keeps what held at its capture.
-
-    Raises:
-        InputError: the precision is unknown.
-    """
-    check_choice("precision", precision, (FLOAT32, TF32))
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == TF32 else "highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -42,7 +42,7 @@ def variants(value):
         return [value * 2, value + 1, value / 2, max(1, value - 1) if isinstance(value, int) else value / 3]
     if isinstance(value, tuple):
         return [(*value[:-1], 2 * value[-1]), (*value[:-1], value[-1] / 2), (*value, 8)] if value else [(8,)]
-    return ["random_shooting", "cem", "mppi", "icem", "0.80", "percentile", "bfloat16", "tf32"]
+    return ["random_shooting", "cem", "mppi", "icem", "0.80", "percentile", "bfloat16"]
 
 
 def changed(settings, path=()):

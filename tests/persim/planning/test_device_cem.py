@@ -13,7 +13,7 @@ from persim.planning.prepared import PreparedScorer
 from persim.planning.registry import make_planner, planner_settings
 from persim.planning.scoring import Objective
 from persim.seeding import Streams, drawn, generator
-from tests.persim.planning.test_prepared import AGENTS, CHEETAH, cheetah_model
+from tests.persim.planning.test_prepared import AGENTS, CHEETAH, cheetah_model, with_imitation
 
 BOX = gym.spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 10.0], np.float32))
 CPU = torch.device("cpu")
@@ -30,9 +30,9 @@ class Near:
         return -((plans[..., 0] - 0.3).square() + ((plans[..., 1] - 7) / 5).square()).sum(2)
 
 
-def cheetah_scorer(device="cpu", precision="float32"):
+def cheetah_scorer(device="cpu", precision="float32", *, prior=False):
     goal = Objective(CHEETAH, rollout="mean", penalty=1.0)
-    return PreparedScorer(cheetah_model().to(device), goal, precision)
+    return PreparedScorer(with_imitation(cheetah_model()).to(device), goal, precision, prior=prior)
 
 
 def two_searches(planner, rng, episodes=3):
@@ -45,15 +45,17 @@ def two_searches(planner, rng, episodes=3):
     return np.stack(found)
 
 
-@pytest.mark.parametrize("elites", [1, 10])
-def test_with_the_same_numbers_it_finds_the_same_plans(monkeypatch, elites):
+@pytest.mark.parametrize(("elites", "prior"), [(1, False), (10, False), (10, True)])
+def test_with_the_same_numbers_it_finds_the_same_plans(monkeypatch, elites, prior):
     def from_numpy(rng, episodes, device):
         return lambda shape: torch.from_numpy(drawn(rng, episodes, lambda g, n: g.uniform(size=(n, *shape))))
 
     monkeypatch.setattr(device_cem, "device_uniform", from_numpy)
     settings = planner_settings("cem", **{**SMALL, "elites": elites})
     wanted, found = (
-        two_searches(kind(cheetah_scorer(), CHEETAH.action_space, settings), np.random.default_rng(4))
+        two_searches(
+            kind(cheetah_scorer(prior=prior), CHEETAH.action_space, settings, deviates=prior), np.random.default_rng(4)
+        )
         for kind in (CEM, DeviceCEM)
     )
     assert found.dtype == np.float32
@@ -69,6 +71,18 @@ def test_it_finds_the_best_plan():
     np.testing.assert_allclose(plans[..., 1], 7, atol=0.75)
     assert memory[0].shape == plans.shape
     assert not memory[0][:, -1].any()
+
+
+def test_imitation_itself_is_a_candidate_of_every_round(monkeypatch):
+    seen, scorer = [], cheetah_scorer(prior=True)
+    score = scorer.scores
+    monkeypatch.setattr(
+        scorer, "scores", lambda states, agents, plans: (seen.append(plans), score(states, agents, plans))[1]
+    )
+    settings = planner_settings("cem", **SMALL)
+    two_searches(DeviceCEM(scorer, CHEETAH.action_space, settings, deviates=True), np.random.default_rng(0))
+    assert len(seen) == 2 * (1 + settings.iterations)
+    assert all((plans == 0).all((2, 3)).any(1).all() for plans in seen)
 
 
 def test_samples_have_the_distribution_of_numpys():
@@ -104,18 +118,21 @@ def test_cem_is_on_the_device_only_on_a_gpu(monkeypatch):
     settings, scorer = planner_settings("cem", **SMALL), cheetah_scorer()
     assert type(make_planner("cem", scorer, CHEETAH.action_space, settings)) is CEM
     monkeypatch.setattr(scorer, "device", torch.device("cuda"))
-    assert type(make_planner("cem", scorer, CHEETAH.action_space, settings)) is DeviceCEM
+    found = make_planner("cem", scorer, CHEETAH.action_space, settings, deviates=True)
+    assert type(found) is DeviceCEM
+    assert found._deviates
     discrete = make_planner("cem", scorer, get("cartpole").action_space, settings)
     assert discrete.search.__func__ is CEM.search
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("prior", [False, True])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_on_a_gpu_it_finds_plans_as_good_as_on_a_cpu(precision):
+def test_on_a_gpu_it_finds_plans_as_good_as_on_a_cpu(precision, prior):
     settings = planner_settings("cem", plans=200, horizon=5, elites=20)
-    space, judge = CHEETAH.action_space, cheetah_scorer()
+    space, judge = CHEETAH.action_space, cheetah_scorer(prior=prior)
     states, agents = np.random.default_rng(0).normal(size=(4, 18)), np.arange(4)
-    there = make_planner("cem", cheetah_scorer("cuda", precision), space, settings)
+    there = make_planner("cem", cheetah_scorer("cuda", precision, prior=prior), space, settings, deviates=prior)
     assert isinstance(there, DeviceCEM)
 
     def score(planner, seed):
@@ -123,7 +140,7 @@ def test_on_a_gpu_it_finds_plans_as_good_as_on_a_cpu(precision):
         assert np.abs(plans).max() <= 1
         return judge(states, agents, plans[:, None])[:, 0]
 
-    here = np.stack([score(CEM(judge, space, settings), seed) for seed in range(3)])
+    here = np.stack([score(CEM(judge, space, settings, deviates=prior), seed) for seed in range(3)])
     first, *others = [score(there, seed) for seed in (0, 0, 1, 2)]  # the later ones are replayed
     np.testing.assert_allclose(others[0], first, rtol=1e-3)
     found = np.stack([first, *others[1:]])
