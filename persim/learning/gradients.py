@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from persim.learning.cuda_graph import Branch
 from persim.learning.model import LowRankDynamics
 
 # Minibatches gathered at once: enough to make the gather cheap, few enough to stay in the cache.
@@ -97,6 +98,10 @@ class TrainingRows:
         if len(self) > whole * size:
             yield from self._gather(order[:, whole * size :], 1)
 
+    def minibatch(self, order: Tensor) -> Minibatch:
+        """Gathers the rows ``[K, B]`` of each member as one minibatch."""
+        return next(self._gather(order, 1))
+
     def _gather(self, order: Tensor, count: int) -> Iterator[Minibatch]:
         """Gathers the rows ``[K, count * B]`` at once and yields them as ``count`` minibatches."""
         members, flat = len(order), order.flatten()
@@ -156,6 +161,7 @@ class _Perceptron:
         self.output = layer_like(self._weights[-1], last.shape[1], batch) if self._rounds else self._output
         self._error = torch.empty_like(self._output)
         self._first = layer_like(last, self._layers[0].shape[2], batch)
+        self._beside = Branch(last.device)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Returns the outputs ``[K, out, B]`` for inputs ``[K, in + 1, B]``."""
@@ -174,10 +180,12 @@ class _Perceptron:
         if self._rounds:
             error = self._error.copy_(error)
         for index in range(len(self._layers) - 1, 0, -1):
-            torch.bmm(error, self._inputs_transposed[index - 1], out=self._gradients[index])
+            with self._beside:
+                torch.bmm(error, self._inputs_transposed[index - 1], out=self._gradients[index])
             back = torch.bmm(self._transposed[index], error, out=self._back[index - 1])
             error = _relu_backward(back, self._hidden[index - 1], 0, grad_input=back)
         torch.bmm(error, self._first.mT, out=self._gradients[0])
+        self._beside.join()
         if self._rounds:
             torch._foreach_copy_(self._weight_gradients, self._gradients)
 
@@ -216,24 +224,29 @@ class LossGradient:
         self._error_row = self._error.view(members, 1, -1)
         self._error_column = self._error_row.mT
         self._scale = 2.0 / (batch * states)
+        self._beside = Branch(self._error.device)
 
     def __call__(self, batch: Minibatch) -> Tensor:
         """Returns the squared errors ``[K, 1, 1]``, summed over batch and state dimensions."""
+        with self._beside:
+            w = self._actions.forward(batch.actions)
+            u = torch.gather(self._agent, 2, batch.agents, out=self._u).add_(self._agent_bias)
+            torch.mul(u, w, out=self._uw)
         self._states.forward(batch.states)
-        w = self._actions.forward(batch.actions)
-        u = torch.gather(self._agent, 2, batch.agents, out=self._u).add_(self._agent_bias)
-        torch.mul(u, w, out=self._uw)
+        self._beside.join()
         torch.mul(self._v, self._uw_over_states, out=self._v_work)
         error = torch.sum(self._v_work, 2, out=self._error).sub_(batch.targets)
         squared = torch.bmm(self._error_row, self._error_column)
 
         error.mul_(self._scale)
-        torch.mul(self._error_over_rank, self._v, out=self._v_work)
-        uw_error = torch.sum(self._v_work, 1, out=self._uw_error)
+        with self._beside:
+            torch.mul(self._error_over_rank, self._v, out=self._v_work)
+            uw_error = torch.sum(self._v_work, 1, out=self._uw_error)
+            u_error = torch.mul(uw_error, w, out=self._u_error)
+            self._agent_gradient.zero_().scatter_add_(2, batch.agents, u_error)
+            torch.sum(u_error, 2, keepdim=True, out=self._agent_bias_gradient)
+            self._actions.backward(uw_error.mul_(u))
         torch.mul(self._error_over_rank, self._uw_over_states, out=self._v_error)
         self._states.backward(self._v_error_rows)
-        u_error = torch.mul(uw_error, w, out=self._u_error)
-        self._agent_gradient.zero_().scatter_add_(2, batch.agents, u_error)
-        torch.sum(u_error, 2, keepdim=True, out=self._agent_bias_gradient)
-        self._actions.backward(uw_error.mul_(u))
+        self._beside.join()
         return squared

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from persim.errors import InputError, check_at_least, check_between, check_choice
+from persim.learning.captured import CapturedEpochs
 from persim.learning.gradients import FlatParameters, LossGradient, Minibatch, TrainingRows, Transitions
 from persim.learning.model import LowRankDynamics
 from persim.learning.presets import EPOCHS
@@ -25,6 +26,7 @@ PRECISIONS = ("float32", "bfloat16")
 HOLDOUT_BLOCK = 4096
 HOLDOUT_EVERY = 5
 CHECKPOINT_EVERY = 25
+CAPTURED = ("cuda",)  # devices whose steps are replayed as CUDA graphs
 
 
 class DivergenceError(RuntimeError):
@@ -146,10 +148,11 @@ class _Run:
         self.holdout_epochs: list[int] = []
         self.holdout_losses: list[float] = []
         self._gradients: dict[int, LossGradient] = {}
+        self._captured: CapturedEpochs | None = None
         if checkpoint is not None and checkpoint.exists():
             self._restore(checkpoint)
 
-    def step(self, batch: Minibatch, learning_rate: float) -> Tensor:
+    def step(self, batch: Minibatch, learning_rate: float | Tensor) -> Tensor:
         """Takes one step of Adam on every member; returns the summed squared errors ``[K, 1, 1]``."""
         size = batch.targets.shape[-1]
         if size not in self._gradients:
@@ -162,16 +165,34 @@ class _Run:
             [self.flat.values], [self.flat.gradient], [first], [second], [], [self.adam_step], lr=learning_rate,
             beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False,
         )  # fmt: skip
-        if self.epoch >= self.settings.epochs - self.settings.average_last:
-            self.averaged_steps += 1
-            self.tensors["average"].lerp_(self.flat.values, 1 / self.averaged_steps)
         return squared
 
-    def one_epoch(self, rows: TrainingRows, orders: Sequence[NDArray[np.int64]]) -> None:
-        """Trains on all M rows once, in each member's own order ``[M]``, or raises ``DivergenceError``."""
-        rate = self.settings.learning_rate * 0.5 ** (self.epoch // self.settings.halve_every)
-        batches = rows.batches(self.settings.batch_size, orders)
-        squared = torch.stack([self.step(batch, rate) for batch in batches]).flatten(1)
+    def start_epoch(self, rows: TrainingRows, orders: Sequence[NDArray[np.int64]]) -> Tensor:
+        """Trains on all M rows once, in each member's own order ``[M]``; returns the squared errors ``[steps, K]``.
+
+        On a GPU it returns before the steps are done.
+        """
+        settings = self.settings
+        rate = settings.learning_rate * 0.5 ** (self.epoch // settings.halve_every)
+        averages = self.epoch >= settings.epochs - settings.average_last
+        if self.model.device.type not in CAPTURED:
+            steps = (self.step(batch, rate) for batch in rows.batches(settings.batch_size, orders))
+            return torch.stack([self._averaged(squared) if averages else squared for squared in steps]).flatten(1)
+        if self._captured is None:
+            parameters = self.flat.values, self.tensors["average"]
+            self._captured = CapturedEpochs(rows, settings.batch_size, self.step, *parameters)
+        squared = self._captured(orders, rate, self.averaged_steps if averages else None)
+        self.averaged_steps += len(squared) if averages else 0
+        return squared
+
+    def _averaged(self, squared: Tensor) -> Tensor:
+        """Adds the parameters after a step to their mean; passes the errors of the step on."""
+        self.averaged_steps += 1
+        self.tensors["average"].lerp_(self.flat.values, 1 / self.averaged_steps)
+        return squared
+
+    def end_epoch(self, rows: TrainingRows, squared: Tensor) -> None:
+        """Looks at the squared errors ``[steps, K]`` of an epoch, or raises ``DivergenceError``."""
         lost = (~torch.isfinite(squared)).any(1).nonzero()
         if len(lost):
             steps = self.epoch * len(squared) + int(lost[0]) + 1
@@ -250,8 +271,11 @@ def train(
     identity |= {"holdout_every": holdout_every}
     run = _Run(model, settings, checkpoint, identity)
     started = time.perf_counter() - run.seconds
+    orders = [_epoch_order(seed, run.epoch, len(training)) for seed in batch_seeds]
     while run.epoch < settings.epochs:
-        run.one_epoch(training, [_epoch_order(seed, run.epoch, len(training)) for seed in batch_seeds])
+        squared = run.start_epoch(training, orders)
+        orders = [_epoch_order(seed, run.epoch + 1, len(training)) for seed in batch_seeds]  # while a GPU is at work
+        run.end_epoch(training, squared)
         last = run.epoch == settings.epochs
         if held_out is not None and (last or run.epoch % holdout_every == 0):
             run.holdout_epochs.append(run.epoch)
