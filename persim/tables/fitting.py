@@ -71,10 +71,12 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         if isinstance(self.rank, str):
-            check_choice("rank", self.rank, (CV,))
+            if self.rank != CV:
+                raise InputError(f"rank is {self.rank!r}; give a whole number of at least 1, or {CV!r}")
         else:
             check_at_least("rank", self.rank, 1)
         check_at_least("members", self.members, 1)
+        check_at_least("seed", self.seed, 0)
         check_choice("terms", self.terms, (AUTO, *KINDS))
         check_between("holdout", self.holdout, 0, 1)
         for name in ("steps", "horizon"):
