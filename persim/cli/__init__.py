@@ -11,7 +11,21 @@ from collections.abc import Sequence
 import torch
 
 from persim import __version__, console
-from persim.cli import check, collect, diagnose, evaluate, policies, predict, render, synthesise
+from persim.cli import (
+    adapt,
+    check,
+    collect,
+    compare,
+    diagnose,
+    evaluate,
+    fit,
+    plan,
+    policies,
+    predict,
+    render,
+    rollout,
+    synthesise,
+)
 from persim.learning.training import DivergenceError
 
 
@@ -20,7 +34,9 @@ def parser() -> console.Parser:
     p = console.Parser(prog="persim", description=(__doc__ or "").partition("\n")[0])
     p.add_argument("--version", action="version", version=f"persim {__version__}")
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (collect, predict, diagnose, evaluate, synthesise, render, policies, check):
+    for command in (collect, predict, diagnose, evaluate, synthesise, render, policies):
+        command.add(commands)
+    for command in (check, fit, compare, adapt, rollout, plan):  # on tables of your own
         command.add(commands)
     return p
 

@@ -35,21 +35,19 @@ class Bands:
     typical: Array
 
     @classmethod
-    def of(cls, windows: Windows, predicted: Array) -> Bands:
-        """Calibrate on windows of held-out time, of which ``predicted`` ``[B, H, S]`` were predicted."""
-        residual = np.abs(predicted - windows.true)
-        pooled = np.sqrt(np.nanmean(residual**2, axis=0))  # [H, S]
-        pooled = np.maximum(pooled, 1e-12)
-        relative = (residual / pooled) ** 2
-        agents, horizon = len(windows.table.names), residual.shape[1]
-        total, count = (np.zeros((agents, residual.shape[2])) for _ in range(2))
-        known = np.isfinite(relative)
-        np.add.at(total, windows.agent, np.where(known, relative, 0).sum(1))
-        np.add.at(count, windows.agent, known.sum(1))
-        independent = count / horizon**2  # windows overlap, and their steps go together
-        mean = np.divide(total, count, out=np.ones_like(total), where=count > 0)
-        scale = np.sqrt((independent * mean + SHRINK) / (independent + SHRINK))
-        scaled = residual / scale[windows.agent][:, None]
+    def of(cls, late: Windows, predicted: Array, early: Windows, fitted: Array) -> Bands:
+        """Calibrate on windows of held-out time, of which ``predicted`` ``[B, H, S]`` were predicted.
+
+        Which agents are hard to predict is judged on these and on windows ``early`` of the time before, of which
+        ``fitted`` were predicted by the same simulator: there is more of it, although that simulator has seen it.
+        """
+        horizon, weighted, weight = predicted.shape[1], 0.0, SHRINK
+        for windows, found in ((late, predicted), (early, fitted)):
+            squared, known = _relative(windows, found)
+            independent = known / horizon**2  # windows overlap, and their steps go together
+            weighted, weight = weighted + independent * squared, weight + independent
+        scale = np.sqrt((weighted + SHRINK) / weight)
+        scaled = np.abs(predicted - late.true) / scale[late.agent][:, None]
         count = np.isfinite(scaled).sum(0)
         levels = np.minimum(LEVELS[:, None, None] * (count + 1) / np.maximum(count, 1), 1.0)
         ordered = np.sort(scaled, axis=0)  # NaN last
@@ -89,3 +87,19 @@ class Bands:
         """Read what ``arrays`` gave; None where there is none."""
         names = ("quantile", "scale", "typical")
         return cls(*(np.array(arrays[f"bands.{name}"]) for name in names)) if "bands.scale" in arrays else None
+
+
+def _relative(windows: Windows, predicted: Array) -> tuple[Array, Array]:
+    """Each agent's mean squared error in units of that of all agents at each horizon ``[N, S]``, 1 where none is known.
+
+    It also returns the number of values that are known ``[N, S]``.
+    """
+    squared = (predicted - windows.true) ** 2
+    known = np.isfinite(squared)
+    pooled = np.where(known, squared, 0).sum(0) / np.maximum(known.sum(0), 1)
+    squared = squared / np.where(pooled > 0, pooled, 1.0)
+    shape = (len(windows.table.names), squared.shape[2])
+    total, count = np.zeros(shape), np.zeros(shape)
+    np.add.at(total, windows.agent, np.where(known, squared, 0).sum(1))
+    np.add.at(count, windows.agent, known.sum(1))
+    return np.divide(total, count, out=np.ones_like(total), where=count > 0), count

@@ -14,13 +14,14 @@ from persim.tables.simulator import Simulator
 from persim.tables.table import Table
 from persim.tables.terms import LINEAR
 from persim.tables.usable import conform
-from persim.tables.windows import Windows
+from persim.tables.windows import Windows, typical_length
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OURS, LAST = "PerSim", "last value"
 BAND = 0.9
+HORIZONS = (1, 10, 50)
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _cell(errors: Array, better: str) -> str:
     return f"{known.mean():>9.4g} ±{known.std():<7.2g} {known.max():>7.4g} {better:>8}"
 
 
-def compare(simulator: Simulator, test: Table, horizons: Sequence[int] = (1, 10, 50)) -> Comparison:
+def compare(simulator: Simulator, test: Table, horizons: Sequence[int] = HORIZONS) -> Comparison:
     """Compare on a table of held-out time.
 
     Raises:
@@ -118,7 +119,7 @@ def compare(simulator: Simulator, test: Table, horizons: Sequence[int] = (1, 10,
             the test.
     """
     test = conform(test, simulator.schema, simulator.summary)
-    horizons = tuple(sorted(dict.fromkeys(int(one) for one in horizons)))
+    horizons = check_horizons(test, horizons)
     windows = _windows(simulator, test, horizons)
     numbers = np.array([simulator.number(name) for name in test.names])[windows.agent]
     found = {OURS: simulator.paths(numbers, windows.history, windows.acts)}
@@ -141,12 +142,18 @@ def compare(simulator: Simulator, test: Table, horizons: Sequence[int] = (1, 10,
     )  # fmt: skip
 
 
-def _windows(simulator: Simulator, test: Table, horizons: tuple[int, ...]) -> Windows:
-    """The windows of the longest horizon.
+def fitting_horizons(test: Table) -> tuple[int, ...]:
+    """Horizons that fit into half of the typical trajectory of a test."""
+    return tuple(one for one in HORIZONS if one == 1 or one <= typical_length(test) // 2)
+
+
+def check_horizons(test: Table, horizons: Sequence[int]) -> tuple[int, ...]:
+    """Return horizons in order, each once.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or one is below 1 or longer than the test.
     """
+    horizons = tuple(sorted(dict.fromkeys(int(one) for one in horizons)))
     if not horizons or horizons[0] < 1:
         raise InputError(f"horizons are {list(horizons)}; give numbers of steps from 1")
     longest = int((np.bincount(test.block) - test.start).max())
@@ -155,6 +162,15 @@ def _windows(simulator: Simulator, test: Table, horizons: tuple[int, ...]) -> Wi
             f"horizon {horizons[-1]} is longer than the test, whose longest trajectory has {longest} rows; give "
             f"horizons up to {longest}"
         )
+    return horizons
+
+
+def _windows(simulator: Simulator, test: Table, horizons: tuple[int, ...]) -> Windows:
+    """The windows of the longest horizon.
+
+    Raises:
+        InputError: there is none.
+    """
     windows = Windows.of(test, simulator.dynamics.features.inputs_of(test), horizons[-1])
     if not len(windows):
         raise InputError(

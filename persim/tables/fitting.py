@@ -21,6 +21,7 @@ from persim.tables.dynamics import Dynamics
 from persim.tables.features import Features, Inputs
 from persim.tables.given import action_bounds, last_histories
 from persim.tables.personal import Prior, Sums, fit_prior
+from persim.tables.reading import Array
 from persim.tables.references import References
 from persim.tables.rewards import Rewards
 from persim.tables.simulator import Simulator
@@ -40,6 +41,7 @@ AVERAGED = 4  # weights are averaged over the last quarter of the epochs
 HOLDOUT = 0.2
 HORIZON = 50  # steps over which choices are judged, as in the paper's prediction test, where the held-out time allows
 WIDTHS = (256, 256), (256,)
+EARLY = 5000  # windows of the time before the held-out one that tell hard agents from easy ones
 Progress = Callable[[str, float], None]
 
 
@@ -71,10 +73,12 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         if isinstance(self.rank, str):
-            check_choice("rank", self.rank, (CV,))
+            if self.rank != CV:
+                raise InputError(f"rank is {self.rank!r}; give a whole number of at least 1, or {CV!r}")
         else:
             check_at_least("rank", self.rank, 1)
         check_at_least("members", self.members, 1)
+        check_at_least("seed", self.seed, 0)
         check_choice("terms", self.terms, (AUTO, *KINDS))
         check_between("holdout", self.holdout, 0, 1)
         for name in ("steps", "horizon"):
@@ -218,7 +222,7 @@ def _choose(table: Table, settings: FitSettings, show: Progress) -> _Choice:
         for other in (rank for rank in RANKS if rank != RANK):
             trial.run(other, trial.best[1], (trial.best[2],) if trial.best[2] != LINEAR else kinds)
     rank, steps, kind = trial.best
-    return _Choice(rank, steps, kind, trial.bands, trial.tried)
+    return _Choice(rank, steps, kind, trial.bands(), trial.tried)
 
 
 class _Trial:
@@ -230,7 +234,7 @@ class _Trial:
         self.late = Windows.of(late, early.features.inputs_of(late), horizon)
         self.unit = np.where((deviation := np.nanstd(early.table.state, axis=0)) > 0, deviation, 1.0)
         self.least, self.best = np.inf, (RANK, LADDER[0], BOTH)
-        self.bands: Bands | None = None
+        self.found: tuple[Dynamics, Array] | None = None
         self.tried: list[dict[str, Any]] = []
 
     def run(self, rank: int, steps: int, kinds: Sequence[str]) -> bool:
@@ -245,5 +249,14 @@ class _Trial:
             self.tried.append({"rank": rank, "steps": steps, "terms": kind, "error": error})
             if error < self.least:
                 self.least, self.best, better = error, (rank, steps, kind), True
-                self.bands = Bands.of(self.late, predicted)
+                self.found = dynamics, predicted
         return better
+
+    def bands(self) -> Bands | None:
+        """Calibrate bands with the best."""
+        if self.found is None:
+            return None
+        dynamics, predicted = self.found
+        early = Windows.of(self.early.table, self.early.inputs, predicted.shape[1], EARLY)
+        fitted = dynamics.paths(early.agent, early.history, early.acts)
+        return Bands.of(self.late, predicted, early, fitted)

@@ -21,7 +21,40 @@ from persim.tables.simulator import Simulator
 if TYPE_CHECKING:
     import pandas as pd
 
-PLANS, ROUNDS, ELITES = 200, 5, 20
+PLANS, ROUNDS, ELITES = 200, 10, 20
+
+
+@dataclass(frozen=True)
+class _Around:
+    """Actions ``[..., A]`` by numbers between -1 and 1, so that a search begins where the agent usually acts.
+
+    0 is the usual action, -1 and 1 are the bounds, and half-way lies about one recorded deviation from the usual: rare
+    doses that are far larger than all others do not make the search try them at every step.
+
+    Attributes:
+        usual: ``[A]``.
+        low: ``[A]``.
+        high: ``[A]``.
+        bend: how much finer the scale is near the usual than near the bounds, below and above ``[2, A]``.
+    """
+
+    usual: Array
+    low: Array
+    high: Array
+    bend: Array
+
+    @classmethod
+    def of(cls, simulator: Simulator, number: int, space: Box) -> _Around:
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        units, size = simulator.dynamics.units, len(low)
+        usual = np.clip(units.centre[number, :size], low, high)
+        ways = np.stack([usual - low, high - usual]) / units.spread[number, :size]
+        return cls(usual, low, high, 2 * np.arccosh(np.maximum(1, ways / 2)) + 1e-6)
+
+    def __call__(self, unit: Array) -> Array:
+        way = np.where(unit < 0, self.usual - self.low, self.high - self.usual)
+        bend = np.where(unit < 0, *self.bend)
+        return np.asarray(self.usual + way * np.sinh(bend * unit) / np.sinh(bend))
 
 
 @dataclass(frozen=True)
@@ -32,11 +65,17 @@ class _Scorer:
     reward: RewardOf
     agent: int
     known: Array
+    around: _Around | None
+
+    def actions(self, plans: NDArray[Any]) -> Array:
+        """Return the actions ``[..., H, A]`` (codes if discrete) that plans ``[..., H, A]`` or ``[..., H]`` mean."""
+        found = plans.astype(np.float64)
+        return found[..., None] if self.around is None else self.around(found)
 
     def __call__(self, states: Array, agents: NDArray[np.int64], plans: NDArray[Any], top: int | None = None) -> Array:
-        flat = plans.reshape(-1, *plans.shape[2:]).astype(np.float64)
+        flat = self.actions(plans.reshape(-1, *plans.shape[2:]))
         total = simulated_reward(self.simulator, self.reward, np.full(len(flat), self.agent),
-                                 np.repeat(states, plans.shape[1], axis=0), flat.reshape(*flat.shape[:2], -1),
+                                 np.repeat(states, plans.shape[1], axis=0), flat,
                                  np.broadcast_to(self.known, (len(flat), *self.known.shape)))  # fmt: skip
         return np.where(np.isfinite(total), total, -np.inf).reshape(plans.shape[:2])
 
@@ -67,6 +106,8 @@ def plan(
 ) -> pd.DataFrame:
     """Find actions of the next steps that earn most on the simulator, by the cross-entropy method.
 
+    The search begins where the agent usually acts, and its result is never worse than that on the simulator.
+
     Args:
         simulator: the simulator.
         agent: its id.
@@ -93,11 +134,17 @@ def plan(
     inputs = simulator.known_inputs(known, steps)
     objective = RewardOf(schema, reward, simulator.rewards)
     space = space_of(simulator, number, bounds or {})
-    scorer = _Scorer(simulator, objective, number, inputs)
+    around = None if isinstance(space, Discrete) else _Around.of(simulator, number, space)
+    scorer = _Scorer(simulator, objective, number, inputs, around)
     settings = CEMSettings(plans=PLANS, horizon=steps, elites=ELITES, iterations=ROUNDS, spread=(0.3, 0.8))
-    found, _ = CEM(scorer, space, settings).search(history[None], np.array([number]), None,
-                                                   seeding.generator(seed, "plan"))  # fmt: skip
-    action = found[0].reshape(steps, -1).astype(np.float64)
+    searched = space if isinstance(space, Discrete) else Box(-1, 1, space.shape)
+    search = CEM(scorer, searched, settings, deviates=around is not None)
+    start_from, agents = history[None], np.array([number])
+    found, _ = search.search(start_from, agents, None, seeding.generator(seed, "plan"))
+    if around is not None:
+        both = np.stack([found, np.zeros_like(found)], axis=1)
+        found = both[:, scorer(start_from, agents, both)[0].argmax()]
+    action = scorer.actions(found[0])
     return simulator.frame(number, history, action, inputs, band)
 
 

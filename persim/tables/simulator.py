@@ -255,7 +255,7 @@ class Simulator:
         about |= {"net": self.references.about()}
         arrays = {f"model.{name}": array for name, array in of.terms.model.arrays().items()}
         arrays |= {"theta": of.theta.numpy(), "unsure": self.unsure.numpy(), "limits": of.limits}
-        arrays |= {name: getattr(self, name) for name in ("last", "static", "bounds")}
+        arrays |= {"bounds": self.bounds} | _split("last", self.last) | _split("static", self.static)
         arrays |= of.units.arrays() | self.prior.arrays() | self.references.arrays()
         arrays |= self.bands.arrays() if self.bands is not None else {}
         arrays |= self.rewards.arrays() if self.rewards is not None else {}
@@ -282,7 +282,8 @@ def load(path: str | Path) -> Simulator:
             Dynamics(features, Terms(model, saved["terms"]), units, theta, np.array(arrays["limits"])),
             unsure,
             Prior.from_arrays(arrays),
-            **{name: np.array(arrays[name]) for name in ("last", "static", "bounds")},
+            **{name: np.where(arrays[f"{name}.known"], arrays[name], np.nan) for name in ("last", "static")},
+            bounds=np.array(arrays["bounds"]),
             bands=Bands.from_arrays(arrays),
             references=References.from_arrays(arrays, saved["net"]),
             rewards=Rewards.from_arrays(arrays),
@@ -291,3 +292,8 @@ def load(path: str | Path) -> Simulator:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{str(path)!r} lacks what a simulator needs ({error}); fit it again") from error
+
+
+def _split(name: str, values: Array) -> store.Arrays:
+    """Files hold finite values only: these, and which of them are known."""
+    return {name: np.nan_to_num(values), f"{name}.known": np.isfinite(values)}

@@ -8,7 +8,7 @@ from persim.data import collect
 from persim.data.policies import UniformPolicy
 from persim.envs import Covariate
 from persim.errors import InputError
-from persim.tables.environments import collect_table, spec_of
+from persim.tables.factories import collect_table, spec_of
 
 LENGTHS = pd.DataFrame({"length": [1.0, 0.5, 2.0]}, index=["one", "half", "two"])
 
