@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 from persim import console
 from persim.data import REGIMES, check_regime
 from persim.envs import EnvSpec, get, names
-from persim.errors import InputError, check_at_least, check_between
+from persim.envs.spec import MOST_AGENTS
+from persim.errors import InputError, check_at_least, check_between, check_seed
 from persim.storage.cells import Request
 from persim.storage.store import is_remote
 from sweeps.engine import lock as remote_lock
 from sweeps.engine.session import check_address
-from sweeps.grid.devices import add_device_options, check_device_options
+from sweeps.grid.devices import MOST_CPUS, add_device_options, check_device_options
 from sweeps.tuning.sweep import Failure
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, --help none
@@ -55,12 +56,13 @@ def check_options(args: argparse.Namespace) -> EnvSpec:
     """
     spec = get(args.env)
     check_regime(args.regime, spec)
-    check_at_least("agents", args.agents, len(spec.test_agents), f"{spec.name} has that many test agents")
-    check_at_least("seed", args.seed, 0)
+    least = len(spec.test_agents)
+    check_at_least("agents", args.agents, least, f"{spec.name} has that many test agents", most=MOST_AGENTS)
+    check_seed(args.seed)
     check_between("hold-out share", args.holdout, 0, 1)
     check_device_options(args)
     if args.cpus is not None:
-        check_at_least("cpus", args.cpus, 1)
+        check_at_least("cpus", args.cpus, 1, most=MOST_CPUS)
     if args.address is not None:
         check_address(args.address)
     return spec

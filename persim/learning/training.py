@@ -55,7 +55,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         for field in ("epochs", "batch_size", "halve_every"):
-            check_at_least(field, getattr(self, field), 1)
+            check_at_least(field, getattr(self, field), 1, most=10**6)
         check_at_least("average_last", self.average_last, 0)
         check_between("learning_rate", self.learning_rate, 0, 1)
 
@@ -181,13 +181,14 @@ class _Run:
     def _restore(self, path: Path) -> None:
         """Reads what ``save`` wrote, or raises ``InputError`` if it is damaged or belongs to another run."""
         arrays, state = store.read_arrays(path, KIND)
-        if store.canonical_json(state["identity"]) != store.canonical_json(self._identity):
+        if store.canonical_json(state.get("identity")) != store.canonical_json(self._identity):
             raise InputError(f"checkpoint {str(path)!r} belongs to another run; delete it or give another path")
-        for name, tensor in self.tensors.items():
-            tensor.copy_(torch.from_numpy(arrays[name]))
-        self.adam_step.fill_(state["adam_step"])
-        for name in self.COUNTERS:
-            setattr(self, name, state[name])
+        with store.contents_of(path):
+            for name, tensor in self.tensors.items():
+                tensor.copy_(torch.from_numpy(arrays[name].reshape(tensor.shape)))
+            self.adam_step.fill_(state["adam_step"])
+            for name in self.COUNTERS:
+                setattr(self, name, type(getattr(self, name))(state[name]))
 
 
 def _epoch_order(seed: np.random.SeedSequence, epoch: int, n_rows: int) -> NDArray[np.int64]:
@@ -226,11 +227,18 @@ def train(
         progress: called after every epoch.
 
     Raises:
-        InputError: the checkpoint is damaged or belongs to another run, or a number is below 1.
+        InputError: the checkpoint is damaged or belongs to another run, a number is below 1, or the model is not
+            for such data.
         DivergenceError: the loss became non-finite.
     """
     check_at_least("holdout_every", holdout_every, 1)
     check_at_least("checkpoint_every", checkpoint_every, 1)
+    shape, own = model.settings, (data.n_agents, data.state_dim, data.action_dim, data.discrete)
+    if (shape.n_agents, shape.state_dim, shape.action_dim, shape.discrete) != own:
+        raise InputError(
+            f"the data have {data.n_agents} agents, {data.state_dim} state dimensions and {data.action_space}, the "
+            f"model has {shape.n_agents}, {shape.state_dim} and {shape.action_dim} actions; make one for these data"
+        )
     chosen = np.arange(len(data)) if rows is None else rows
     model.fit_scales(torch.from_numpy(data.observation[chosen]), torch.from_numpy(data.delta[chosen]))
     training = TrainingRows(model, data, chosen)

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from persim.data import Trajectories
 from persim.methods.job import TRUE_ENV_REGIME
 from persim.storage import store
-from persim.storage.cells import REQUEST, Cell, CellStore, FinishedCell, Request, code_version, read_finished
+from persim.storage.cells import Cell, CellStore, FinishedCell, Request, code_version, read_finished, read_request
 from sweeps.tracking import access, entries, views
 from sweeps.tracking.runs import Runs
 
@@ -182,8 +182,7 @@ class Mirror:
             self._lacking |= {key: request for key in keys if key not in known}
 
     def _read(self, path: Path) -> None:
-        record = store.read_record(path, REQUEST)
-        self._requests[path] = Request(**{**record, "cells": tuple(record["cells"])})
+        self._requests[path] = read_request(path)
 
     def _runs_of(self, request: Request) -> Runs:
         if request.suite not in self._runs:
