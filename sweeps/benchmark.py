@@ -144,7 +144,9 @@ def run(args: argparse.Namespace, grid: Grid, cells: CellStore) -> dict[str, str
     tidy(cells, done)
     if done:
         print(f"{len(done)} of {len(done) + len(todo)} cells are finished already in {cells.root}", file=sys.stderr)
+    console.doing(f"benchmark.py: computing {len(todo)} cells")
     failed = compute(args, todo, cells) if todo else {}
+    console.doing("benchmark.py: laying out the results")
     results, _ = _todo(grid, cells)
     if grid.suite.name == theorem.SUITE:
         print(written(theorem.table(theorem.curves(results))))

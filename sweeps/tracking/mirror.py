@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from persim.data import Trajectories
+from persim.errors import without_password
 from persim.methods.job import TRUE_ENV_REGIME
 from persim.storage import store
 from persim.storage.cells import Cell, CellStore, FinishedCell, Request, code_version, read_finished, read_request
@@ -55,7 +56,7 @@ class Mirror:
         if uri is None:
             store.prepare_folders((root, "store"), (folder, "folder of MLflow's database"))
         self._uri, artifacts = uri or default_uri(root), (folder / "mlartifacts").as_uri()
-        self.uri, self._server = access.without_password(self._uri), self._uri.startswith("http")
+        self.uri, self._server = without_password(self._uri), self._uri.startswith("http")
         client = access.connect(self._uri, artifacts)
         store.prepare_folder(root)
         lock = access.lock_file(self._uri, folder)
