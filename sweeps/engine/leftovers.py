@@ -42,8 +42,8 @@ def _with_files_in(folder: Path) -> list[int]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended, or is another user's
-            links = [os.readlink(link) for link in (process / "fd").iterdir()]
-            if int(process.name) != os.getpid() and any(link.startswith(f"{folder}/") for link in links):
+            files = [link.readlink() for link in (process / "fd").iterdir()]
+            if int(process.name) != os.getpid() and any(folder in file.parents for file in files):
                 found.append(int(process.name))
     return found
 

@@ -1,7 +1,8 @@
 """One driver at a time: a locked file, or on an object store, where no file can be locked, an object that says who.
 
-The object is made only if there is none, and is kept fresh. Its holder writes the time into it every 30 seconds; when that is two
-minutes old, the holder is taken for dead. A holder of this machine whose process is gone is known to be dead at once.
+The object is made only if there is none, and is kept fresh. Its holder writes the time into it every 30 seconds; when
+that is two minutes old, the holder is taken for dead. A holder of this machine whose process is gone is known to be
+dead at once.
 Clocks of machines that share a store have to agree to within a minute.
 """
 

@@ -40,7 +40,7 @@ def connect(uri: str, artifacts: str) -> Any:
     Raises:
         InputError: it does not answer, or its database cannot be opened or would not last.
     """
-    if uri.startswith("sqlite") and (uri.partition("://")[2] in ("", "/") or "memory" in uri):
+    if uri.startswith("sqlite") and (uri.partition("://")[2] in ("", "/") or ":memory:" in uri or "mode=memory" in uri):
         raise InputError(
             f"MLflow tracking URI {uri!r} is a database in memory, which ends with the command; name a file"
         )
