@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from persim import console, seeding
 from persim.cli.planning import add_planner_options, chosen_planning, oracle_policy
-from persim.cli.training import Commands, add_options, chosen_persim, covariate_text, ensemble, resolve_device
+from persim.cli.training import (
+    Commands,
+    add_options,
+    chosen_persim,
+    covariate_text,
+    ensemble,
+    read_model,
+    resolve_device,
+)
 from persim.data import check_regime
 from persim.data.collect import population
 from persim.data.policies import BatchPolicy, UniformPolicy, load_test_policy
@@ -64,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"agent {agent + 1} is not a test agent of {spec.name}; give 1 to {n_test}")
     name = _policy_name(args, spec)
     device, method = resolve_device(args.device), chosen_persim(args, spec, PlanningSettings.of(spec))
+    if args.model is not None:
+        read_model(args.model, spec, args.regime, device)  # refused before anything is written
     paths = [args.out / f"{file_name(spec.name)}-agent{agent + 1}.gif" for agent in agents]
     table = args.out / f"{file_name(spec.name)}-prediction.png"
     store.prepare_files("--out", *paths, table, also=[(args.store, store.STORE)])

@@ -16,6 +16,9 @@ from persim.storage import objects as remote
 from persim.storage import owners
 
 STORE = "store"
+# Of a store; each is made when something is kept in it.
+_FOLDERS = ("cells", "requests", "datasets", "models", "parts", "pieces", "checkpoints", "choices", "locks", "plots")
+_FOLDERS += ("oracle", "studies", "sweeps", "tune")
 _BLOCK = bytes(4096)  # what a folder has to have room for
 _OLD_SECONDS = 86_400.0  # no writer takes so long, on whatever machine
 
@@ -121,6 +124,8 @@ def _prove_writable(path: Path, what: str) -> None:
             file.write(_BLOCK)
             file.flush()
             os.fsync(file.fileno())
+        for folder in (path / name for name in _FOLDERS if what == STORE and os.path.lexists(path / name)):
+            folder.mkdir(exist_ok=True)  # fails where something else has the name
     except (OSError, ValueError) as error:
         raise _unwritable(what, path, error) from error
 
