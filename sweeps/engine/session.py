@@ -151,9 +151,10 @@ def _watch(processes: dict[str, Any], ended: threading.Event, folder: Path) -> N
         if ended.is_set():
             return
         print(f"error: Ray's {name} ended (killed, or too little memory); the same command goes on", file=sys.stderr)
-        leftovers.remove(folder)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # Ray would print the last lines of its logs
+        leftovers.remove(folder)
         os._exit(1)
 
     for name in ("raylet", "gcs_server"):
