@@ -53,7 +53,8 @@ ALLOWED = {
     "stable_baselines3": ["baselines.morel", "persim.data.train_policies"],
 }
 LIGHT = ["persim.cli", "baselines.registry", "sweeps.benchmark", "sweeps.engine.in_process"]
-LINES, SWEEPS_LINES, FILE_LINES = 21_000, 7_700, 300
+# 21,900 since the guards of issue 21: the one writer, checks of what files hold, of environments and of left-overs.
+LINES, SWEEPS_LINES, FILE_LINES = 21_900, 7_900, 300
 
 
 def name_of(path):
