@@ -17,10 +17,11 @@ FLOORS = [
     ["persim.storage"],
     ["persim.console", "persim.envs"],
     ["persim.data"],
-    ["persim.learning.layers"],
+    ["persim.learning.layers", "persim.learning.cuda_graph"],
     ["persim.learning.imitation"],
     ["persim.learning.model"],
     ["persim.learning.gradients", "persim.learning.presets", "persim.learning.polish"],
+    ["persim.learning.captured"],
     ["persim.learning.training"],
     ["persim.learning.ensemble", "persim.learning.unseen"],
     ["persim.learning"],
@@ -53,8 +54,8 @@ ALLOWED = {
     "stable_baselines3": ["baselines.morel", "persim.data.train_policies"],
 }
 LIGHT = ["persim.cli", "baselines.registry", "sweeps.benchmark", "sweeps.engine.in_process"]
-# 21,900 since the guards of issue 21: the one writer, checks of what files hold, of environments and of left-overs.
-LINES, SWEEPS_LINES, FILE_LINES = 21_900, 7_900, 300
+# 1,000 more than before issue 21: the one writer, checks of what files hold, of environments and of left-overs.
+LINES, SWEEPS_LINES, FILE_LINES = 22_100, 7_900, 300
 
 
 def name_of(path):

@@ -46,6 +46,8 @@ def add_options(p: console.Parser) -> None:
     p.add_argument("--epochs", type=int, help=f"passes over the transitions ({EPOCHS})")
     p.add_argument("--average-last", type=int, metavar="EPOCHS", help="epochs whose final weights are averaged; 0 is\n"
                    f"the paper's procedure ({TrainSettings.average_last})")  # fmt: skip
+    p.add_argument("--train-precision", help="of the products while training: float32, or bfloat16, half the time of\n"
+                   "wide nets on a CPU with instructions for it (float32)")  # fmt: skip
     p.add_argument("--polish", type=int, metavar="ROUNDS", help="of alternating least squares at the end of training;\n"
                    f"0 is the paper's procedure ({PolishSettings.rounds})")  # fmt: skip
     p.add_argument("--ridge", type=float, help=f"of these least squares, relative ({PolishSettings.ridge:g})")
@@ -84,7 +86,7 @@ def chosen_persim(args: argparse.Namespace, spec: EnvSpec, planning: PlanningSet
         tuned = tuned_settings(args.settings, args.store, args.env, args.regime, args.agents)
         options = Options(planner=getattr(args, "planner", None))
         settings = settings.with_tuned(spec, options, tuned)
-    given = {"epochs": args.epochs, "average_last": args.average_last}
+    given = {"epochs": args.epochs, "average_last": args.average_last, "precision": args.train_precision}
     train = replace(settings.train, **{name: value for name, value in given.items() if value is not None})
     size = EnsembleSettings(args.members, args.members + SPARE_MEMBERS if args.candidates is None else args.candidates)
     ends = {"rounds": args.polish, "ridge": args.ridge}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from persim.data.trajectories import Trajectories
+from persim.learning.cuda_graph import Branch
 from persim.learning.model import LowRankDynamics
 
 # Minibatches gathered at once: enough to make the gather cheap, few enough to stay in the cache.
@@ -72,6 +73,10 @@ class TrainingRows:
         if len(self) > whole * size:
             yield from self._gather(order[:, whole * size :], 1)
 
+    def minibatch(self, order: Tensor) -> Minibatch:
+        """Gathers the rows ``[K, B]`` of each member as one minibatch."""
+        return next(self._gather(order, 1))
+
     def _gather(self, order: Tensor, count: int) -> Iterator[Minibatch]:
         """Gathers the rows ``[K, count * B]`` at once and yields them as ``count`` minibatches."""
         members, flat = len(order), order.flatten()
@@ -106,35 +111,58 @@ class FlatParameters:
 
 
 class _Perceptron:
-    """Forward and backward passes of one MLP in buffers for one batch size B."""
+    """Forward and backward passes of one MLP in buffers for one batch size B.
 
-    def __init__(self, layers: nn.ParameterList, flat: FlatParameters, batch: int) -> None:
-        self._layers = [layer.data for layer in layers]
-        self._gradients = [flat.gradient_of(layer) for layer in layers]
+    Its products are taken in ``dtype``. Where that is not the weights' own, weights and inputs are rounded to it
+    before a pass, and the gradients are widened after it; sums inside a product are in float32 either way.
+    """
+
+    def __init__(self, layers: nn.ParameterList, flat: FlatParameters, batch: int, dtype: torch.dtype) -> None:
+        self._weights = [layer.data for layer in layers]
+        self._weight_gradients = [flat.gradient_of(layer) for layer in layers]
+        self._rounds = dtype != self._weights[0].dtype
+        self._layers = [layer.to(dtype) for layer in self._weights]  # the weights themselves where nothing is rounded
+        self._gradients = [layer.new_empty(layer.shape) for layer in self._layers]
+        if not self._rounds:
+            self._gradients = self._weight_gradients
         # The input of each layer but the first: the hidden units above it, and a row of ones for the bias.
         self._inputs = [layer.new_ones(len(layer), layer.shape[1] + 1, batch) for layer in self._layers[:-1]]
         self._hidden = [rows[:, :-1] for rows in self._inputs]
         self._back = [layer_like(rows, rows.shape[1], batch) for rows in self._hidden]
         self._transposed = [layer[:, :, :-1].mT for layer in self._layers]
         self._inputs_transposed = [rows.mT for rows in self._inputs]
-        self.output = layer_like(self._layers[-1], self._layers[-1].shape[1], batch)
-        self._first: Tensor = self.output
+        last = self._layers[-1]
+        self._output = layer_like(last, last.shape[1], batch)
+        self.output = layer_like(self._weights[-1], last.shape[1], batch) if self._rounds else self._output
+        self._error = torch.empty_like(self._output)
+        self._first = layer_like(last, self._layers[0].shape[2], batch)
+        self._beside = Branch(last.device)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Returns the outputs ``[K, out, B]`` for inputs ``[K, in + 1, B]``."""
+        if self._rounds:
+            torch._foreach_copy_(self._layers, self._weights)
+            rows = self._first.copy_(rows)
         self._first = rows
         for layer, hidden, following in zip(self._layers, self._hidden, self._inputs, strict=False):
             torch.bmm(layer, rows, out=hidden).relu_()
             rows = following
-        return torch.bmm(self._layers[-1], rows, out=self.output)
+        output = torch.bmm(self._layers[-1], rows, out=self._output)
+        return self.output.copy_(output) if self._rounds else output
 
     def backward(self, error: Tensor) -> None:
         """Writes the gradients of all layers, given that of the outputs ``[K, out, B]``."""
+        if self._rounds:
+            error = self._error.copy_(error)
         for index in range(len(self._layers) - 1, 0, -1):
-            torch.bmm(error, self._inputs_transposed[index - 1], out=self._gradients[index])
+            with self._beside:
+                torch.bmm(error, self._inputs_transposed[index - 1], out=self._gradients[index])
             back = torch.bmm(self._transposed[index], error, out=self._back[index - 1])
             error = _relu_backward(back, self._hidden[index - 1], 0, grad_input=back)
         torch.bmm(error, self._first.mT, out=self._gradients[0])
+        self._beside.join()
+        if self._rounds:
+            torch._foreach_copy_(self._weight_gradients, self._gradients)
 
 
 def layer_like(like: Tensor, rows: int, batch: int) -> Tensor:
@@ -147,17 +175,20 @@ class LossGradient:
 
     The loss of a member is the mean squared error over batch and state dimensions (Algorithm 1, line 12, as
     a mean). Members are independent of each other. The model's parameters have to be views of ``flat.values``.
+    The products of the state and action encoders are taken in ``dtype``, the rest in the model's own type.
     """
 
-    def __init__(self, model: LowRankDynamics, flat: FlatParameters, batch: int) -> None:
+    def __init__(
+        self, model: LowRankDynamics, flat: FlatParameters, batch: int, dtype: torch.dtype = torch.float32
+    ) -> None:
         shape = model.settings
         members, rank, states = shape.members, shape.rank, shape.state_dim
         self._agent = model.agent_layer.data
         self._agent_bias = self._agent[:, :, -1:]
         self._agent_gradient = flat.gradient_of(model.agent_layer)
         self._agent_bias_gradient = self._agent_gradient[:, :, -1:]
-        self._states = _Perceptron(model.state_layers, flat, batch)
-        self._actions = _Perceptron(model.action_layers, flat, batch)
+        self._states = _Perceptron(model.state_layers, flat, batch, dtype)
+        self._actions = _Perceptron(model.action_layers, flat, batch, dtype)
         self._v = self._states.output.view(members, states, rank, batch)
         self._v_work, self._v_error = torch.empty_like(self._v), torch.empty_like(self._v)
         self._v_error_rows = self._v_error.view(members, states * rank, batch)
@@ -168,24 +199,29 @@ class LossGradient:
         self._error_row = self._error.view(members, 1, -1)
         self._error_column = self._error_row.mT
         self._scale = 2.0 / (batch * states)
+        self._beside = Branch(self._error.device)
 
     def __call__(self, batch: Minibatch) -> Tensor:
         """Returns the squared errors ``[K, 1, 1]``, summed over batch and state dimensions."""
+        with self._beside:
+            w = self._actions.forward(batch.actions)
+            u = torch.gather(self._agent, 2, batch.agents, out=self._u).add_(self._agent_bias)
+            torch.mul(u, w, out=self._uw)
         self._states.forward(batch.states)
-        w = self._actions.forward(batch.actions)
-        u = torch.gather(self._agent, 2, batch.agents, out=self._u).add_(self._agent_bias)
-        torch.mul(u, w, out=self._uw)
+        self._beside.join()
         torch.mul(self._v, self._uw_over_states, out=self._v_work)
         error = torch.sum(self._v_work, 2, out=self._error).sub_(batch.targets)
         squared = torch.bmm(self._error_row, self._error_column)
 
         error.mul_(self._scale)
-        torch.mul(self._error_over_rank, self._v, out=self._v_work)
-        uw_error = torch.sum(self._v_work, 1, out=self._uw_error)
+        with self._beside:
+            torch.mul(self._error_over_rank, self._v, out=self._v_work)
+            uw_error = torch.sum(self._v_work, 1, out=self._uw_error)
+            u_error = torch.mul(uw_error, w, out=self._u_error)
+            self._agent_gradient.zero_().scatter_add_(2, batch.agents, u_error)
+            torch.sum(u_error, 2, keepdim=True, out=self._agent_bias_gradient)
+            self._actions.backward(uw_error.mul_(u))
         torch.mul(self._error_over_rank, self._uw_over_states, out=self._v_error)
         self._states.backward(self._v_error_rows)
-        u_error = torch.mul(uw_error, w, out=self._u_error)
-        self._agent_gradient.zero_().scatter_add_(2, batch.agents, u_error)
-        torch.sum(u_error, 2, keepdim=True, out=self._agent_bias_gradient)
-        self._actions.backward(uw_error.mul_(u))
+        self._beside.join()
         return squared

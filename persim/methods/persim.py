@@ -35,8 +35,9 @@ BUDGETS = {
     "quick": {"members": 3, "spare": 0, "epochs": 30, "average_last": 10},
     "smoke": {"members": 2, "spare": 0, "epochs": 2, "average_last": 1},
 }
-# Wide nets on 500,000 transitions predict no better after 300 epochs than after these (docs/performance.md).
-_LAPTOP = {"epochs": 60, "halve_every": 20, "average_last": 15}
+# Wide nets on 500,000 transitions predict no better after 300 epochs than after these (docs/performance.md). A round
+# of polish would take one core five minutes a member there.
+_LAPTOP: dict[str, Any] = {"epochs": 60, "halve_every": 20, "average_last": 15}
 # Milliseconds of one core for an optimiser step of one member at the paper's nets and batch (docs/performance.md).
 _SMALL_BATCH = 128
 _STEP_MS = {"mountaincar": 0.35, "cartpole": 0.08, "halfcheetah": 13.0}
@@ -94,7 +95,10 @@ class PerSimSettings:
         polish = PolishSettings.rounds if options.polish is None else options.polish
         settings = cls.of(spec, planning, rank=options.rank, polish=polish, **options.of(BUDGETS))
         if options.preset == "laptop" and not spec.discrete:
-            settings = replace(settings, train=replace(settings.train, **_LAPTOP))
+            polish = 0 if options.polish is None else options.polish
+            settings = replace(settings, train=replace(settings.train, **_LAPTOP), polish=PolishSettings(polish))
+        if not spec.discrete:
+            settings = replace(settings, train=replace(settings.train, precision=settings.planning.precision))
         tuned = dict(options.tuned or {})
         if whole:  # the planner was tuned for plans of which the first action alone is played
             tuned.pop("planning", None)
@@ -134,7 +138,7 @@ class PerSimSettings:
         usual = [*(["residual"] if self.nets.residual else []), *([] if self.nets.imitation else ["imitation"])]
         left_out = ("rank", "batch_size", *usual)
         nets = {name: value for name, value in asdict(self.nets).items() if name not in left_out}
-        own = {"rank": self.rank, "size": asdict(self.size), "train": asdict(self.train), "nets": nets}
+        own = {"rank": self.rank, "size": asdict(self.size), "train": self.train.about(), "nets": nets}
         own |= {"polish": asdict(self.polish)} if self.polish.rounds else {}
         return own | ({"kept_by": "recorded error"} if self.size.candidates > self.size.members else {})
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 from numpy.random import Generator
 from numpy.typing import NDArray
+from torch import Tensor
 
 from persim.data.policies import BatchPolicy
 from persim.envs.spec import ActionSpace, Agents, Array
@@ -21,6 +22,7 @@ from persim.planning.scoring import Scorer
 _MOST_STEPS = 10**8  # of all plans for one decision: memory
 Memory = tuple[NDArray[Any], ...]
 Found = tuple[Plans, Memory]
+Samples = TypeVar("Samples", Array, Tensor)
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Planner(ABC):
         if isinstance(space, Box) and not space.is_bounded():
             raise InputError(f"planning needs bounds of every action, but the space is {space}; give a bounded Box")
 
-    def _with_imitation(self, plans: Array) -> Array:
+    def _with_imitation(self, plans: Samples) -> Samples:
         """Replaces the last of the candidates ``[B, P, H, A]``, actions in [-1, 1], by no deviation at all."""
         if self._deviates:
             plans[:, -1] = 0

@@ -5,7 +5,8 @@ It gives the scores of ``PlainScorer`` up to rounding, with less work:
 - *Rows.* A plan is one row. Weights are transposed and cast once, and the z-scores of states stay float32.
 - *Actions first.* The factors of all actions of all plans come from one product before the rollout, multiplied by
   the agents' factors; a step is left with the state encoder alone (unless plans deviate from an imitated policy).
-- *One launch.* On a GPU a rollout is one CUDA graph with static buffers, captured at its first use, then replayed.
+- *One launch.* On a GPU a rollout is one CUDA graph with static buffers (``persim.learning.cuda_graph``).
+- *No way back.* Plans that were drawn on the device are scored there, and their scores stay there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from persim.envs.spec import Agents, Array
 from persim.errors import check_choice
+from persim.learning.cuda_graph import Replayed
 from persim.learning.layers import z_scores
 from persim.learning.model import LowRankDynamics
 from persim.planning.scoring import PRECISIONS, Objective, Plans, check_agents, known_unit, rolled_out
@@ -51,7 +53,7 @@ class PreparedScorer:
         self, model: LowRankDynamics, objective: Objective, precision: str = PRECISIONS[0], *, prior: bool = False
     ) -> None:
         self._dtype: torch.dtype = getattr(torch, check_choice("precision", precision, PRECISIONS))
-        self._model, self._objective = model, objective
+        self._model, self._objective, self.device = model, objective, model.device
         self._unit = known_unit(model.delta_scale[1], objective).to(model.device, torch.float32)
         self._states, self._actions = (self._rows(layers) for layers in (model.state_layers, model.action_layers))
         self._imitation = model.imitation if prior else None
@@ -59,15 +61,23 @@ class PreparedScorer:
         self._width = 0.0 if self._imitation is None else self._imitation.width
         self._columns = COLUMNS.get(model.device.type, COLUMNS["cpu"])
         self._graphs: dict[tuple[int, ...], _Graph] = {}
+        self.product: Callable[[Tensor, Tensor], Tensor] = self._layered  # benchmarks/gpu.py tries another
 
     def _rows(self, layers: Sequence[Tensor] | torch.nn.ParameterList) -> Layers:
         """Turns layers ``[K, out, in + 1]`` into weights ``[K, in, out]`` and biases ``[K, 1, out]``."""
         parts = ((layer.detach()[..., :-1].mT, layer.detach()[..., -1:].mT) for layer in layers)
         return [(weights.to(self._dtype).contiguous(), bias.to(self._dtype).contiguous()) for weights, bias in parts]
 
-    @torch.no_grad()
     def __call__(self, states: Array, agents: Agents, plans: Plans, top: int | None = None) -> Array:
         """See ``Scorer``; every score is exact, whatever ``top`` is."""
+        return self.scores(states, agents, torch.from_numpy(plans).to(self.device)).cpu().numpy()
+
+    @torch.no_grad()
+    def scores(self, states: Array, agents: Agents, plans: Tensor) -> Tensor:
+        """Returns the scores ``[B, P]`` of plans ``[B, P, H]`` or ``[B, P, H, A]`` on the device, where they stay.
+
+        States ``[B, S]`` and agents ``[B]`` are those of ``Scorer``.
+        """
         check_agents(agents, self._model.settings.n_agents)
         while True:
             try:
@@ -92,23 +102,21 @@ class PreparedScorer:
         """
         if self._imitation is None:
             return plans
-        device = self._model.device
-        now = torch.from_numpy(np.asarray(states, dtype=np.float32)).to(device).unsqueeze(0)
-        step, taken = self._steps(torch.from_numpy(agents).to(device), torch.from_numpy(plans).to(device)), []
+        now = torch.from_numpy(np.asarray(states, dtype=np.float32)).to(self.device).unsqueeze(0)
+        step, taken = self._steps(*(torch.from_numpy(part).to(self.device) for part in (agents, plans))), []
         for number in range(plans.shape[1]):
             action, following = step(number, now)
             taken.append(action[0])
             now = following.mean(0, keepdim=True)
         return torch.stack(taken, dim=1).float().cpu().numpy()
 
-    def _scores(self, states: Array, agents: Agents, plans: Plans) -> Array:
-        device, n_plans = self._model.device, plans.shape[1]
-        start = torch.from_numpy(np.asarray(states, dtype=np.float32)).to(device).repeat_interleave(n_plans, 0)
-        ids = torch.from_numpy(agents).to(device).repeat_interleave(n_plans)
-        flat = torch.from_numpy(plans).to(device).flatten(0, 1)
-        parts = zip(*(torch.split(tensor, self._columns) for tensor in (start, ids, flat)), strict=True)
-        roll = self._roll if device.type == "cpu" else self._replay
-        return torch.cat([roll(*part) for part in parts]).view(-1, n_plans).cpu().numpy()
+    def _scores(self, states: Array, agents: Agents, plans: Tensor) -> Tensor:
+        n_plans = plans.shape[1]
+        start = torch.from_numpy(np.asarray(states, dtype=np.float32)).to(self.device).repeat_interleave(n_plans, 0)
+        ids = torch.from_numpy(agents).to(self.device).repeat_interleave(n_plans)
+        inputs = zip(*(torch.split(part, self._columns) for part in (start, ids, plans.flatten(0, 1))), strict=True)
+        roll = self._roll if self.device.type == "cpu" else self._replay
+        return torch.cat([roll(*part) for part in inputs]).view(-1, n_plans)
 
     def _roll(self, start: Tensor, agents: Tensor, plans: Tensor) -> Tensor:
         """Returns the scores ``[C]`` of C plans ``[C, H]`` or ``[C, H, A]``, each from its own state ``[C, S]``."""
@@ -122,15 +130,13 @@ class PreparedScorer:
 
         def step(number: int, states: Tensor) -> tuple[Tensor, Tensor]:
             scaled = z_scores(states.mT, model.state_scale).mT if shape.normalised else states
-            scaled = scaled.expand(shape.members, -1, -1)
             if weights is None:
-                actions = self._deviating(scaled, u, plans[:, number], len(states))
+                actions = self._deviating(scaled, u, plans[:, number])
                 weight = self._weights(actions.unsqueeze(1), u)[:, 0]
             else:
                 actions = plans[:, number].long() if shape.discrete else plans[:, number]
                 weight = weights[:, number]
-            v = self._encode(self._states, scaled).view(shape.members, -1, shape.state_dim, shape.rank)
-            delta = (v * weight.unsqueeze(2)).sum(-1, dtype=torch.float32)
+            delta = self.product(scaled, weight)
             if shape.normalised:
                 delta = delta * model.delta_scale[1] + model.delta_scale[0]
             return actions, (states + delta if shape.residual else delta)
@@ -148,17 +154,23 @@ class PreparedScorer:
         w = self._encode(self._actions, rows).view(shape.members, -1, count, shape.rank)
         return w * u.unsqueeze(1).to(self._dtype)
 
-    def _deviating(self, scaled: Tensor, u: Tensor, plans: Tensor, rolled: int) -> Tensor:
+    def _deviating(self, scaled: Tensor, u: Tensor, plans: Tensor) -> Tensor:
         """Returns the actions ``[K, C, A]`` for scaled states ``[K, C, S]`` and deviations ``[C, A]``.
 
-        Members that roll out on their own imitate on their own; with one rollout, ``rolled`` 1, their mean is taken.
+        Members that roll out on their own imitate on their own; with one rollout, ``[1, C, S]``, their mean is taken.
         """
         assert self._imitation is not None
         middle, half = self._imitation.bounds[0], self._imitation.bounds[1]
-        base = self._encode(self._imitating, torch.cat([scaled, u], dim=-1)).float()
-        base = base.mean(0, keepdim=True) if rolled == 1 else base
+        base = self._encode(self._imitating, torch.cat([scaled.expand(len(u), -1, -1), u], dim=-1)).float()
+        base = base.mean(0, keepdim=True) if len(scaled) == 1 else base
         unit = base.clamp(-1, 1) + self._width * (plans - middle) / half
         return middle + half * unit.clamp(-1, 1)
+
+    def _layered(self, states: Tensor, weights: Tensor) -> Tensor:
+        """Returns ``[K, C, S]`` for scaled states ``[K, C, S]`` or ``[1, C, S]`` and the products u w ``[K, C, R]``."""
+        v = self._encode(self._states, states.expand(len(weights), -1, -1))
+        v = v.view(*v.shape[:2], -1, self._model.settings.rank)
+        return (v * weights.unsqueeze(2)).sum(-1, dtype=torch.float32)
 
     def _encode(self, layers: Layers, rows: Tensor) -> Tensor:
         """Applies a ReLU MLP to rows ``[K, C, in]``; returns ``[K, C, out]``."""
@@ -188,7 +200,7 @@ def _rounded(count: int) -> int:
 
 
 class _Graph:
-    """A function of tensors as one CUDA graph, captured now; one that cannot be captured is called as it is.
+    """A function of tensors, replayed.
 
     Args:
         function: gives a tensor, and looks at nothing but its arguments.
@@ -196,29 +208,10 @@ class _Graph:
     """
 
     def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
-        self._function, self._inputs = function, [part.clone() for part in inputs]
-        self._graph: torch.cuda.CUDAGraph | None = None
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries allocate their workspaces at the first call
-            for _ in range(2):
-                function(*self._inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph):
-                self._output = function(*self._inputs)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            _logger.warning("rollouts cannot be captured as a CUDA graph (%s); they are slower without", error)
-            return
-        self._graph = graph
+        own = self._inputs = [part.clone() for part in inputs]
+        self.replayed = Replayed(lambda: function(*own), own[0].device)
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        if self._graph is None:
-            return self._function(*inputs)
         for own, given in zip(self._inputs, inputs, strict=True):
             own.copy_(given)
-        self._graph.replay()
-        return self._output.clone()
+        return self.replayed().clone()

@@ -10,9 +10,11 @@ from gymnasium.spaces import Discrete
 from persim.envs.spec import ActionSpace, EnvSpec
 from persim.errors import InputError, check_choice, nearest
 from persim.planning.cem import CEM
+from persim.planning.device_cem import DeviceCEM
 from persim.planning.icem import ICEM
 from persim.planning.mppi import MPPI
 from persim.planning.planner import EliteSettings, Planner, PlannerSettings
+from persim.planning.prepared import PreparedScorer
 from persim.planning.scoring import AUTO, MEAN, MEMBERS, OFF, Scorer
 from persim.planning.shooting import PersistentShooting, RandomShooting
 
@@ -93,9 +95,13 @@ def planner_settings(name: str, env: str = "", *, whole: bool = False, **options
 def make_planner(
     name: str, scorer: Scorer, space: ActionSpace, settings: PlannerSettings, *, deviates: bool = False
 ) -> Planner:
-    """Builds the planner of that name; with ``deviates`` plans are deviations from an imitated policy.
+    """Builds the planner of that name; ``cem`` on a GPU searches there.
+
+    With ``deviates`` plans are deviations from an imitated policy.
 
     Raises:
         InputError: the planner is unknown or does not support the action space.
     """
-    return PLANNERS[check_choice("planner", name, PLANNERS)](scorer, space, settings, deviates=deviates)
+    kind = PLANNERS[check_choice("planner", name, PLANNERS)]
+    on_gpu = isinstance(scorer, PreparedScorer) and scorer.device.type == "cuda"
+    return (DeviceCEM if kind is CEM and on_gpu else kind)(scorer, space, settings, deviates=deviates)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from persim.envs.spec import Agents, Array, EnvSpec
 from persim.errors import InputError, check_between, check_choice
+from persim.learning.training import PRECISIONS as PRECISIONS
 
-PRECISIONS = ("float32", "bfloat16")
 MEMBERS, MEAN = ROLLOUTS = ("members", "mean")
 OFF, AUTO, ON = PRIORS = ("off", "auto", "on")  # use of a behaviour prior; auto: as far as the data warrant
 Plans = NDArray[Any]

@@ -54,8 +54,8 @@ def parser(about: str) -> console.Parser:
     p.add_argument(
         "--planner", help=f"of the methods that plan: {', '.join(NAMES)} (the default of each environment); methods "
         "that are named after a planner keep it")  # fmt: skip
-    p.add_argument("--precision", help=f"of the products of PerSim's planning: {' or '.join(PRECISIONS)}, half the "
-                   "time of wide nets (float32)")  # fmt: skip
+    p.add_argument("--precision", help=f"of the products of PerSim's training and planning: "
+                   f"{' or '.join(PRECISIONS)}, half the time of wide nets (float32)")  # fmt: skip
     p.add_argument("--states", default="default", help="of BCQ and CQL: raw, normalised, or default: normalised in "
                    "MountainCar, whose velocities are tiny (default)")  # fmt: skip
     p.add_argument("--seed", type=int, help="trial t uses seed + t (0; of suite planners 101)")

@@ -103,7 +103,7 @@ def test_closed_form_gradient_is_autograds(settings, batch, rng, cartpole_data):
 
     index = agents.unsqueeze(1).expand(2, settings.rank, batch)
     with torch.no_grad():
-        squared = LossGradient(model, flat, batch)(Minibatch(index, states, actions, targets))
+        squared = LossGradient(model, flat, batch, torch.float64)(Minibatch(index, states, actions, targets))
     torch.testing.assert_close(flat.gradient, expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(squared.flatten(), error.square().sum((1, 2)).detach())
 

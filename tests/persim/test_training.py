@@ -9,7 +9,7 @@ import torch
 from persim import seeding
 from persim.errors import InputError
 from persim.learning.ensemble import EnsembleSettings
-from persim.learning.gradients import TrainingRows
+from persim.learning.gradients import FlatParameters, LossGradient, TrainingRows
 from persim.learning.model import LowRankDynamics, ModelSettings
 from persim.learning.training import DivergenceError, TrainSettings, _Run, holdout_errors, split, train
 
@@ -241,3 +241,35 @@ def test_impossible_settings_are_refused(cartpole_data):
         TrainSettings(learning_rate=-1.0)
     with pytest.raises(InputError, match="fewer than the 5 members"):
         EnsembleSettings(members=5, candidates=4)
+
+
+def test_products_in_bfloat16_give_nearly_the_gradient_of_float32(cartpole_data):
+    gradients = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = build(cartpole_data, rank=3)
+        with torch.no_grad():
+            flat = FlatParameters(model)
+            rows = TrainingRows(model, cartpole_data, np.arange(64))
+            batch = next(rows.batches(32, [np.arange(64)] * 2))
+            squared = LossGradient(model, flat, 32, dtype)(batch)
+        gradients[dtype] = (flat.gradient, squared)
+    (exact, error), (rounded, other) = gradients.values()
+    assert flat.gradient.dtype == torch.float32
+    assert 0 < (exact - rounded).norm() < 0.03 * exact.norm()
+    torch.testing.assert_close(error, other, rtol=0.02, atol=0)
+
+
+def test_training_in_bfloat16_ends_near_that_in_float32(cartpole_data):
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        settings = TrainSettings(epochs=30, batch_size=32, average_last=10, precision=precision)
+        losses.append(train(build(cartpole_data), cartpole_data, settings, orders()).losses)
+    assert losses[1][-1] == pytest.approx(losses[0][-1], rel=0.1)
+    assert losses[1][-1] < 0.9 * losses[1][0]
+
+
+def test_only_a_precision_that_is_not_usual_is_part_of_what_settings_say():
+    assert "precision" not in TrainSettings().about()
+    assert TrainSettings(precision="bfloat16").about()["precision"] == "bfloat16"
+    with pytest.raises(InputError, match="precision"):
+        TrainSettings(precision="float16")

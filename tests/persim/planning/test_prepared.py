@@ -9,6 +9,9 @@ import torch
 from persim import seeding
 from persim.envs import get
 from persim.errors import InputError
+from persim.learning.cuda_graph import WARM_UP
+from persim.learning.imitation import Imitation
+from persim.learning.layers import uniform_layer
 from persim.learning.model import LowRankDynamics, ModelSettings
 from persim.planning.prepared import PreparedScorer, _rounded
 from persim.planning.scoring import Objective, PlainScorer
@@ -23,6 +26,14 @@ def cheetah_model(members=3, *, residual=True):
     rng = np.random.default_rng(1)
     states, deltas = rng.normal(0.3, 2, (99, 18)), rng.normal(0.1, 0.5, (99, 18))
     model.fit_scales(torch.from_numpy(states), torch.from_numpy(deltas))
+    return model
+
+
+def with_imitation(model):
+    """The same model with random nets in place of learnt ones; plans deviate by half the range."""
+    rng, members = np.random.default_rng(2), model.settings.members
+    layers = [uniform_layer((members, out, into + 1), into, rng) for into, out in ((22, 16), (16, 6))]
+    model.imitation = Imitation(layers, torch.full((members,), 0.75), torch.tensor([[0.0] * 6, [1.0] * 6]))
     return model
 
 
@@ -113,13 +124,33 @@ def test_filling_up_adds_at_most_an_eighth():
     assert len({_rounded(count) for count in range(16_384, 32_768)}) == 9
 
 
+@pytest.mark.parametrize("prior", [False, True])
+@pytest.mark.parametrize("rollout", ["mean", "members"])
+@torch.no_grad()
+def test_what_a_gpu_replays_gives_the_same_scores(prior, rollout):
+    """On the CPU it is called, on the same static buffers."""
+    scorer = PreparedScorer(with_imitation(cheetah_model()), Objective(CHEETAH, rollout=rollout), prior=prior)
+    for seed, episodes in enumerate((3, 2, 3)):
+        states, agents, plans = problem(np.random.default_rng(seed), episodes, plans=11)
+        wanted = scorer(states, agents, plans).ravel()
+        flat = torch.from_numpy(states).float(), torch.from_numpy(agents), torch.from_numpy(plans).flatten(0, 1)
+        start, ids = (part.repeat_interleave(11, 0) for part in flat[:2])
+        np.testing.assert_allclose(scorer._replay(start, ids, flat[2]), wanted, rtol=1e-5, atol=1e-5)
+    assert len(scorer._graphs) == 2
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("prior", [False, True])
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.3)])
-def test_a_gpu_gives_the_scores_of_the_cpu(precision, tolerance, rng):
-    model, goal = cheetah_model(), Objective(CHEETAH, rollout="mean", penalty=3.0)
-    there = PreparedScorer(cheetah_model().to("cuda"), goal, precision)
-    for episodes in (3, 2, 3):  # the graph of three is captured, then played again
+def test_a_gpu_gives_the_scores_of_the_cpu(precision, tolerance, prior, rng):
+    model, goal = with_imitation(cheetah_model()), Objective(CHEETAH, rollout="mean", penalty=3.0)
+    there = PreparedScorer(with_imitation(cheetah_model()).to("cuda"), goal, precision, prior=prior)
+    for episodes in (3, 2) * (WARM_UP + 2):  # their graphs are captured, then played again
         states, agents, plans = problem(rng, episodes, plans=50, horizon=10)
-        wanted = PreparedScorer(model, goal)(states, agents, plans)
+        wanted = PreparedScorer(model, goal, prior=prior)(states, agents, plans)
         np.testing.assert_allclose(there(states, agents, plans), wanted, atol=tolerance)
-    assert all(graph._graph is not None for graph in there._graphs.values())
+        stays = there.scores(states, agents, torch.from_numpy(plans).to("cuda"))
+        assert stays.device.type == "cuda"
+        np.testing.assert_allclose(stays.cpu().numpy(), wanted, atol=tolerance)
+    assert len(there._graphs) == 2
+    assert all(graph.replayed.captured for graph in there._graphs.values())
