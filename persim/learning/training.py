@@ -258,8 +258,7 @@ def train(
         progress: called after every epoch.
 
     Raises:
-        InputError: the checkpoint is damaged or belongs to another run, a number is below 1, or the model is not
-            for such data.
+        InputError: the checkpoint is damaged or another run's, a number is below 1, or the model is not for such data.
         DivergenceError: the loss became non-finite.
     """
     check_at_least("holdout_every", holdout_every, 1)

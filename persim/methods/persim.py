@@ -105,11 +105,7 @@ class PerSimSettings:
         return settings.with_tuned(spec, options, tuned)
 
     def with_tuned(self, spec: EnvSpec, options: Options, tuned: Mapping[str, Any]) -> PerSimSettings:
-        """Replace what ``tuned`` (a part of ``PerSim.about``) says; a rank or planner of the command line stays.
-
-        Raises:
-            InputError: there are no such settings, or a value is out of range.
-        """
+        """Replace what ``tuned`` (part of ``PerSim.about``) says, or refuse it; a rank or planner of a command stays."""
         with contents_of("tuned settings"):
             return self._with_tuned(spec, options, tuned)
 

@@ -17,8 +17,8 @@ from persim.storage import owners
 
 STORE = "store"
 # Of a store; each is made when something is kept in it.
-_FOLDERS = ("cells", "requests", "datasets", "models", "parts", "pieces", "checkpoints", "choices", "locks", "plots")
-_FOLDERS += ("oracle", "studies", "sweeps", "tune")
+_FOLDERS = ("cells", "requests", "datasets", "models", "parts", "pieces", "checkpoints", "choices", "locks", "plots",
+            "oracle", "studies", "sweeps")  # fmt: skip
 _BLOCK = bytes(4096)  # what a folder has to have room for
 _OLD_SECONDS = 86_400.0  # no writer takes so long, on whatever machine
 
