@@ -129,7 +129,7 @@ def _plots(grid: Grid, cells: CellStore, results: Sequence[FinishedCell]) -> Non
     for env, regime in grid.data:
         own = [done for done in results if done.cell.env == env and done.cell.regime in (regime, TRUE_ENV_REGIME)]
         if own:
-            name = f"{grid.suite.name}-{file_name(env)}-{regime}.png"
+            name = f"{file_name(grid.suite.name, env, regime)}.png"
             about = f"{get(env).title}, {regime} data, {grid.options.preset} budget"
             print(f"plot: {plot_methods(cells.root / 'plots' / name, own, about)}")
 
@@ -144,7 +144,9 @@ def run(args: argparse.Namespace, grid: Grid, cells: CellStore) -> dict[str, str
     tidy(cells, done)
     if done:
         print(f"{len(done)} of {len(done) + len(todo)} cells are finished already in {cells.root}", file=sys.stderr)
+    console.doing(f"benchmark.py: computing {len(todo)} cells")
     failed = compute(args, todo, cells) if todo else {}
+    console.doing("benchmark.py: laying out the results")
     results, _ = _todo(grid, cells)
     if grid.suite.name == theorem.SUITE:
         print(written(theorem.table(theorem.curves(results))))

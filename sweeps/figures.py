@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from baselines.registry import METHODS
 from persim import console
 from persim.envs import get
-from persim.errors import InputError, check_at_least
+from persim.errors import InputError, check_at_least, check_seed
 from persim.storage import store
 from sweeps.reporting.draw import save_png
 from sweeps.reporting.frames import AGENTS, StoredModel, factor_frame, rollout_frame, stored_models
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write rows and pictures; returns the exit status."""
     args = parser().parse_args(argv)
     check_at_least("agents", args.agents, 1)
-    check_at_least("seed", args.seed, 0)
+    check_seed(args.seed)
     roots = args.store or [Path("runs")]
     for root in roots:
         store.reach(root)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from persim import console
 from persim.data import REGIMES, check_regime
 from persim.envs import EnvSpec, get, names
-from persim.errors import InputError, check_at_least, check_between
+from persim.envs.spec import MOST_AGENTS
+from persim.errors import InputError, check_at_least, check_between, check_seed
 from persim.storage.cells import Request
 from persim.storage.store import is_remote
-from sweeps.engine import lock as remote_lock
+from sweeps.engine import leftovers
+from sweeps.engine import lock as locks
 from sweeps.engine.session import check_address
-from sweeps.grid.devices import add_device_options, check_device_options
+from sweeps.grid.devices import MOST_CPUS, add_device_options, check_device_options
 from sweeps.tuning.sweep import Failure
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, --help none
@@ -55,12 +56,13 @@ def check_options(args: argparse.Namespace) -> EnvSpec:
     """
     spec = get(args.env)
     check_regime(args.regime, spec)
-    check_at_least("agents", args.agents, len(spec.test_agents), f"{spec.name} has that many test agents")
-    check_at_least("seed", args.seed, 0)
+    least = len(spec.test_agents)
+    check_at_least("agents", args.agents, least, f"{spec.name} has that many test agents", most=MOST_AGENTS)
+    check_seed(args.seed)
     check_between("hold-out share", args.holdout, 0, 1)
     check_device_options(args)
     if args.cpus is not None:
-        check_at_least("cpus", args.cpus, 1)
+        check_at_least("cpus", args.cpus, 1, most=MOST_CPUS)
     if args.address is not None:
         check_address(args.address)
     return spec
@@ -75,17 +77,17 @@ def only_driver(root: Path, sweep_id: str) -> Iterator[None]:
     """
     path = root / "locks" / f"{sweep_id}.lock"
     if is_remote(path):
-        with remote_lock.held(path):
+        with locks.held(path):
             yield
         return
-    path.parent.mkdir(exist_ok=True)
-    with path.open("w") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            stack.enter_context(locks.file_lock(path, wait=False))
+        except BlockingIOError as error:
             raise InputError(
                 f"another process is running this sweep in store {str(root)!r}; wait for it, or give another --store"
             ) from error
+        leftovers.remove_locks(path.parent)
         yield
 
 
@@ -115,6 +117,7 @@ def driving(args: argparse.Namespace, command: str, lock: str, request: Callable
 
 def close(mirror: Mirror, request: Request) -> bool:
     """Send what is left, and say where to look; returns whether MLflow has everything."""
+    console.doing(f"sending what is left to MLflow at {mirror.uri}")
     lacking = mirror.close()
     if lacking:
         print(f"MLflow at {mirror.uri} lacks {lacking} runs; the next command sends them when it answers again")

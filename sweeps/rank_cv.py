@@ -25,6 +25,7 @@ from persim.errors import InputError, check_at_least, check_choice
 from persim.learning.presets import EPOCHS, RANKS
 from persim.methods.holdout import BLOCKS, TRANSITIONS, HoldOut
 from persim.methods.job import Job
+from persim.methods.protocol import MOST_RANK
 from persim.methods.tuned import RANK, rank_path
 from persim.storage import store
 from persim.storage.cells import CellStore, FinishedCell, file_name
@@ -78,11 +79,11 @@ def checked_settings(args: argparse.Namespace) -> SweepSettings:
     if not has_test_policy(spec.name):
         print(f"{spec.name} has no test policy: the prediction test plays random actions", file=sys.stderr)
     for rank in args.ranks:
-        check_at_least("rank", rank, 1)
+        check_at_least("rank", rank, 1, most=MOST_RANK)
     if len(set(args.ranks)) < len(args.ranks):
         raise InputError(f"ranks {','.join(map(str, args.ranks))} name one twice; give each once")
-    check_at_least("repeats", args.repeats, 1)
-    check_at_least("epochs", args.epochs, 1)
+    check_at_least("repeats", args.repeats, 1, most=1000)
+    check_at_least("epochs", args.epochs, 1, most=10**6)
     check_choice("error", args.error, ERRORS)
     if args.error == ONE_STEP and args.steps is not None:
         raise InputError(
@@ -108,11 +109,12 @@ def unfinished_settings(args: argparse.Namespace, given: Sequence[str]) -> Sweep
     """
     paths = sorted((args.store / "sweeps").glob(f"{file_name(args.env)}-*.json"), key=lambda path: path.stat().st_mtime)
     records = (store.read_record(path, MANIFEST) for path in reversed(paths))
-    saved = next((record["settings"] for record in records if not record["finished"]), None)
+    saved = next((record.get("settings") for record in records if not record.get("finished")), None)
     if saved is None:
         why = f"store {str(args.store)!r} has no unfinished sweep of {args.env}"
         raise InputError(f"{why}; leave --resume out to start one, or give its --store")
-    settings = SweepSettings(**{**saved, "ranks": tuple(saved["ranks"])})
+    with store.contents_of(args.store / "sweeps"):
+        settings = store.build(SweepSettings, saved)
     options = {word.partition("=")[0] for word in given}
     for name, value in asdict(settings).items():
         option = f"--{name.replace('_', '-')}"
@@ -148,7 +150,7 @@ def _report(
 
     summaries = summarise(trials)
     chosen = choose(summaries)
-    plot = root / "plots" / f"rank-{file_name(settings.env)}-{settings.regime}-{settings.agents}.png"
+    plot = root / "plots" / f"{file_name('rank', settings.env, settings.regime, settings.agents)}.png"
     finite = [summary for summary in summaries if math.isfinite(summary.error)]
     save_png(plot, lambda: rank_figure(settings.title, trials, finite, chosen))
     path = rank_path(root, settings.env, settings.regime, settings.agents)

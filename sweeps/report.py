@@ -22,7 +22,7 @@ from pathlib import Path
 
 from persim import console
 from persim.errors import InputError, check_choice
-from persim.storage import store
+from persim.storage import owners, store
 from sweeps.reporting import rows as row_files
 from sweeps.reporting.goal import check_notes
 from sweeps.reporting.page import Section, render
@@ -111,8 +111,10 @@ def write_all(out: Path, contents: Mapping[str, bytes]) -> None:
         InputError: the folder cannot be written.
     """
     store.prepare_folder(out, "out")
+    for name in contents:
+        store.regular(out / name, "out")
     try:
-        with tempfile.TemporaryDirectory(dir=out, prefix=".report.", suffix=".part") as aside:
+        with tempfile.TemporaryDirectory(dir=out, prefix=f".{owners.mark()}.", suffix=".part") as aside:
             for name, data in contents.items():
                 store.write_atomic(Path(aside) / name, data)
             for name in contents:

@@ -101,16 +101,16 @@ def checked_settings(args: argparse.Namespace) -> StudySettings:
     """
     spec = check_options(args)
     check_choice("objective", args.objective, OBJECTIVES)
-    check_at_least("trials", args.trials, 1)
+    check_at_least("trials", args.trials, 1, most=10_000)
     reward = args.objective == "reward"
     if args.episodes is not None and not reward:
         raise InputError("--episodes counts with --objective reward only; leave it out, or add that")
     if args.epochs is not None:
-        check_at_least("epochs", args.epochs, 1)
+        check_at_least("epochs", args.epochs, 1, most=10**6)
     members = (MEMBERS if reward else 1) if args.members is None else args.members
     episodes = (REWARD_EPISODES if args.episodes is None else args.episodes) if reward else 0
-    check_at_least("members", members, 1)
-    check_at_least("episodes", episodes, int(reward))
+    check_at_least("members", members, 1, most=1000)
+    check_at_least("episodes", episodes, int(reward), most=10**5)
     space = _read_space(args, spec)
     data = args.env, args.regime, args.agents, args.holdout, args.seed
     study = StudySettings(*data, args.objective, members, episodes, space)
@@ -180,7 +180,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.print_space:
         check_choice("objective", args.objective, OBJECTIVES)
-        print(as_yaml(_built_in(args, get(args.env))) if args.space is None else args.space.read_text(), end="")
+        space = _built_in(args, get(args.env))
+        Space.of(space) if args.space is None else Space.read(args.space)  # refuses what cannot be searched
+        print(as_yaml(space) if args.space is None else args.space.read_text(encoding="utf-8"), end="")
         return 0
     study, cells = checked_settings(args), CellStore(args.store)
     journal = Journal(study, cells)

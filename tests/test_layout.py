@@ -55,7 +55,8 @@ ALLOWED = {
     "stable_baselines3": ["baselines.morel", "persim.data.train_policies"],
 }
 LIGHT = ["persim.cli", "baselines.registry", "sweeps.benchmark", "sweeps.engine.in_process"]
-LINES, SWEEPS_LINES, FILE_LINES = 26_000, 7_700, 300
+# 5,000 more than before issues 20 and 21: own tables, the one writer, checks of what files and environments hold.
+LINES, SWEEPS_LINES, FILE_LINES = 27_000, 7_900, 300
 
 
 def name_of(path):

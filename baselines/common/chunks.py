@@ -83,8 +83,9 @@ def train(trainee: Trainee, part: Part, identity: Mapping[str, Any]) -> Weights:
         arrays, settings = store.read_arrays(path, CHECKPOINT)
         if store.canonical_json(settings.pop("identity", None)) != store.canonical_json(identity):
             raise InputError(f"checkpoint {str(path)!r} belongs to another run; delete it or give another path")
-        trainee.load_state(arrays)
-        progress = Progress(**settings)
+        with store.contents_of(path):
+            progress = store.build(Progress, settings)
+            trainee.load_state(arrays)
     saved = time.monotonic()
     while progress.chunks < trainee.chunks:
         clock = time.perf_counter()

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from persim.errors import InputError
 from persim.storage.store import Arrays
 
 
@@ -34,8 +35,15 @@ def net_arrays(net: nn.Module) -> Arrays:
 
 
 def load_net(net: nn.Module, arrays: Arrays) -> None:
-    """Loads weights that ``net_arrays`` returned."""
-    net.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
+    """Loads weights that ``net_arrays`` returned.
+
+    Raises:
+        InputError: they are those of another network.
+    """
+    try:
+        net.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
+    except RuntimeError as error:  # of other names or shapes
+        raise InputError(f"the weights are not those of this {type(net).__name__}; give its own") from error
 
 
 def adam_arrays(optimiser: torch.optim.Optimizer) -> Arrays:

@@ -12,7 +12,7 @@ from persim import console
 from persim.cli.training import Commands
 from persim.data import REGIMES, Trajectories, check_regime, collect_regime
 from persim.envs import EnvSpec, get, names
-from persim.errors import check_at_least
+from persim.errors import check_seed
 from persim.evaluation import paper
 from persim.storage import store
 
@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
     """Record, save and describe the data."""
     spec = get(args.env)
     check_regime(args.regime, spec)
-    check_at_least("seed", args.seed, 0)
+    check_seed(args.seed)
     spec.sample_agents(args.agents, np.random.default_rng(0))  # refuses too few agents before anything is written
-    store.prepare_folder(args.out.resolve().parent, "folder of --out")
+    store.prepare_files("--out", args.out)
     data = recorded(spec, args.regime, args.agents, args.seed)
     data.save(args.out)
     print(f"{len(data)} transitions saved to {args.out}")

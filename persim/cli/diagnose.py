@@ -11,6 +11,7 @@ from persim.cli.collect import recorded
 from persim.cli.training import Commands
 from persim.data import Trajectories, check_regime
 from persim.envs import get
+from persim.envs.registry import recorded as recorded_env
 from persim.errors import InputError
 from persim.evaluation.diagnosis import Diagnosis, diagnose
 from persim.evaluation.factors import agent_factors, covariate_r2, tsne
@@ -42,6 +43,7 @@ def add(commands: Commands) -> None:
                    help="the simulator, as written by predict --save-model and the sweeps")  # fmt: skip
     p.add_argument("--data", type=Path, metavar="PATH", help="its training data, as written by collect (recorded "
                    "again by the agents, regime and seed in the model's file)")  # fmt: skip
+    p.add_argument("--env", help="the environment of the files, if it is not built in: module:ATTRIBUTE of its EnvSpec")
     p.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the energies and maps of the agents' factors")
     p.set_defaults(run=run)
 
@@ -50,12 +52,14 @@ def run(args: argparse.Namespace) -> int:
     """Print the table, the verdict and the R2 of the covariates, and draw them."""
     if args.plot and args.plot.suffix != ".png":
         raise InputError(f"plot {str(args.plot)!r} is not a PNG file; give a name that ends in .png")
+    if args.env is not None:
+        get(args.env)
     model, about = LowRankDynamics.load(args.model)
     data = _data(args, about)
-    spec = get(data.env)
-    found = diagnose(model, data)
+    spec = recorded_env(data.env)
     if args.plot:
-        store.prepare_folder(args.plot.resolve().parent, "folder of --plot")
+        store.prepare_files("--plot", args.plot)
+    found = diagnose(model, data)
     title = f"{spec.title}, {data.regime or 'unknown'} data, {data.n_agents} agents"
     print(f"\n{_table(title, found)}\n\n{verdict(found)}")
     factors, values = agent_factors(model), data.covariates
@@ -82,7 +86,7 @@ def _data(args: argparse.Namespace, about: dict[str, Any]) -> Trajectories:
     if args.data is None:
         if not set(NEEDED) <= set(about):
             raise InputError(f"model {str(args.model)!r} does not say what it was trained on; give its data as --data")
-        spec = get(about["env"])
+        spec = recorded_env(about["env"])
         return recorded(spec, check_regime(about["regime"], spec), int(about["agents"]), int(about["seed"]))
     data = Trajectories.load(args.data)
     if about.get("env", data.env) != data.env:

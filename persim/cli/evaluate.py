@@ -14,7 +14,7 @@ from persim.cli.training import Commands, add_options, chosen_persim, covariate_
 from persim.cli.unseen import add_unseen_options, asked_method
 from persim.data import check_regime
 from persim.envs import get
-from persim.errors import check_at_least, check_choice
+from persim.errors import check_at_least, check_choice, check_seed
 from persim.evaluation import oracle, paper
 from persim.evaluation.reward import EPISODES, average_rewards
 from persim.methods import PlanningSettings, TrueEnv
@@ -86,9 +86,9 @@ def _asked(args: argparse.Namespace, device: str) -> _Asked:
     spec = get(args.env)
     check_regime(args.regime, spec)
     check_choice("scorer", args.scorer, SCORERS)
-    check_at_least("episodes", args.episodes, 1)
+    check_at_least("episodes", args.episodes, 1, most=10**5)
     for seed in args.seeds:
-        check_at_least("seed", seed, 0)
+        check_seed(seed)
     check_once("--seeds", args.seeds)
     planning = chosen_planning(args, spec, args.planner)
     ours = chosen_persim(args, spec, planning)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from persim.cli.training import Commands
 from persim.data.policies import WEIGHTS_FOLDER, weights_path
 from persim.envs import get
-from persim.errors import InputError, check_at_least, check_choice
+from persim.errors import InputError, check_at_least, check_choice, check_seed
 from persim.storage import store
 
 
@@ -42,13 +42,13 @@ def run(args: argparse.Namespace) -> int:
     from persim.data.train_policies import RECIPES, policy_names, write_manifest
 
     check_choice("environment", args.env, RECIPES)
-    check_at_least("seed", args.seed, 0)
-    check_at_least("jobs", args.jobs, 1)
+    check_seed(args.seed)
+    check_at_least("jobs", args.jobs, 1, most=1000)
     allowed = policy_names(get(args.env))
     chosen = args.policies.split(",") if args.policies else list(allowed)
     for which in chosen:
         check_choice("policy", which, allowed)
-    store.prepare_folder(args.out, "folder --out")
+    store.prepare_files("--out", *(args.out / weights_path(args.env, which).name for which in chosen))
     failures = 0
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.jobs, mp_context=context) as pool:

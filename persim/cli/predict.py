@@ -11,7 +11,7 @@ from persim.cli.unseen import add_unseen_options, asked_method
 from persim.data import check_regime
 from persim.data.policies import load_test_policy
 from persim.envs import EnvSpec, get
-from persim.errors import InputError, check_at_least
+from persim.errors import check_seed
 from persim.evaluation import paper
 from persim.methods import PlanningSettings
 from persim.methods.job import Job, predictions
@@ -43,15 +43,12 @@ def run(args: argparse.Namespace) -> int:
     spec = get(args.env)
     check_regime(args.regime, spec)
     load_test_policy(spec.name, spec.action_space)
-    check_at_least("seed", args.seed, 0)
+    check_seed(args.seed)
     device = resolve_device(args.device)
     ours = chosen_persim(args, spec, PlanningSettings.of(spec))
     method, n_agents, unseen = asked_method(args, spec, ours, device)
-    if args.save_model is not None:
-        if args.save_model.is_dir():
-            raise InputError(f"--save-model {str(args.save_model)!r} is a folder; give the name of a file in it")
-        store.prepare_folder(args.save_model.resolve().parent, "folder of --save-model")
-    store.prepare_folder(args.store)
+    saved = [] if args.save_model is None else [args.save_model]
+    store.prepare_files("--save-model", *saved, also=[(args.store, store.STORE)])
     job = Job.of(method, args.env, args.regime, n_agents, args.seed, predictions(spec, unseen))
     cells = CellStore(args.store)
     cells.ask(Request("predict", "", (job.cell.id,)))

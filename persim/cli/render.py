@@ -10,13 +10,21 @@ from numpy.typing import NDArray
 
 from persim import console, seeding
 from persim.cli.planning import add_planner_options, chosen_planning, oracle_policy
-from persim.cli.training import Commands, add_options, chosen_persim, covariate_text, ensemble, resolve_device
+from persim.cli.training import (
+    Commands,
+    add_options,
+    chosen_persim,
+    covariate_text,
+    ensemble,
+    read_model,
+    resolve_device,
+)
 from persim.data import check_regime
 from persim.data.collect import population
 from persim.data.policies import BatchPolicy, UniformPolicy, load_test_policy
 from persim.envs import EnvSpec, get
 from persim.envs.spec import Array, pictures
-from persim.errors import InputError, check_at_least, check_choice
+from persim.errors import InputError, check_choice, check_seed
 from persim.evaluation import oracle
 from persim.evaluation.pictures import HORIZONS, episode_states, prediction_figure, save_gif, thinned
 from persim.evaluation.prediction import true_rollouts
@@ -25,6 +33,7 @@ from persim.methods import PlanningSettings
 from persim.methods.persim import make_simulator
 from persim.planning.registry import NAMES, default_planner
 from persim.storage import store
+from persim.storage.cells import file_name
 
 OTHERS = ("test", "random", "oracle")
 
@@ -55,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     spec = get(args.env)
     pictures(spec)
     check_regime(args.regime, spec)
-    check_at_least("seed", args.seed, 0)
+    check_seed(args.seed)
     n_test = len(spec.test_agents)
     agents = [number - 1 for number in args.agents_to_test or range(1, n_test + 1)]
     for agent in agents:
@@ -63,24 +72,26 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"agent {agent + 1} is not a test agent of {spec.name}; give 1 to {n_test}")
     name = _policy_name(args, spec)
     device, method = resolve_device(args.device), chosen_persim(args, spec, PlanningSettings.of(spec))
-    store.prepare_folders((args.out, "folder --out"), (args.store, "store"))
+    if args.model is not None:
+        read_model(args.model, spec, args.regime, device)  # refused before anything is written
+    paths = [args.out / f"{file_name(spec.name)}-agent{agent + 1}.gif" for agent in agents]
+    table = args.out / f"{file_name(spec.name)}-prediction.png"
+    store.prepare_files("--out", *paths, table, also=[(args.store, store.STORE)])
     model, about = ensemble(args, spec, method, args.seed, device)
     covariates = population(spec, int(about["agents"]), int(about["seed"]))
-    for agent in agents:
+    for agent, path in zip(agents, paths, strict=True):
         policy = _policy(args, spec, name, model, covariates, np.array([agent]))
         rng = seeding.generator(args.seed, "render", agent)
         states = episode_states(spec, covariates[agent], policy, rng)
-        path = args.out / f"{spec.name.replace(':', '.')}-agent{agent + 1}.gif"
         save_gif(pictures(spec)(thinned(states), covariates[agent]), path)
         print(f"{path}: {len(states) - 1} steps of agent {agent + 1} under {name}")
     each = np.array(agents)
     policy = _policy(args, spec, name, model, covariates, each)
     rollouts = true_rollouts(spec, policy, seeding.generator(args.seed, "render", "prediction"), agents, episodes=1)
-    path = args.out / f"{spec.name.replace(':', '.')}-prediction.png"
     texts = [covariate_text(spec, row).replace(", ", "\n") for row in covariates[each]]
     titles = [f"agent {agent + 1}\n{text}" for agent, text in zip(agents, texts, strict=True)]
-    prediction_figure(spec, model, rollouts, covariates[each], HORIZONS, path, titles)
-    print(f"{path}: predictions {HORIZONS[0]} to {HORIZONS[-1]} steps ahead under {name}")
+    prediction_figure(spec, model, rollouts, covariates[each], HORIZONS, table, titles)
+    print(f"{table}: predictions {HORIZONS[0]} to {HORIZONS[-1]} steps ahead under {name}")
     return 0
 
 

@@ -22,7 +22,7 @@ from persim.cli.training import (
 )
 from persim.data import Trajectories, check_regime
 from persim.envs import EnvSpec, get
-from persim.errors import InputError, check_at_least
+from persim.errors import check_at_least, check_seed
 from persim.methods import synthetic_trajectories
 from persim.methods.persim import make_simulator
 from persim.methods.synthetic import PER_AGENT
@@ -62,10 +62,8 @@ def run(args: argparse.Namespace) -> int:
     """Generate, save and describe the trajectories."""
     spec = get(args.env)
     check_regime(args.regime, spec)
-    check_at_least("seed", args.seed, 0)
-    check_at_least("per_agent", args.per_agent, 1)
-    if args.out.is_dir():
-        raise InputError(f"--out {str(args.out)!r} is a folder; give the name of a file to write in it")
+    check_seed(args.seed)
+    check_at_least("per_agent", args.per_agent, 1, most=10**5)
     planning = chosen_planning(args, spec, args.planner, whole=True)
     device, method, n_agents = resolve_device(args.device), chosen_persim(args, spec, planning), args.agents
     if args.model:
@@ -75,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     check_once("--agents-to-test", numbers)
     agents = tuple(number - 1 for number in numbers)
     check_agents(np.array(agents), n_agents)
-    store.prepare_folders((args.out.resolve().parent, "folder of --out"), (args.store, "store"))
+    store.prepare_files("--out", args.out, also=[(args.store, store.STORE)])
     model, about = ensemble(args, spec, method, args.seed, device)
     data = recorded(spec, args.regime, int(about["agents"]), int(about["seed"]))
     title = f"{len(agents) * args.per_agent} episodes"

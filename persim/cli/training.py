@@ -179,6 +179,7 @@ class StageBar:
 
     def __call__(self, stage: str, share: float) -> None:
         """Show the share of a stage that is done."""
+        console.doing(stage)
         if stage.partition(",")[0] != self._stage:
             self.close()
             self._stage = stage.partition(",")[0]
@@ -210,9 +211,11 @@ def ensemble(
     announce(job, cells, seed)
     found = trained(job, cells, device, bar)
     bar.close()
-    model = LowRankDynamics.from_arrays(found.arrays, ModelSettings(**found.settings["model"])).to(device)
-    about = {name: found.settings["about"][name] for name in ("env", "regime", "agents", "seed")}
-    return model, about
+    with store.contents_of(cells.root / job.model_file):
+        shape = store.build(ModelSettings, found.settings["model"])
+        about = {name: found.settings["about"][name] for name in ("env", "regime", "agents", "seed")}
+        model = LowRankDynamics.from_arrays(found.arrays, shape)
+    return model.to(device), about
 
 
 def announce(job: Job, cells: CellStore, seed: int) -> None:

@@ -103,8 +103,9 @@ class NetworkPolicy(BatchPolicy):
             InputError: the file is missing or damaged.
         """
         arrays, settings = store.read_arrays(path, KIND)
-        layers = [(arrays[f"{i}.weight"], arrays[f"{i}.bias"]) for i in range(len(arrays) // 2)]
-        return cls(layers, settings.get("head", "argmax")), settings
+        with store.contents_of(path):
+            layers = [(arrays[f"{i}.weight"], arrays[f"{i}.bias"]) for i in range(len(arrays) // 2)]
+            return cls(layers, settings.get("head", "argmax")), settings
 
 
 def weights_path(env: str, which: str | int = "test") -> Path:

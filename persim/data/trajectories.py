@@ -14,11 +14,22 @@ from numpy.typing import NDArray
 
 from persim.envs.spec import ActionSpace as ActionSpace
 from persim.envs.spec import HasActions
-from persim.errors import InputError
+from persim.errors import InputError, check_at_least, check_name
 from persim.storage import store
 
 KIND = "trajectories"
-_COLUMNS = ("agent", "step", "observation", "action", "next_observation", "reward", "terminated", "truncated")
+_TYPES: dict[str, type[np.generic]] = {
+    "agent": np.int64,
+    "step": np.int64,
+    "observation": np.float32,
+    "action": np.float32,  # of discrete ones int64
+    "next_observation": np.float32,
+    "reward": np.float32,
+    "terminated": np.bool_,
+    "truncated": np.bool_,
+}
+_COLUMNS = tuple(_TYPES)
+_MOST_AGENTS = 10**6
 
 
 def _space_to_settings(space: ActionSpace) -> dict[str, object]:
@@ -37,6 +48,8 @@ def _space_from_settings(settings: dict[str, Any]) -> ActionSpace:
 @dataclass(frozen=True)
 class Trajectories(HasActions):
     """Transitions, one per row, ordered by agent, episode and step.
+
+    Columns of another width, such as float64 states or int32 actions, are converted; those of another kind are refused.
 
     Axis letters: M rows, N agents, S state dimensions, A action dimensions, C covariates.
 
@@ -57,8 +70,8 @@ class Trajectories(HasActions):
         synthetic: whether a model made the data; ``regime`` is then that of the model's training data.
 
     Raises:
-        InputError: the columns do not fit each other, a value is not finite, an agent id or action is out
-            of range, or the steps of an episode do not count up from 0.
+        InputError: the columns do not fit each other, are of another kind, a value is not finite, an agent id or
+            action is out of range, or the steps of an episode do not count up from 0.
     """
 
     env: str
@@ -77,6 +90,12 @@ class Trajectories(HasActions):
     synthetic: bool = False
 
     def __post_init__(self) -> None:
+        check_at_least("trajectories: n_agents", self.n_agents, 1, most=_MOST_AGENTS)
+        for name, kind in _TYPES.items():
+            kind = np.int64 if name == "action" and self.discrete else kind
+            object.__setattr__(self, name, _converted(name, getattr(self, name), kind))
+        if self.covariates is not None:
+            object.__setattr__(self, "covariates", _converted("covariates", self.covariates, np.float64))
         _check_shapes(self)
         _check_values(self)
         for field in fields(self):
@@ -145,14 +164,16 @@ class Trajectories(HasActions):
             InputError: the file is missing, damaged, or does not hold valid trajectories.
         """
         arrays, settings = store.read_arrays(path, KIND)
-        try:
+        lacking = [name for name in _COLUMNS if name not in arrays]
+        lacking += [name for name in ("env", "n_agents", "regime", "action_space") if name not in settings]
+        if lacking:
+            raise InputError(f"{str(path)!r} lacks {', '.join(map(repr, lacking))}; record the dataset again")
+        with store.contents_of(path):
             about: dict[str, Any] = {name: arrays[name] for name in _COLUMNS}
-            about |= {name: settings[name] for name in ("env", "n_agents", "regime")}
-            space = _space_from_settings(settings["action_space"])
-        except KeyError as error:
-            raise InputError(f"{str(path)!r} lacks {error}; record the dataset again") from error
-        about |= {"covariates": arrays.get("covariates"), "synthetic": settings.get("synthetic", False)}
-        return cls(action_space=space, **about)
+            about |= {"env": check_name("env", settings["env"]), "n_agents": settings["n_agents"]}
+            about |= {"regime": settings["regime"] and check_name("regime", settings["regime"])}
+            about |= {"covariates": arrays.get("covariates"), "synthetic": bool(settings.get("synthetic", False))}
+            return cls(action_space=_space_from_settings(settings["action_space"]), **about)
 
     def _arrays(self) -> store.Arrays:
         arrays = {name: getattr(self, name) for name in _COLUMNS}
@@ -165,12 +186,25 @@ class Trajectories(HasActions):
         return settings | ({"synthetic": True} if self.synthetic else {})
 
 
+def _converted(name: str, column: Any, kind: type[np.generic]) -> NDArray[Any]:
+    """The column ``[M, ...]`` as this type, which only its width may have to change for."""
+    found = np.asarray(column)
+    if found.dtype == kind:
+        return found
+    if not np.can_cast(found.dtype, kind, "same_kind") or (found.dtype == np.bool_) != (kind is np.bool_):
+        wanted = np.dtype(kind).name
+        raise InputError(f"trajectories: column {name!r} has type {found.dtype}; give {wanted}, or what fits into it")
+    with np.errstate(over="ignore"):  # what becomes infinite is refused with what is not finite
+        return found.astype(kind)
+
+
 def _check_shapes(data: Trajectories) -> None:
-    rows = len(data.agent)
+    rows = len(data.agent) if data.agent.ndim else 0
     if rows == 0:
         raise InputError("trajectories hold no transition; give at least one")
     wanted: dict[str, tuple[int, ...]] = dict.fromkeys(_COLUMNS, (rows,))
-    wanted |= dict.fromkeys(("observation", "next_observation"), (rows, data.observation.shape[-1]))
+    states = (rows, *data.observation.shape[-1:])
+    wanted |= dict.fromkeys(("observation", "next_observation"), states)
     wanted["action"] = (rows,) if data.discrete else (rows, data.action_dim)
     if data.covariates is not None:
         wanted["covariates"] = (data.n_agents, *data.covariates.shape[1:])

@@ -12,7 +12,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from persim.errors import InputError
+from persim.errors import InputError, check_at_least, check_between, check_name
 
 Array = NDArray[np.float64]
 ActionSpace = Discrete | Box
@@ -22,16 +22,30 @@ RewardFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 StateFn = Callable[[Tensor], Tensor]
 FramesFn = Callable[[Array, Array], Iterator[NDArray[np.uint8]]]
 
+_LONGEST_HORIZON = 10**6
+MOST_AGENTS = 10**5
+
 
 @dataclass(frozen=True)
 class Covariate:
-    """A physical quantity that differs between agents; ``unit`` is empty for dimensionless ones."""
+    """A physical quantity that differs between agents; ``unit`` is empty for dimensionless ones.
+
+    Raises:
+        InputError: the name is none, a number is not finite, or the range is empty.
+    """
 
     name: str
     unit: str
     low: float
     high: float
     default: float
+
+    def __post_init__(self) -> None:
+        check_name("covariate", self.name)
+        for name in ("low", "high", "default"):
+            check_between(f"{name} of covariate {self.name}", getattr(self, name), -math.inf, math.inf)
+        if not self.low < self.high:
+            raise InputError(f"covariate {self.name}: low is {self.low} and high {self.high}; give a low below high")
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,9 @@ class EnvSpec(HasActions):
         planning: optional knowledge that helps a planner.
         frames: ``(states [T, S], covariates [C]) -> T pictures [height, width, 3]`` for ``render``.
         state_names: names of the S state dimensions with their units, for pictures.
+
+    Raises:
+        InputError: a part is missing, out of range, or does not fit the others.
     """
 
     name: str
@@ -112,6 +129,46 @@ class EnvSpec(HasActions):
     planning: PlanningHints = field(default_factory=PlanningHints)
     frames: FramesFn | None = None
     state_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            check_name("name", self.name)
+            check_at_least("horizon", self.horizon, 1, most=_LONGEST_HORIZON)
+            if not isinstance(self.title, str) or not self.title.isprintable() or not self.title:
+                raise InputError(f"title is {self.title!r}; give the name for tables and plots")
+            for name in ("reset", "step", "reward", "terminated"):
+                if not callable(getattr(self, name)):
+                    raise InputError(f"{name} is {getattr(self, name)!r}; give a function")
+            self._check_agents()
+            self._check_spaces()
+        except InputError as error:
+            raise InputError(f"EnvSpec {str(self.name)[:100]!r}: {error}") from error
+
+    def _check_agents(self) -> None:
+        if not self.covariates or not all(isinstance(covariate, Covariate) for covariate in self.covariates):
+            raise InputError(f"covariates are {self.covariates!r}; give at least one Covariate")
+        if len(set(self.covariate_names)) < len(self.covariates):
+            raise InputError(f"covariates {', '.join(self.covariate_names)} name one twice; give each another name")
+        if len(self.test_agents) == 0:
+            raise InputError("test_agents are none; give the covariates of at least one")
+        for name, rows in (("test_agents", self.test_agents), ("policy_agents", self.policy_agents)):
+            try:
+                if len(rows):
+                    self.covariate_rows(rows)
+            except (TypeError, ValueError) as error:  # InputError is one
+                raise InputError(f"{name}: {error}") from error
+
+    def _check_spaces(self) -> None:
+        if not isinstance(self.observation_space, Box) or len(self.observation_space.shape) != 1:
+            raise InputError(f"observation_space is {self.observation_space}; give a Box of shape [S]")
+        space = self.action_space
+        flat = isinstance(space, Box) and len(space.shape) == 1
+        if not flat and not (isinstance(space, Discrete) and space.start == 0):
+            raise InputError(f"action_space is {space}; give a Discrete that starts at 0, or a Box of shape [A]")
+        if not self.state_dim or not self.action_dim:
+            raise InputError("a space has no dimension; give at least one")
+        if self.state_names and len(self.state_names) != self.state_dim:
+            raise InputError(f"state_names are {len(self.state_names)}; give {self.state_dim}, or none")
 
     @property
     def state_dim(self) -> int:
@@ -163,12 +220,13 @@ class EnvSpec(HasActions):
         """Draw covariates ``[N, C]``: the test agents first, the others uniform in the ranges (Section 5.1).
 
         Raises:
-            InputError: ``n_agents`` is below the number of test agents.
+            InputError: ``n_agents`` is below the number of test agents, or above a hundred thousand.
         """
         n_test = len(self.test_agents)
         if n_agents < n_test:
             have = f"{self.name} has {n_test} test agents, which come first"
             raise InputError(f"number of agents is {n_agents}, but {have}; give at least {n_test}")
+        check_at_least("number of agents", n_agents, 1, most=MOST_AGENTS)
         low, high = np.array([(covariate.low, covariate.high) for covariate in self.covariates]).T
         rest = rng.uniform(low, high, size=(n_agents - n_test, len(self.covariates)))
         return np.concatenate([np.array(self.test_agents, dtype=np.float64), rest])

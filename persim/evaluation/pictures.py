@@ -110,9 +110,22 @@ def prediction_figure(
 
 def save_png(figure: Any, path: Path) -> None:
     """Write a matplotlib figure as a PNG file, without the name of the software that drew it."""
+    store.write_atomic(path, drawn(figure, dpi=110, format="png", metadata={"Software": None}))
+
+
+def drawn(figure: Any, **how: Any) -> bytes:
+    """Draw a matplotlib figure; names in it with a ``$`` that begins no formula are drawn as they are."""
+    from matplotlib.text import Text
+
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110, format="png", metadata={"Software": None})
-    store.write_atomic(path, buffer.getvalue())
+    try:
+        figure.savefig(buffer, **how)
+    except ValueError:
+        for text in figure.findobj(Text):
+            text.set_parse_math(False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, **how)
+    return buffer.getvalue()
 
 
 def draw_map(axes: Any, points: NDArray[np.float32], values: Array, label: str) -> None:

@@ -22,6 +22,7 @@ from persim.learning.training import EpochReport, TrainResult, TrainSettings, tr
 
 Errors: TypeAlias = NDArray[np.float64]
 SPARE_MEMBERS = 2
+_MOST = 1000  # candidates, each a model of its own
 STARTS, HORIZON = 1500, 50  # rollouts over the recorded trajectories that candidates are compared by, and their steps
 WORST = 2.0  # largest error of these that a kept member may have, as a multiple of the smallest
 
@@ -51,10 +52,11 @@ class EnsembleSettings:
     candidates: int
 
     def __post_init__(self) -> None:
-        check_at_least("members", self.members, 1)
+        check_at_least("members", self.members, 1, most=_MOST)
         if self.candidates < self.members:
             fewer = f"fewer than the {self.members} members to keep"
             raise InputError(f"candidates is {self.candidates}, {fewer}; give at least {self.members}")
+        check_at_least("candidates", self.candidates, 1, most=_MOST)
 
 
 def train_ensemble(

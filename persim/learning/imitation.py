@@ -54,6 +54,18 @@ class Imitation(nn.Module):
         layers = [arrays[f"layer{number}"] for number in range(len(arrays) - 2)]
         return cls(layers, arrays["explained"], arrays["bounds"])
 
+    def check(self, members: int, inputs: int, outputs: int) -> None:
+        """Checks that the nets are those of K members with so many inputs and outputs.
+
+        Raises:
+            InputError: they are not.
+        """
+        shapes = [tuple(layer.shape) for layer in self.layers]
+        wide = [inputs, *(shape[1] for shape in shapes)]
+        fits = shapes == [(members, out, into + 1) for into, out in pairwise(wide)] and wide[-1] == outputs
+        if not fits or self.explained.shape != (members,) or self.bounds.shape != (2, outputs):
+            raise InputError("the nets of the imitation do not fit the model; give its own")
+
     @property
     def layers(self) -> list[Tensor]:
         """The layers ``[K, out, in + 1]``, first layer first."""

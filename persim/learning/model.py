@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,12 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from persim.errors import InputError, check_at_least, check_between
+from persim.errors import InputError, check_at_least, check_between, check_name, check_seed
 from persim.learning.imitation import Imitation
 from persim.learning.layers import mean_and_deviation, perceptron, uniform_layer, z_scores
 from persim.storage import store
 
 KIND = "model"
+_MOST = 10**6  # of agents, widths and the like
+# What commands read of what a model was trained on, with its check.
+_ABOUT: dict[str, Callable[[Any], object]] = {
+    "env": lambda value: check_name("env", value),
+    "regime": lambda value: check_name("regime", value),
+    "agents": lambda value: check_at_least("agents", value, 1, most=_MOST),
+    "seed": check_seed,
+}
 
 
 @dataclass(frozen=True)
@@ -59,16 +67,23 @@ class ModelSettings:
     def __post_init__(self) -> None:
         check_between("predicted", self.predicted, 0, self.state_dim, closed=True)
         for field in ("n_agents", "state_dim", "action_dim", "rank", "members"):
-            check_at_least(field, getattr(self, field), 1)
+            check_at_least(field, getattr(self, field), 1, most=_MOST)
         for field in ("state_widths", "action_widths"):
             for width in getattr(self, field):
-                check_at_least(field, width, 1)
+                check_at_least(field, width, 1, most=_MOST)
             object.__setattr__(self, field, tuple(getattr(self, field)))
 
     @property
     def outputs(self) -> int:
         """The number of dimensions that the product predicts."""
         return self.predicted or self.state_dim
+
+    @property
+    def layer_shapes(self) -> list[tuple[int, int]]:
+        """Shapes ``[out, in + 1]`` of one member's layers: of agents, then of the state and of the action encoder."""
+        state = (self.state_dim, *self.state_widths, self.outputs * self.rank)
+        action = (self.action_dim, *self.action_widths, self.rank)
+        return [(out, into + 1) for into, out in ((self.n_agents, self.rank), *pairwise(state), *pairwise(action))]
 
 
 class LowRankDynamics(nn.Module):
@@ -110,10 +125,7 @@ class LowRankDynamics(nn.Module):
     @staticmethod
     def _initial(settings: ModelSettings, rng: np.random.Generator) -> list[Tensor]:
         """Draws one member's layers: agent ``[R, N + 1]``, then state and action encoder ``[out, in + 1]``."""
-        state = (settings.state_dim, *settings.state_widths, settings.outputs * settings.rank)
-        action = (settings.action_dim, *settings.action_widths, settings.rank)
-        shapes = [(settings.n_agents, settings.rank), *pairwise(state), *pairwise(action)]
-        return [uniform_layer((fan_out, fan_in + 1), fan_in, rng) for fan_in, fan_out in shapes]
+        return [uniform_layer(shape, shape[1] - 1, rng) for shape in settings.layer_shapes]
 
     @property
     def device(self) -> torch.device:
@@ -171,8 +183,13 @@ class LowRankDynamics(nn.Module):
         """Predicts the next states ``[K, B, S]`` of agents with ids ``[B]``, each member by itself.
 
         States are ``[K, B, S]``, or ``[B, S]`` to give all members the same, and actions ``[B]`` or ``[B, A]``.
+
+        Raises:
+            InputError: the model has no agent of an id.
         """
         members = self.settings.members
+        if agents.device.type == "cpu" and not bool(((agents >= 0) & (agents < self.settings.n_agents)).all()):
+            raise InputError(f"agents are not all in 0..{self.settings.n_agents - 1}; give ids that the model has")
         agents, states, actions = (tensor.to(self.device) for tensor in (agents, states, actions))
         states = states.expand(members, *states.shape[-2:])
         encoded = self.encode_actions(actions).expand(members, -1, -1)
@@ -202,12 +219,25 @@ class LowRankDynamics(nn.Module):
         """Builds the model of ``arrays()`` or of a ``state_dict`` on the CPU.
 
         Where those of an earlier version lack ``delta_scale``, it is 0, which stands for unknown.
+
+        Raises:
+            InputError: the arrays are not those of a model with these settings.
         """
+        # Before a model is built, which may take all memory where the settings are not those of the arrays.
+        layers = [arrays[name] for name in arrays if "_layer" in name and not name.startswith("imitation.")]
+        found = sorted(tuple(layer.shape) for layer in layers)
+        if found != sorted((settings.members, *shape) for shape in settings.layer_shapes):
+            raise InputError("the weights of a model do not have the shapes that its settings say; give its own")
         model = cls(settings, [np.random.SeedSequence(0)] * settings.members)
         given = {name: torch.as_tensor(array) for name, array in arrays.items()}
         own = {name.removeprefix("imitation."): x for name, x in given.items() if name.startswith("imitation.")}
         model.imitation = Imitation.from_arrays(own) if own else None
-        model.load_state_dict({"delta_scale": torch.zeros_like(model.delta_scale)} | given)
+        if model.imitation is not None:
+            model.imitation.check(settings.members, settings.state_dim + settings.rank, settings.action_dim)
+        try:
+            model.load_state_dict({"delta_scale": torch.zeros_like(model.delta_scale)} | given)
+        except RuntimeError as error:  # of other names or shapes
+            raise InputError("the weights of a model are not those that its settings say; give its own") from error
         return model
 
     def save(self, path: Path, **about: object) -> None:
@@ -224,4 +254,9 @@ class LowRankDynamics(nn.Module):
         arrays, saved = store.read_arrays(path, KIND)
         if "model" not in saved:
             raise InputError(f"{str(path)!r} holds another method's weights; give a model that PerSim saved")
-        return cls.from_arrays(arrays, ModelSettings(**saved["model"])).to(device), saved["about"]
+        with store.contents_of(path):
+            model = cls.from_arrays(arrays, store.build(ModelSettings, saved["model"]))
+            about = dict(saved["about"])
+            for name in _ABOUT.keys() & about.keys():
+                _ABOUT[name](about[name])
+        return model.to(device), about

@@ -61,7 +61,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         for field in ("epochs", "batch_size", "halve_every"):
-            check_at_least(field, getattr(self, field), 1)
+            check_at_least(field, getattr(self, field), 1, most=10**6)
         check_at_least("average_last", self.average_last, 0)
         check_between("learning_rate", self.learning_rate, 0, 1)
         check_choice("precision", self.precision, PRECISIONS)
@@ -211,13 +211,14 @@ class _Run:
     def _restore(self, path: Path) -> None:
         """Reads what ``save`` wrote, or raises ``InputError`` if it is damaged or belongs to another run."""
         arrays, state = store.read_arrays(path, KIND)
-        if store.canonical_json(state["identity"]) != store.canonical_json(self._identity):
+        if store.canonical_json(state.get("identity")) != store.canonical_json(self._identity):
             raise InputError(f"checkpoint {str(path)!r} belongs to another run; delete it or give another path")
-        for name, tensor in self.tensors.items():
-            tensor.copy_(torch.from_numpy(arrays[name]))
-        self.adam_step.fill_(state["adam_step"])
-        for name in self.COUNTERS:
-            setattr(self, name, state[name])
+        with store.contents_of(path):
+            for name, tensor in self.tensors.items():
+                tensor.copy_(torch.from_numpy(arrays[name].reshape(tensor.shape)))
+            self.adam_step.fill_(state["adam_step"])
+            for name in self.COUNTERS:
+                setattr(self, name, type(getattr(self, name))(state[name]))
 
 
 def _epoch_order(seed: np.random.SeedSequence, epoch: int, n_rows: int) -> NDArray[np.int64]:
@@ -256,11 +257,21 @@ def train(
         progress: called after every epoch.
 
     Raises:
-        InputError: the checkpoint is damaged or belongs to another run, or a number is below 1.
+        InputError: the checkpoint is damaged or another run's, a number is below 1, or the model is not for such data.
         DivergenceError: the loss became non-finite.
     """
     check_at_least("holdout_every", holdout_every, 1)
     check_at_least("checkpoint_every", checkpoint_every, 1)
+    shape, actions = model.settings, data.action
+    agents, states, discrete = int(data.agent.max()) + 1, data.observation.shape[1], actions.ndim == 1
+    fits = actions.max() < shape.action_dim if discrete else actions.shape[1] == shape.action_dim
+    if agents > shape.n_agents or states != shape.state_dim or discrete != shape.discrete or not fits:
+        found = f"{int(actions.max()) + 1} discrete" if discrete else f"{actions.shape[1]} continuous"
+        kind = "discrete" if shape.discrete else "continuous"
+        raise InputError(
+            f"the data have {agents} agents, {states} state dimensions and {found} actions, the model has "
+            f"{shape.n_agents}, {shape.state_dim} and {shape.action_dim} {kind}; make one for these data"
+        )
     chosen = np.arange(len(data)) if rows is None else rows
     model.fit_scales(torch.from_numpy(data.observation[chosen]), torch.from_numpy(data.delta[chosen]))
     training = TrainingRows(model, data, chosen)

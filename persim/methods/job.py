@@ -101,7 +101,7 @@ class Job:
         """Names the trained weights: cells that differ only in how a method plans or what is measured share them."""
         learner = self.method.learner or self.method.name
         about = {"data": self.data_key, "method": learner, "learns_with": plain(self.method.learns_with())}
-        return f"{file_name(self.cell.env)}-{learner}-{store.settings_hash(about)}"
+        return f"{file_name(self.cell.env, learner)}-{store.settings_hash(about)}"
 
     @property
     def data_key(self) -> tuple[str, str, int, int]:

@@ -85,7 +85,8 @@ def assemble(job: Job, cells: CellStore) -> None:
     """Put the parts of the weights together, keep them in the store, and remove the parts."""
     paths = [cells.root / job.part_file(number) for number in range(job.method.parts)]
     parts = [Weights(*store.read_arrays(path, MODEL_KIND)) for path in paths]
-    whole = job.method.assemble(parts)
+    with store.contents_of(paths[0]):
+        whole = job.method.assemble(parts)
     env, regime, agents, seed = job.data_key
     about = {**whole.settings["about"], "env": get(env).name, "regime": regime, "agents": agents, "seed": seed}
     settings = {**whole.settings, "about": about, "machine": joined(map(_machine_of, parts))}
@@ -151,7 +152,8 @@ def measure_pieces(
     """Measure pieces of a cell together; returns their rows and timings, as records can hold them."""
     started, spec, covariates = time.time(), job.spec, job.covariates
     learnt = weights(job, cells)
-    fitted = job.method.restore(learnt, spec, covariates, device)
+    with store.contents_of(cells.root / job.model_file):
+        fitted = job.method.restore(learnt, spec, covariates, device)
     agents = [agent for number in numbers if (agent := job.pieces[number]) is not None]
 
     def show(step: int, running: int) -> None:

@@ -23,10 +23,11 @@ from persim.learning.presets import EPOCHS, MEMBERS, Preset, preset
 from persim.learning.training import EpochReport, TrainSettings, holdout_errors, train
 from persim.learning.unseen import Known, MapSettings, fit_map, unseen_model
 from persim.methods.planning import Planned, PlanningSettings
-from persim.methods.protocol import Method, Options, Part, Weights
+from persim.methods.protocol import MOST_RANK, Method, Options, Part, Weights
 from persim.planning.prepared import PreparedScorer
 from persim.planning.registry import make_planner
 from persim.planning.scorers import model_scorer
+from persim.storage.store import build, contents_of
 
 # The paper trains exactly the members that it keeps; two more cost 40 % and spare us the poor minima.
 BUDGETS = {
@@ -63,7 +64,7 @@ class PerSimSettings:
     polish: PolishSettings = NOT_POLISHED
 
     def __post_init__(self) -> None:
-        check_at_least("rank", self.rank, 1)
+        check_at_least("rank", self.rank, 1, most=MOST_RANK)
         if self.size.members == 1:  # it neither has a mean of its own nor disagrees
             object.__setattr__(self, "planning", self.planning.plain)
 
@@ -104,7 +105,11 @@ class PerSimSettings:
         return settings.with_tuned(spec, options, tuned)
 
     def with_tuned(self, spec: EnvSpec, options: Options, tuned: Mapping[str, Any]) -> PerSimSettings:
-        """Replace what ``tuned`` (a part of ``PerSim.about``) says; a rank or planner of the command line stays."""
+        """Replace what ``tuned`` (part of ``PerSim.about``) says or refuse it; a command's rank or planner stays."""
+        with contents_of("tuned settings"):
+            return self._with_tuned(spec, options, tuned)
+
+    def _with_tuned(self, spec: EnvSpec, options: Options, tuned: Mapping[str, Any]) -> PerSimSettings:
         nets: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in tuned.get("nets", {}).items()
         }
@@ -289,5 +294,6 @@ class PerSim(Method):
         self, weights: Weights, spec: EnvSpec, covariates: Array | None = None, device: str = "cpu"
     ) -> ModelSimulator:
         """Make the simulator with its planner; covariates ``[N, C]`` are not needed."""
-        model = LowRankDynamics.from_arrays(weights.arrays, ModelSettings(**weights.settings["model"])).to(device)
+        shape = build(ModelSettings, weights.settings["model"])
+        model = LowRankDynamics.from_arrays(weights.arrays, shape).to(device)
         return make_simulator(model, spec, self.settings.planning)

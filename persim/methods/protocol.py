@@ -21,6 +21,7 @@ from persim.storage.store import Arrays
 
 Report = Callable[[float], None]  # called now and then with the share that is done, 0 to 1
 PRESETS = ("paper", "laptop", "quick", "smoke")  # budgets, the fullest first; each method says what they mean for it
+MOST_RANK = 10_000
 T = TypeVar("T")
 
 
@@ -52,7 +53,7 @@ class Options:
     def __post_init__(self) -> None:
         check_choice("preset", self.preset, PRESETS)
         if self.rank is not None:
-            check_at_least("rank", self.rank, 1)
+            check_at_least("rank", self.rank, 1, most=MOST_RANK)
         if self.polish is not None:
             check_at_least("polish", self.polish, 0)
 

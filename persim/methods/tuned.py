@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from persim.errors import InputError
+from persim.errors import InputError, check_at_least
 from persim.storage import store
 from persim.storage.cells import file_name
 
@@ -16,12 +15,12 @@ OBJECTIVES = ("reward", "holdout")  # of tuning; a command that asks for no file
 
 def rank_path(root: Path, env: str, regime: str, agents: int) -> Path:
     """Where the rank that was chosen for these data is kept."""
-    return root / "choices" / f"rank-{file_name(env)}-{regime}-{agents}.json"
+    return root / "choices" / f"{file_name('rank', env, regime, agents)}.json"
 
 
 def tuned_path(root: Path, env: str, regime: str, agents: int, objective: str) -> Path:
     """Where the best settings for these data are kept."""
-    return root / "choices" / f"tuned-{file_name(env)}-{regime}-{agents}-{objective}.json"
+    return root / "choices" / f"{file_name('tuned', env, regime, agents, objective)}.json"
 
 
 def read_rank(root: Path, env: str, regime: str, agents: int) -> int:
@@ -36,7 +35,9 @@ def read_rank(root: Path, env: str, regime: str, agents: int) -> int:
             f"no rank was chosen yet for {env}, {regime}, {agents} agents; "
             f"run: {_command('rank_cv', env, regime, agents)}"
         )
-    return int(store.read_record(path, RANK)["rank"])
+    record = store.read_record(path, RANK)
+    with store.contents_of(path):
+        return check_at_least("rank", record["rank"], 1)
 
 
 def tuned_settings(text: str, root: Path, env: str, regime: str, agents: int) -> dict[str, Any]:
@@ -65,17 +66,19 @@ def tuned_settings(text: str, root: Path, env: str, regime: str, agents: int) ->
     path = next((path for path in paths if path.exists()), paths[0])
     kind = _kind(path)
     record = store.read_record(path, kind)
-    about = record if kind == TUNED else {"method": "persim", **record["settings"]}
+    with store.contents_of(path):
+        about = record if kind == TUNED else {"method": "persim", **record["settings"]}
     if "env" not in about:
         raise InputError(f"{str(path)!r} was written by version 0.1; {run}")
-    if about["method"] != "persim":
-        raise InputError(f"{str(path)!r} has settings of {about['method']}, but only PerSim takes settings; {run}")
+    if about.get("method") != "persim":
+        raise InputError(f"{str(path)!r} has settings of {about.get('method')}, but only PerSim takes settings; {run}")
     if about["env"] != env:
         raise InputError(f"{str(path)!r} has settings for {about['env']}, not for {env}; give another file, or {run}")
-    if kind == RANK:
-        return {"rank": int(record["rank"])}
-    tuned = ("rank", "train", "nets", *(["planning"] if about["objective"] == "reward" else []))
-    return {name: about["best"][name] for name in tuned}
+    with store.contents_of(path):
+        if kind == RANK:
+            return {"rank": check_at_least("rank", record["rank"], 1)}
+        tuned = ("rank", "train", "nets", *(["planning"] if about["objective"] == "reward" else []))
+        return {name: about["best"][name] for name in tuned}
 
 
 def _command(script: str, env: str, regime: str, agents: int) -> str:
@@ -89,7 +92,7 @@ def _kind(path: Path) -> str:
         InputError: the record holds no settings.
     """
     try:
-        kind = json.loads(path.read_bytes())["kind"]
+        kind = store.parse_json(path.read_bytes())["kind"]
     except (OSError, ValueError, KeyError, TypeError):
         return TUNED
     if kind not in (TUNED, RANK):

@@ -19,6 +19,7 @@ from persim.errors import InputError, check_at_least
 from persim.planning.scoring import Plans as Plans
 from persim.planning.scoring import Scorer
 
+_MOST_STEPS = 10**8  # of all plans for one decision: memory
 Memory = tuple[NDArray[Any], ...]
 Found = tuple[Plans, Memory]
 Samples = TypeVar("Samples", Array, Tensor)
@@ -40,8 +41,8 @@ class PlannerSettings:
     horizon: int = 50
 
     def __post_init__(self) -> None:
-        check_at_least("plans", self.plans, 1)
-        check_at_least("horizon", self.horizon, 1)
+        check_at_least("plans", self.plans, 1, most=_MOST_STEPS)
+        check_at_least("horizon", self.horizon, 1, most=_MOST_STEPS // self.plans)
 
 
 @dataclass(frozen=True)

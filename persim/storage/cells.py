@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
 import math
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import persim
-from persim.errors import InputError
+from persim.errors import InputError, check_at_least, check_name, check_seed
 from persim.storage import store
 
 KIND, REQUEST = "cell", "request"
+_FILE_NAME_BYTES = 150  # file systems take 255, and a hash, a number and a suffix follow
 _log = logging.getLogger(__name__)
 
 
@@ -32,6 +34,9 @@ class Cell:
         seed: everything random follows from it.
         settings: the method's own settings, as far as the measurement depends on them.
         measure: what is measured and how; see ``persim.methods.measure``.
+
+    Raises:
+        InputError: something is out of range, or a name could not be part of a path.
     """
 
     env: str
@@ -41,6 +46,13 @@ class Cell:
     seed: int
     settings: dict[str, Any]
     measure: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for name in ("env", "regime", "method"):
+            check_name(name, getattr(self, name))
+        check_at_least("agents", self.agents, 1)
+        check_seed(self.seed)
+        check_name("what", self.measure.get("what"))
 
     @cached_property
     def id(self) -> str:
@@ -81,6 +93,12 @@ class FinishedCell:
     model: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     machine: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not all(map(_is_row, self.rows)):
+            raise InputError("a row is no metric, agent and value; give these three")
+        for metric in {entry["metric"] for entry in self.rows}:
+            check_name("metric", metric)
 
     def value(self, metric: str, agent: int | None = None) -> float:
         """Return the one value of a metric (of an agent); infinity stands for what was not finite.
@@ -131,6 +149,14 @@ def row(metric: str, value: float, agent: int | None = None) -> dict[str, Any]:
     return {"metric": metric, "agent": agent, "value": finite_or_none(value)}
 
 
+def _is_row(entry: dict[str, Any]) -> bool:
+    """Whether these are a metric, the agent's number or None, and a number or None."""
+    metric, agent, value = (entry.get(name, _is_row) for name in ("metric", "agent", "value"))
+    whose = agent is None or (type(agent) is int and agent >= 1)
+    measured = value is None or (isinstance(value, int | float) and math.isfinite(value))
+    return len(entry) == 3 and isinstance(metric, str) and whose and measured
+
+
 def finite_or_none(value: float) -> float | None:
     """The value as JSON can hold it."""
     return float(value) if math.isfinite(value) else None
@@ -138,12 +164,20 @@ def finite_or_none(value: float) -> float | None:
 
 def plain(settings: Any) -> Any:
     """Settings in the form that JSON gives them: tuples become lists."""
-    return json.loads(store.canonical_json(settings))
+    return store.parse_json(store.canonical_json(settings))
 
 
-def file_name(env: str) -> str:
-    """The name of an environment as a part of a file name."""
-    return env.replace(":", ".")
+def file_name(*names: object) -> str:
+    """Names, such as of an environment, as a part of a file name; the one place where a name becomes one.
+
+    What could lead elsewhere, or is too long, is replaced by a hash of its own.
+    """
+    text = "-".join(map(str, names)).replace(":", ".")
+    if re.fullmatch(r"\w[\w.-]*", text) and len(text.encode()) <= _FILE_NAME_BYTES:
+        return text
+    return (
+        f"{re.sub(r'[^a-zA-Z0-9]+', '-', text)[:40]}-{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:12]}"
+    )
 
 
 class CellStore:
@@ -163,7 +197,7 @@ class CellStore:
     def dataset_path(self, env: str, regime: str, agents: int, seed: int) -> Path:
         """Where the dataset of these settings is kept."""
         name = store.settings_hash({"env": env, "regime": regime, "agents": agents, "seed": seed})
-        return self.root / "datasets" / f"{file_name(env)}-{regime}-{agents}-{name}.safetensors"
+        return self.root / "datasets" / f"{file_name(env, regime, agents)}-{name}.safetensors"
 
     def finished(self, cell: Cell) -> FinishedCell | None:
         """The finished cell, or None if it is still to be computed.
@@ -187,7 +221,7 @@ class CellStore:
         """Record what a command asks for, so that reports and MLflow know which cells belong together."""
         self.check_version()
         path = self.root / "requests" / f"{request.id}.json"
-        if not path.exists() or tuple(store.read_record(path, REQUEST)["cells"]) != request.cells:
+        if not path.exists() or read_request(path).cells != request.cells:
             store.write_record(path, REQUEST, asdict(request))
 
     def requests(self) -> Iterator[Request]:
@@ -197,8 +231,7 @@ class CellStore:
             InputError: a record is damaged.
         """
         for path in sorted((self.root / "requests").glob("*.json"), key=str):
-            record = store.read_record(path, REQUEST)
-            yield Request(**{**record, "cells": tuple(record["cells"])})
+            yield read_request(path)
 
     def labels(self) -> dict[str, dict[str, str]]:
         """By cell id the suites that asked for it, each with its preset."""
@@ -227,14 +260,25 @@ def read_finished(path: Path) -> FinishedCell:
     """
     record = store.read_record(path, KIND)
     try:
-        done = FinishedCell(**{**record, "cell": Cell(**record["cell"])})
-    except (TypeError, KeyError) as error:
+        done = store.build(FinishedCell, record)
+    except InputError as error:
         raise InputError(
             f"{str(path)!r} holds a cell of another version ({error}); move it out of the store"
         ) from error
     if done.cell.id != path.stem:
         raise InputError(f"{str(path)!r} holds cell {done.cell.id}, not the one of its name; move it out of the store")
     return done
+
+
+def read_request(path: Path) -> Request:
+    """What a record says was asked for.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    record = store.read_record(path, REQUEST)
+    with store.contents_of(path):
+        return store.build(Request, record)
 
 
 @cache

@@ -6,11 +6,8 @@ JSON files with a checksum. Paths are local, or those of ``store_path`` in an ob
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +19,12 @@ from safetensors.numpy import load as _tensors_from_bytes
 from safetensors.numpy import save as _tensors_to_bytes
 
 from persim.errors import InputError
+from persim.storage import contents, files
 from persim.storage import objects as remote
 
+prepare_files, prepare_folder, prepare_folders = files.prepare_files, files.prepare_folder, files.prepare_folders
+write_atomic, regular, STORE = files.write_atomic, files.regular, files.STORE
+build, contents_of, parse_json = contents.build, contents.contents_of, contents.parse_json
 is_remote, local_copy, reach, store_path = remote.is_remote, remote.local_copy, remote.reach, remote.store_path
 
 FORMAT_VERSION = 1
@@ -51,66 +52,6 @@ def content_hash(arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, obje
     return digest.hexdigest()
 
 
-def prepare_folder(path: Path, what: str = "store") -> Path:
-    """Create the folder and check that a file can be written in it.
-
-    Raises:
-        InputError: the folder cannot be created or written.
-    """
-    prepare_folders((path, what))
-    return path
-
-
-def prepare_folders(*wanted: tuple[Path, str]) -> None:
-    """Prepare several folders, given with their names in messages; if one fails, remove all new ones.
-
-    Raises:
-        InputError: a folder cannot be created or written.
-    """
-    local = [path for path, _ in wanted if not is_remote(path)]
-    missing = [folder for path in local for folder in (path, *path.parents) if not folder.exists()]  # innermost first
-    try:
-        for path, what in wanted:
-            _prove_writable(path, what)
-    except InputError:
-        for folder in missing:
-            with contextlib.suppress(OSError):  # not created after all, or no longer empty
-                folder.rmdir()
-        raise
-
-
-def _prove_writable(path: Path, what: str) -> None:
-    if is_remote(path):
-        remote.prove_writable(path, what)
-        return
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        why = f"{what} {str(path)!r} cannot be written ({error.strerror})"
-        raise InputError(f"{why}; give a folder with write permission") from error
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds either all of it or what it held before."""
-    if is_remote(path):
-        remote.put(path, data)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(handle, 0o644)  # with mkstemp's 0600 other users of the store could not read it
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], kind: str, settings: Mapping[str, object]) -> str:
     """Write numeric or boolean arrays of any shape ``[...]`` with their settings and return the content hash.
 
@@ -128,7 +69,7 @@ def _header(path: Path, data: bytes) -> dict[str, str]:
     """Parse the metadata of a safetensors file: an 8-byte length, then JSON with ``__metadata__``."""
     try:
         size = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + size])["__metadata__"]
+        metadata = parse_json(data[8 : 8 + size])["__metadata__"]
         return {str(key): str(value) for key, value in metadata.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, "its header cannot be read") from error
@@ -165,10 +106,11 @@ def read_arrays(path: Path, kind: str) -> tuple[Arrays, dict[str, Any]]:
     _check_kind(path, header.get("kind"), header.get("version"), kind)
     try:
         arrays: Arrays = _tensors_from_bytes(data)
-        settings: dict[str, Any] = json.loads(header["settings"])
-    except (SafetensorError, ValueError, KeyError) as error:
+        settings: dict[str, Any] = parse_json(header["settings"])
+        fits = isinstance(settings, dict) and content_hash(arrays, settings) == header.get("sha256")
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(path, "it is truncated or incomplete") from error
-    if content_hash(arrays, settings) != header.get("sha256"):
+    if not fits:
         raise _damaged(path, "its checksum does not match its contents")
     for name, array in arrays.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
@@ -192,12 +134,13 @@ def read_record(path: Path, kind: str) -> dict[str, Any]:
     """
     data = _read_bytes(path, kind)
     try:
-        body = json.loads(data)
+        body = parse_json(data)
         checksum = body.pop("sha256")
         found, version, record = body["kind"], body["version"], body["record"]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        fits = hashlib.sha256(canonical_json(body).encode()).hexdigest() == checksum
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise _damaged(path, "it is truncated or not a record") from error
     _check_kind(path, found, version, kind)
-    if hashlib.sha256(canonical_json(body).encode()).hexdigest() != checksum:
+    if not fits or not isinstance(record, dict):
         raise _damaged(path, "its checksum does not match its contents")
-    return dict(record)
+    return record

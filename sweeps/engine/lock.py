@@ -1,13 +1,16 @@
-"""One driver at a time on an object store, where no file can be locked: an object that says who, kept fresh.
+"""One driver at a time: a locked file, or on an object store, where no file can be locked, an object that says who.
 
-The object is made only if there is none. Its holder writes the time into it every 30 seconds; when that is two
-minutes old, the holder is taken for dead. A holder of this machine whose process is gone is known to be dead at once.
+The object is made only if there is none, and is kept fresh. Its holder writes the time into it every 30 seconds; when
+that is two minutes old, the holder is taken for dead. A holder of this machine whose process is gone is known to be
+dead at once.
 Clocks of machines that share a store have to agree to within a minute.
 """
 
 from __future__ import annotations
 
 import _thread
+import fcntl
+import itertools
 import json
 import logging
 import os
@@ -22,10 +25,45 @@ from typing import Any
 
 from persim.errors import InputError
 from persim.storage import objects as remote
+from persim.storage import owners
 
 BEAT_SECONDS = 30.0
 DEAD_SECONDS = 120.0
+_TRIES, _TRY_SECONDS = 3, 0.05
 _log = logging.getLogger(__name__)
+
+
+@contextmanager
+def file_lock(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a local lock file for the length of a ``with`` block; it is there only as long as somebody holds it.
+
+    Raises:
+        BlockingIOError: another process holds it, and we do not ``wait``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in itertools.count(_TRIES, -1):
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:  # perhaps held for a moment only, by a process that looks for locks of dead ones
+                if left <= 0:
+                    raise
+                time.sleep(_TRY_SECONDS)
+                continue
+            if not _is_there(path, file.fileno()):  # who held it before has removed it
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_there(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
@@ -86,23 +124,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _content(token: str) -> bytes:
-    about = {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "place": _place(), "time": time.time()}
-    return json.dumps(about).encode()
-
-
-def _place() -> str:
-    """Names the set of processes that this one can see: the machine since its start, and the container."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
-    except OSError:
-        return secrets.token_hex(8)  # not Linux: equal to no other
+    about = {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "place": owners.place()}
+    return json.dumps({**about, "time": time.time()}).encode()
 
 
 def _dead(holder: dict[str, Any]) -> bool:
     """Whether its process is gone, or it has not been heard of for long."""
     pid = holder.get("pid")
-    if holder.get("place") == _place() and isinstance(pid, int) and not Path(f"/proc/{pid}").exists():
+    if holder.get("place") == owners.place() and isinstance(pid, int) and not owners.is_alive(pid):
         return True
     return time.time() - _time(holder) > DEAD_SECONDS
 

@@ -6,17 +6,31 @@ import logging
 import os
 import secrets
 import socket
+import subprocess
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from persim.errors import InputError
+from sweeps.engine import leftovers
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 _CONNECT_SECONDS = 5.0
+_PROBE_SECONDS = 60.0
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+# Whether a cluster takes us, in a process of its own: Ray would write warnings of its own for two minutes.
+_PROBE = """
+import sys
+from ray._private.services import canonicalize_bootstrap_address_or_die
+from ray._raylet import GcsClient
+GcsClient(address=canonicalize_bootstrap_address_or_die("auto") if sys.argv[1] == "auto" else sys.argv[1])
+"""
 
 
 def _prepare_environment(local: bool) -> None:
@@ -31,26 +45,32 @@ def _prepare_environment(local: bool) -> None:
     }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
-    if local and "RAY_AUTH_MODE" not in os.environ:
-        # Ray's ports are open on every interface: without this token nobody can talk to them, and
-        # no token file is left in the home folder.
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    if local:
+        # All ports on 127.0.0.1; without it they are open on every interface. Ray means Windows and macOS.
+        os.environ[_CLUSTERS] = "0"
+        if "RAY_AUTH_MODE" not in os.environ:  # other users of this machine cannot talk to them without this token
+            os.environ["RAY_AUTH_MODE"] = "token"
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def check_address(address: str) -> None:
-    """Tries to connect to ``host:port``: Ray itself would try for ten minutes.
+    """Tries to connect to a cluster: Ray itself would try for minutes.
 
     Raises:
-        InputError: the address has another form, or nothing listens there.
+        InputError: the address has another form, nothing listens there, or the cluster does not take us.
     """
-    if address == "auto":
-        return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS):
-            pass
-    except (OSError, ValueError, OverflowError) as error:
+        if address != "auto":
+            with socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS):
+                pass
+        if not address.startswith("ray://"):
+            probe, how = [sys.executable, "-c", _PROBE, address], {"capture_output": True, "text": True}
+            subprocess.run(probe, check=True, timeout=_PROBE_SECONDS, **how)  # type: ignore[call-overload]
+    except subprocess.CalledProcessError as error:
+        said = [line for line in error.stderr.splitlines() if line.strip()]
+        raise _no_cluster(address, RuntimeError(said[-1] if said else "it ended the connection")) from error
+    except (OSError, ValueError, OverflowError, subprocess.TimeoutExpired) as error:
         raise _no_cluster(address, error) from error
 
 
@@ -92,7 +112,10 @@ def ray_session(address: str | None, cpus: int | None = None, env: str = "") -> 
     _prepare_environment(local=address is None)
     import ray
 
-    with tempfile.TemporaryDirectory(prefix="persim-ray-", ignore_cleanup_errors=True) as folder:
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = address is not None  # where something has imported it before
+    leftovers.remove_rays()
+    with tempfile.TemporaryDirectory(prefix=leftovers.PREFIX, ignore_cleanup_errors=True) as folder:
+        leftovers.own(Path(folder))
         try:
             if address is None:
                 ray.init(
@@ -109,7 +132,31 @@ def ray_session(address: str | None, cpus: int | None = None, env: str = "") -> 
         except Exception as error:  # Ray raises a bare Exception where a busy machine is too slow to start it
             ray.shutdown()
             raise _no_cluster(address, error) from error
+        ended = threading.Event()
+        if address is None:
+            _watch(ray._private.worker._global_node.all_processes, ended, Path(folder))
         try:
             yield int(ray.cluster_resources().get("CPU", 1))
         finally:
+            ended.set()
             ray.shutdown()
+            os.environ.pop(_CLUSTERS, None)  # a later session may join a cluster
+
+
+def _watch(processes: dict[str, Any], ended: threading.Event, folder: Path) -> None:
+    """End this process with a line if one that Ray cannot do without ends: Ray would say nothing, or hang."""
+
+    def wait(name: str, process: Any) -> None:
+        process.wait()
+        if ended.is_set():
+            return
+        print(f"error: Ray's {name} ended (killed, or too little memory); the same command goes on", file=sys.stderr)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # Ray would print the last lines of its logs
+        leftovers.remove(folder)
+        os._exit(1)
+
+    for name in ("raylet", "gcs_server"):
+        for info in processes.get(name, ()):
+            threading.Thread(target=wait, args=(name, info.process), daemon=True).start()

@@ -17,7 +17,7 @@ from persim.methods import PRESETS, Options
 from persim.methods.tuned import read_rank, tuned_settings
 from persim.planning.registry import NAMES
 from persim.planning.scoring import PRECISIONS
-from sweeps.grid.devices import add_device_options, check_device_options
+from sweeps.grid.devices import MOST_CPUS, add_device_options, check_device_options
 from sweeps.grid.suites import SUITES, DataKey, Grid, Suite, chosen
 
 STATES = {"default": None, "raw": False, "normalised": True}
@@ -159,7 +159,7 @@ def check(args: argparse.Namespace, grid: Grid) -> None:
     """
     check_device_options(args)
     if args.cpus is not None:
-        check_at_least("cpus", args.cpus, 1)
+        check_at_least("cpus", args.cpus, 1, most=MOST_CPUS)
     if str(args.store).startswith("memory://") and not args.dry_run:
         raise InputError(
             f"store {str(args.store)!r} lives in one process, but workers are others; give a folder or s3://"

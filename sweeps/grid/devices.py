@@ -8,6 +8,7 @@ import logging
 from persim import console
 from persim.errors import InputError, check_choice
 
+MOST_CPUS = 1024  # of one machine; Ray starts a process for each
 DEVICES = ("cpu", "cuda", "auto")
 _log = logging.getLogger(__name__)
 

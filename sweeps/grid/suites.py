@@ -10,7 +10,8 @@ from typing import Any
 from baselines.registry import METHODS, make_method
 from persim.data import REGIMES
 from persim.envs import get
-from persim.errors import InputError, check_at_least, check_choice
+from persim.envs.spec import MOST_AGENTS
+from persim.errors import LARGEST_SEED, InputError, check_at_least, check_choice, check_seed
 from persim.evaluation.reward import EPISODES
 from persim.learning.presets import MEMBERS
 from persim.learning.unseen import known_agents
@@ -75,7 +76,9 @@ class Suite:
             InputError: a seed of published trials, an N that lacks the agents that act, or a planner.
         """
         if self.seed:
-            check_at_least("seed", seed, self.seed, f"suite {self.name} keeps off the seeds of published trials")
+            check_at_least(
+                "seed", seed, self.seed, f"suite {self.name} keeps off the seeds of published trials", most=LARGEST_SEED
+            )
         if self.acting is not None:
             check_at_least("agents", min(agents), max(self.acting) + 1, f"suite {self.name} acts for agents of these")
         if self.plannings and options.planner is not None:
@@ -175,11 +178,11 @@ class Grid:
     special: Mapping[DataKey, Options] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_at_least("trials", self.trials, 1)
-        check_at_least("seed", self.seed, 0)
+        check_at_least("trials", self.trials, 1, most=1000)
+        check_seed(self.seed + self.trials)
         self.suite.check(self.seed, self.agents, self.options)
         if self.episodes is not None:
-            check_at_least("episodes", self.episodes, 1)
+            check_at_least("episodes", self.episodes, 1, most=10**5)
         for method in self.methods:
             check_choice("method", method, METHODS)
             if self.suite.unseen and not METHODS[method].unseen:
@@ -192,7 +195,7 @@ class Grid:
             check_choice("regime", regime, REGIMES)
             known = get(env).test_agents
             for count in self.agents:
-                check_at_least("agents", count, len(known), f"{env} has that many test agents")
+                check_at_least("agents", count, len(known), f"{env} has that many test agents", most=MOST_AGENTS)
                 for p in (METHODS[method].p for method in self.methods):
                     if p is not None:
                         known_agents(count, p, self.seed)

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from baselines.registry import make_method
-from persim.envs import get
+from persim.envs.registry import recorded
 from persim.methods import Options
 from persim.methods.job import PREDICTION
 from persim.storage import store
@@ -47,7 +47,7 @@ def table(cells: Sequence[FinishedCell], preset: str) -> Table:
         name = _variants(cell.env, preset).get(store.canonical_json(cell.settings))
         if cell.what == PREDICTION and name is not None:
             own = found.setdefault((cell.env, cell.regime, cell.agents), {}).setdefault(name, {})
-            agents = range(1, len(get(cell.env).test_agents) + 1)
+            agents = range(1, len(recorded(cell.env).test_agents) + 1)
             own |= {(cell.seed, agent): done.value(RMSE, agent) for agent in agents}
     usual = next(iter(SUITES[SUITE].variants))
     rows = tuple(
@@ -62,7 +62,7 @@ def table(cells: Sequence[FinishedCell], preset: str) -> Table:
 def _variants(env: str, preset: str) -> dict[str, str]:
     """Names of the variants by their settings, as cells have them."""
     made = {
-        name: make_method("persim", get(env), Options(preset, tuned=changed))
+        name: make_method("persim", recorded(env), Options(preset, tuned=changed))
         for name, changed in SUITES[SUITE].variants.items()
     }
     return {store.canonical_json(plain(method.predicts_with())): name for name, method in made.items()}

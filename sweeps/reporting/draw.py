@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from numpy.typing import NDArray
 
 from baselines.registry import METHODS
+from persim.evaluation.pictures import drawn as picture_of
 from persim.methods.job import spec_of
 from persim.storage import store
 from persim.storage.cells import FinishedCell
@@ -88,10 +88,8 @@ def save_png(path: Path, draw: Callable[[], Figure], dpi: int = 150) -> Path:
 
 
 def _saved(draw: Callable[[], Figure], settings: Mapping[str, Any], **how: Any) -> bytes:
-    file = io.BytesIO()
     with look(settings):
-        draw().savefig(file, **how)
-    return file.getvalue()
+        return picture_of(draw(), **how)
 
 
 def _panels(

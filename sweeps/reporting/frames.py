@@ -15,7 +15,7 @@ from baselines.registry import make_method
 from persim import seeding
 from persim.data import REGIMES
 from persim.data.policies import load_test_policy
-from persim.envs import get
+from persim.envs.registry import recorded
 from persim.errors import InputError
 from persim.evaluation.factors import covariate_r2, tsne
 from persim.evaluation.prediction import HORIZON, WARM_UP, TrueRollouts, true_rollouts
@@ -50,7 +50,8 @@ class StoredModel:
             InputError: the file is damaged.
         """
         weights = Weights(*store.read_arrays(self.path, MODEL_KIND))
-        return self.job.method.restore(weights, self.job.spec, self.job.covariates)
+        with store.contents_of(self.path):
+            return self.job.method.restore(weights, self.job.spec, self.job.covariates)
 
 
 def stored_models(roots: Sequence[Path], methods: Sequence[str], agents: int, seed: int) -> list[StoredModel]:
@@ -64,7 +65,7 @@ def stored_models(roots: Sequence[Path], methods: Sequence[str], agents: int, se
     """
     found = []
     for env, regime, name in product(ENVS, REGIMES, methods):
-        spec = get(env)
+        spec = recorded(env)
         for preset, root in product(PRESETS, roots):
             job = Job.of(make_method(name, spec, Options(preset)), env, regime, agents, seed, predictions(spec))
             if (root / job.model_file).exists():
@@ -123,7 +124,7 @@ def rollout_frame(models: Sequence[StoredModel]) -> pd.DataFrame:
 
 def _episodes(env: str, seed: int) -> TrueRollouts:
     """Select for each of the environment's ``AGENTS`` the first of its longest episodes."""
-    spec = get(env)
+    spec = recorded(env)
     policy = load_test_policy(spec.name, spec.action_space)
     every = true_rollouts(spec, policy, seeding.generator(seed, "prediction"))
     lengths = np.isfinite(every.states).all(2).sum(1)

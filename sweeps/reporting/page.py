@@ -10,6 +10,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from persim.storage.cells import file_name
+
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -60,7 +62,7 @@ class Figure:
     @property
     def path(self) -> str:
         """The file, relative to the report's folder."""
-        return f"figures/{self.name}.svg"
+        return f"figures/{file_name(self.name)}.svg"
 
     @property
     def source(self) -> str:

@@ -16,7 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from baselines.registry import METHODS
 from persim.data import REGIMES
-from persim.envs import get
+from persim.envs.registry import recorded
 from persim.envs.spec import EnvSpec, pictures
 from persim.errors import InputError
 from persim.evaluation.pictures import HORIZONS, draw_map, draw_pair, named
@@ -56,7 +56,7 @@ def _table(results: Results) -> Table:
     rows = tuple(
         (Entry((ENV_TITLES[env], covariate.replace("_", " "))), *(_entry(results, env, r, covariate) for r in REGIMES))
         for env in ENV_TITLES
-        for covariate in get(env).covariate_names
+        for covariate in recorded(env).covariate_names
     )
     return Table(f"R² from agent factors to covariates, N = {PAPER_AGENTS}", ("covariate", *REGIMES), rows)
 
@@ -105,6 +105,8 @@ def _shown(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     lacking = [name for name in columns if name not in frame]
     if lacking:
         raise InputError(f"{str(path)!r} has no column {', '.join(lacking)}; {advice}")
+    if strange := {str(env) for env in frame["env"]} - ENV_TITLES.keys():
+        raise InputError(f"{str(path)!r} has rows of {', '.join(map(repr, strange))}, which is not built in; {advice}")
     return frame[frame["regime"] == SHOWN]
 
 
@@ -130,7 +132,7 @@ def latent_figure(frame: pd.DataFrame) -> Picture:
         rows = maps[panel]
         first = rows.iloc[0]
         draw_map(axes, rows[["x", "y"]].to_numpy(), rows["value"].to_numpy(), named(first["covariate"], first["unit"]))
-        title = f"{get(first['env']).title}, R² {first['r2']:.4f}\n{first['regime']} data{_budget(first, ', {}')}"
+        title = f"{recorded(first['env']).title}, R² {first['r2']:.4f}\n{first['regime']} data{_budget(first, ', {}')}"
         axes.set_title(title, fontsize=10)
     return figure
 
@@ -142,7 +144,7 @@ def curves_figure(frame: pd.DataFrame) -> Picture:
     Args:
         frame: rows of ``rollout_frame`` with one environment and regime.
     """
-    spec = get(frame["env"].iloc[0])
+    spec = recorded(frame["env"].iloc[0])
     agents, names = (list(dict.fromkeys(frame[column])) for column in ("agent", "name"))
     figure = Picture(figsize=(3.2 * len(names), 0.6 + 2.4 * len(agents)), layout="constrained")
     grid = figure.subplots(len(agents), len(names), squeeze=False, sharex=True)
@@ -182,7 +184,11 @@ def frames_figure(frame: pd.DataFrame, horizons: Sequence[int] = HORIZONS) -> Pi
     Raises:
         InputError: the environment has no pictures.
     """
-    spec, agent, methods = get(frame["env"].iloc[0]), int(frame["agent"].iloc[0]), list(dict.fromkeys(frame["method"]))
+    spec, agent, methods = (
+        recorded(frame["env"].iloc[0]),
+        int(frame["agent"].iloc[0]),
+        list(dict.fromkeys(frame["method"])),
+    )
     draw, covariates = pictures(spec), np.array(spec.test_agents[agent - 1])
     figure = Picture(figsize=(2.3 * len(horizons), 0.5 + 1.7 * len(methods)), layout="constrained")
     grid = figure.subplots(len(methods), len(horizons), squeeze=False)

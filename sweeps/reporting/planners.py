@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.registry import METHODS
-from persim.envs import get
+from persim.envs.registry import recorded
 from persim.methods import PlanningSettings
 from persim.methods.planning import planning_text
 from persim.planning.registry import paper_planner
@@ -62,7 +62,7 @@ class Way:
     @property
     def name(self) -> str:
         """In words."""
-        return planning_text({"planning": self.planning}, get(self.env))
+        return planning_text({"planning": self.planning}, recorded(self.env))
 
     @property
     def cost(self) -> int:
@@ -74,13 +74,13 @@ class Way:
     @property
     def ours(self) -> int:
         """How much of it is not the paper's: shaping, and the planner."""
-        own_planner = self.planning["planner"] != paper_planner(get(self.env).action_space)
+        own_planner = self.planning["planner"] != paper_planner(recorded(self.env).action_space)
         return 2 * bool(self.planning.get("safety")) + own_planner
 
     @property
     def is_default(self) -> bool:
         """Whether it is what PerSim does if nothing is said."""
-        return bool(self.planning == plain(PlanningSettings.of(get(self.env)).about()))
+        return bool(self.planning == plain(PlanningSettings.of(recorded(self.env)).about()))
 
     def values(self) -> NDArray[np.float64]:
         """Rewards of the model ``[agents x seeds]``, averaged over regimes."""
@@ -196,7 +196,7 @@ def _same(cells: Sequence[FinishedCell], env: str, regime: str) -> Table | None:
     measured = {name: one for name, one in found.items() if one is not None}
     if not measured:
         return None
-    agents = range(1, len(get(env).test_agents) + 1)
+    agents = range(1, len(recorded(env).test_agents) + 1)
     rows = tuple(_line(name, found[name], agents) for name in methods)
     columns = ("method", *(f"agent {agent}" for agent in agents), "trials", "episodes", "budget", "planner")
     plans = {one.planning for one in measured.values()}

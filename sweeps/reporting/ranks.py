@@ -39,7 +39,7 @@ def _sweeps(cells: Sequence[FinishedCell]) -> dict[str, list[FinishedCell]]:
         if SUITE in done.labels and cell.what == HOLDOUT:
             shared = [{**cell.settings, "rank": None}, {**cell.measure, "split": None}, cell.seed]
             name = store.settings_hash({"sweep": shared})[:6]
-            groups.setdefault(f"{file_name(cell.env)}-{cell.regime}-{cell.agents}-{name}", []).append(done)
+            groups.setdefault(file_name(cell.env, cell.regime, cell.agents, name), []).append(done)
     return groups
 
 

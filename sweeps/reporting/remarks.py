@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from baselines.registry import METHODS
-from persim.envs import get
+from persim.envs.registry import recorded
 from sweeps.reporting.compare import number
 from sweeps.reporting.results import REWARD, Block, Line
 from sweeps.reporting.select import DAGGER, Measured
@@ -65,7 +65,7 @@ def _as_good(block: Block) -> Iterator[str]:
 
 def _ceiling(block: Block) -> Iterator[str]:
     """Name the lines that earn the most that an episode can pay, where no method can be told from another."""
-    spec = get(block.env)
+    spec = recorded(block.env)
     most = spec.horizon * spec.planning.best_reward
     if not math.isfinite(most) or most <= 0:
         return

@@ -5,7 +5,6 @@ A table is cut into blocks of one environment and regime each, a block into line
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from baselines.registry import METHODS
 from persim.envs import get
 from persim.errors import InputError
 from persim.evaluation import paper
+from persim.storage import store
 from persim.storage.cells import FinishedCell
 from sweeps.grid.suites import ENVS, SUITES, Suite
 from sweeps.reporting.compare import Comparison, Known, compare
@@ -181,7 +181,7 @@ def read_notes(out: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        notes = json.loads(path.read_text())
+        notes = store.parse_json(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{str(path)!r} cannot be read ({error}); give an object of texts, or remove it") from error
     if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):

@@ -6,7 +6,6 @@ A file holds the cells of one kind of measurement, sorted, so that the same cell
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
@@ -138,8 +137,8 @@ def _damaged(path: Path, why: str) -> InputError:
 def _cell(path: Path, kind: str, name: str, rows: Sequence[dict[str, Any]]) -> FinishedCell:
     first = rows[0]
     try:
-        settings, measure, labels = (json.loads(first[column]) for column in ("settings", "measure", "labels"))
-        machine = json.loads(first["machine"] or "{}")
+        settings, measure, labels = (store.parse_json(first[column]) for column in ("settings", "measure", "labels"))
+        machine = store.parse_json(first["machine"] or "{}")
         own = {column: first[column] for column in _OF_CELL}
         cell = Cell(**own, agents=first["n_agents"], settings=settings, measure=measure)
         texts = [*labels.values(), *machine.values()]
@@ -150,7 +149,9 @@ def _cell(path: Path, kind: str, name: str, rows: Sequence[dict[str, Any]]) -> F
         raise _damaged(path, f"cell {name} does not hold what its id says")
     seconds = {each: first[f"{each}_seconds"] for each in _TIMINGS if first[f"{each}_seconds"] is not None}
     times = seconds, first["ended"], first["ended"]
-    return FinishedCell(cell, _once(path, name, rows), {}, first["commit"], *times, labels=labels, machine=machine)
+    found = _once(path, name, rows)
+    with store.contents_of(path):
+        return FinishedCell(cell, found, {}, first["commit"], *times, labels=labels, machine=machine)
 
 
 def _once(path: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.registry import METHODS, make_method
-from persim.envs import get
+from persim.envs.registry import recorded
 from persim.methods.job import PREDICTION, REWARD
 from persim.methods.planning import planning_text
 from persim.storage import store
@@ -65,7 +65,7 @@ class Measured:
     def planning(self) -> str:
         """Planner, plans, horizon and shaping in words; empty of a method that does not plan at every step."""
         cell = self.cells[0].cell
-        return planning_text(cell.settings, get(cell.env)) if "planning" in cell.settings else ""
+        return planning_text(cell.settings, recorded(cell.env)) if "planning" in cell.settings else ""
 
     def values(self, metric: str, agent: int) -> NDArray[np.float64]:
         """The metric of an agent ``[trials that measured it]``; what was not finite counts as the worst."""
@@ -151,7 +151,7 @@ def _paper(method: str, env: str, what: str) -> dict[str, Any]:
     """What a measurement depends on under the preset ``paper``; empty if the method cannot be made here."""
     if env not in ENVS or method not in METHODS:
         return {}
-    made = make_method(method, get(env))
+    made = make_method(method, recorded(env))
     if what != REWARD:
         return _flat(plain(made.predicts_with()))
     return {"episodes": paper_episodes(plans=made.plans)} | _flat(plain(made.about()))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import re
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from persim.errors import InputError
+from persim.errors import InputError, without_password
 from persim.storage.objects import reason
+from sweeps.engine.lock import file_lock
 
 _log = logging.getLogger(__name__)
 _SETTINGS = {
@@ -36,21 +34,16 @@ def lock_file(uri: str, folder: Path) -> Path:
     return folder / "locks" / "mlflow.lock" if file is None else file.with_name(f"{file.name}.lock")
 
 
-@contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Keep others with the same lock waiting for the length of a ``with`` block."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def connect(uri: str, artifacts: str) -> Any:
     """A client of the MLflow at this URI, which has answered; an SQLite database is made if there is none.
 
     Raises:
         InputError: it does not answer, or its database cannot be opened or would not last.
     """
+    if uri.startswith("sqlite") and (uri.partition("://")[2] in ("", "/") or ":memory:" in uri or "mode=memory" in uri):
+        raise InputError(
+            f"MLflow tracking URI {uri!r} is a database in memory, which ends with the command; name a file"
+        )
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
@@ -73,7 +66,7 @@ def connect(uri: str, artifacts: str) -> Any:
 
 def _prepare(file: Path, lock: Path, artifacts: str) -> None:
     """Make a database aside, where there is no whole one, and rename it: a kill leaves it whole or absent."""
-    with alone(lock):
+    with file_lock(lock, wait=True):
         for left in file.parent.glob(f"{file.name}.[0-9]*.part*"):  # of dead processes, as a living one has the lock
             left.unlink(missing_ok=True)
         if file.exists():
@@ -84,8 +77,12 @@ def _prepare(file: Path, lock: Path, artifacts: str) -> None:
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
         part = file.with_name(f"{file.name}.{os.getpid()}.part")
-        SqlAlchemyStore(f"sqlite:///{part}", artifacts).engine.dispose()
-        part.replace(file)
+        try:
+            SqlAlchemyStore(f"sqlite:///{part}", artifacts).engine.dispose()
+            part.replace(file)
+        finally:
+            for left in file.parent.glob(f"{part.name}*"):  # with its journal, if it could not be made
+                left.unlink(missing_ok=True)
 
 
 def _is_half_made(file: Path) -> bool:
@@ -110,8 +107,3 @@ def is_refusal(error: Exception) -> bool:
 def brief(error: Exception) -> str:
     """Why something failed, in a line without a password."""
     return without_password(reason(error))
-
-
-def without_password(text: str) -> str:
-    """Blot out the passwords in the URIs of a text."""
-    return re.sub(r"(//[^/\s:@]*):[^/\s@]+@", r"\1:***@", text)

@@ -14,9 +14,10 @@ from typing import Any
 from urllib.parse import quote
 
 from persim.data import Trajectories
+from persim.errors import without_password
 from persim.methods.job import TRUE_ENV_REGIME
 from persim.storage import store
-from persim.storage.cells import REQUEST, Cell, CellStore, FinishedCell, Request, code_version, read_finished
+from persim.storage.cells import Cell, CellStore, FinishedCell, Request, code_version, read_finished, read_request
 from sweeps.tracking import access, entries, views
 from sweeps.tracking.runs import Runs
 
@@ -55,7 +56,7 @@ class Mirror:
         if uri is None:
             store.prepare_folders((root, "store"), (folder, "folder of MLflow's database"))
         self._uri, artifacts = uri or default_uri(root), (folder / "mlartifacts").as_uri()
-        self.uri, self._server = access.without_password(self._uri), self._uri.startswith("http")
+        self.uri, self._server = without_password(self._uri), self._uri.startswith("http")
         client = access.connect(self._uri, artifacts)
         store.prepare_folder(root)
         lock = access.lock_file(self._uri, folder)
@@ -182,8 +183,7 @@ class Mirror:
             self._lacking |= {key: request for key in keys if key not in known}
 
     def _read(self, path: Path) -> None:
-        record = store.read_record(path, REQUEST)
-        self._requests[path] = Request(**{**record, "cells": tuple(record["cells"])})
+        self._requests[path] = read_request(path)
 
     def _runs_of(self, request: Request) -> Runs:
         if request.suite not in self._runs:

@@ -12,8 +12,8 @@ from typing import Any
 from persim.errors import InputError
 from persim.storage.cells import FinishedCell, Request
 from persim.storage.store import local_copy
+from sweeps.engine.lock import file_lock
 from sweeps.tracking import entries, views
-from sweeps.tracking.access import alone
 
 _CELL_TAG, _KIND_TAG, _PARENT_TAG = "persim.cell_id", "persim.kind", "mlflow.parentRunId"
 _KEY_TAG, _GROUP_TAG = "persim.sweep_id", "persim.group"  # of a parent, and of its children
@@ -40,7 +40,7 @@ class Runs:
         self.opened: dict[str, str] = {}  # by key, the groups of the parents that this process has added to
         self._parents: dict[str, tuple[str, str]] = {}  # by key, run id and status
         self._shown: dict[tuple[str, str], dict[int, float]] = {}  # by key and metric, what parents show
-        with alone(lock):
+        with file_lock(lock, wait=True):
             found = client.get_experiment_by_name(experiment)
             if found is not None and found.lifecycle_stage != "active":
                 command = f"mlflow experiments restore -x {found.experiment_id}"
@@ -84,7 +84,7 @@ class Runs:
             InputError: the simulator is damaged.
         """
         cell, group, status = done.cell, views.group_of(request), "FAILED" if error else "FINISHED"
-        with alone(self._lock), local_copy(model) if model else nullcontext() as file:
+        with file_lock(self._lock, wait=True), local_copy(model) if model else nullcontext() as file:
             earlier = [*self._search(f"tags.`{_CELL_TAG}` = '{cell.id}' and tags.`{_GROUP_TAG}` = '{group}'")]
             for run in earlier:
                 if run.info.status in ("FINISHED", status):  # another process was quicker
@@ -158,7 +158,7 @@ class Runs:
         found = (self.finished[group, id]["parent"] for id in request.cells if (group, id) in self.finished)
         keys |= {key for key in found if self._parent(key)}
         if request.settings and not self._parent(request.id):
-            with alone(self._lock):
+            with file_lock(self._lock, wait=True):
                 self._open(views.parent_of(request), group)
         for key in {request.id} if request.settings else keys:
             self.close(key, status)

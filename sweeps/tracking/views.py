@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from baselines.registry import METHODS, OURS
-from persim import envs
+from persim.envs.registry import names, recorded
 from persim.methods.job import PREDICTION, REWARD, TRUE_ENV_REGIME
 from persim.methods.planning import planning_text
 from persim.storage.cells import Cell, Request
@@ -36,13 +36,13 @@ def parent_of(request: Request, cell: Cell | None = None) -> Parent:
     if cell is None or request.settings:
         return Parent(request.id, request.title, request.settings)
     # Only built-in environments are asked for their title: no record can make us import its code.
-    env = envs.get(cell.env).title if cell.env in envs.names() else cell.env
+    env = recorded(cell.env).title if cell.env in names() else cell.env
     preset = "" if request.preset in ("", "paper") else f", {request.preset}"
     labels = {"suite": request.suite, "preset": request.preset, "env": cell.env, "method": cell.method}
     key, title = f"{group_of(request)}-{cell.env}-{cell.method}", f"{env} {method_title(cell)}{preset}"
     if request.suite == "planners":  # a parent for each way to plan, so that MLflow compares those
         key += f"-{settings_hash(cell.settings['planning'])}"
-        title += f": {planning_text(cell.settings, envs.get(cell.env))}"
+        title += f": {planning_text(cell.settings, recorded(cell.env))}"
     return Parent(key, title, labels)
 
 

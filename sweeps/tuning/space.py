@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -31,13 +32,13 @@ def _number(name: str, given: object) -> float:
             given = float(given)
         except ValueError as error:
             raise InputError(f"{name} is {given!r}, but it has to be a number") from error
-    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+    if isinstance(given, bool) or not isinstance(given, int | float) or not abs(given) <= sys.float_info.max:
         raise InputError(f"{name} is {given!r}, but it has to be a number")
     return given
 
 
 def _count(name: str, given: object) -> int:
-    return check_at_least(name, _number(name, given), 1)  # type: ignore[arg-type]  # it refuses fractions
+    return check_at_least(name, _number(name, given), 1)
 
 
 def _rate(name: str, given: object) -> float:
@@ -77,6 +78,7 @@ PLANNING: dict[str, Callable[[str, object], Any]] = {
     "iterations": _count,
 }
 _CHECKS = TRAINING | PLANNING
+_LONGEST = 10**6  # bytes of a file
 _RANGE_KEYS = ("low", "high", "log", "step", "int")
 
 
@@ -195,12 +197,17 @@ class Space:
 
 def _read_yaml(path: Path) -> Mapping[str, object]:
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            text = file.read(_LONGEST).decode()
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise InputError("has an alias, which can stand for endlessly much; write it out")
         given = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read ({getattr(error, 'strerror', 'not text')}); give a YAML file") from error
-    except yaml.YAMLError as error:
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none, too many digits, too deep
         raise InputError(f"is not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(given, Mapping) or not given:
         raise InputError("names no settings; --print-space prints a space that does")

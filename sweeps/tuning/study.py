@@ -154,8 +154,11 @@ class Journal:
         self.path = cells.root / "studies" / f"{file_name(study.env)}-{study.id}.json"
         self.entries: list[Entry] = []
         if self.path.exists():
-            for saved in store.read_record(self.path, JOURNAL_KIND)["trials"]:
-                self.entries.append(Entry(**{**saved, "rungs": [(epoch, error) for epoch, error in saved["rungs"]]}))
+            record = store.read_record(self.path, JOURNAL_KIND)
+            with store.contents_of(self.path):
+                self.entries = [store.build(Entry, saved) for saved in record["trials"]]
+                for entry in self.entries:
+                    self.job(entry)
 
     def write(self) -> None:
         """Save it, and ask for the cells of its trials."""

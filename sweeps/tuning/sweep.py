@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from persim import console
 from persim.envs import get
 from persim.learning.training import KIND as CHECKPOINT
 from persim.methods.holdout import HoldOut
@@ -134,6 +135,7 @@ def run_missing(
         print(f"{done} of {trials} trials are finished already in {cells.root}", file=sys.stderr)
     if done >= trials:
         return []
+    console.doing(f"{sweep.suite}.py: running {trials - done} trials")
     data = dataset(first, cells)
     HoldOut.of(first.cell.measure).rows(data, first.cell.seed)  # before any worker finds out that it cannot be
     with ray_session(args.address, args.cpus, sweep.env):  # first: it sets what Ray reads when imported

@@ -88,6 +88,8 @@ def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(setti
     with pytest.raises(KeyboardInterrupt):
         method.fit_part(Part(0, data, spec, seed=3, checkpoint=path, report=kill))
     done = store.read_arrays(path, CHECKPOINT)[1]["chunks"]
+    with pytest.raises(InputError, match="belongs to another run"):
+        method.fit_part(Part(0, data, spec, seed=4, checkpoint=path))
     resumed = method.fit_part(Part(0, data, spec, seed=3, checkpoint=path))
     assert 0 < done < 60
     assert resumed.settings["about"]["curves"] == expected.settings["about"]["curves"]

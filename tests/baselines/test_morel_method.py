@@ -72,6 +72,8 @@ def test_a_training_that_is_killed_and_resumed_is_the_same_to_the_last_bit(spec,
     arrays, progress = store.read_arrays(path, CHECKPOINT)
     assert any(name.startswith("policy/") for name in arrays) == (share > 0.7)
     assert progress["chunks"] in (10, 26)
+    with pytest.raises(InputError, match="belongs to another run"):
+        method.fit_part(Part(0, data, spec, seed=4, checkpoint=path))
     resumed = method.fit_part(Part(0, data, spec, seed=3, checkpoint=path))
     assert resumed.settings["about"]["curves"] == expected.settings["about"]["curves"]
     for name, array in expected.arrays.items():

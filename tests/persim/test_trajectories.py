@@ -96,7 +96,13 @@ def test_is_immutable(cartpole_data):
         ("reward", lambda x: x[:-1], "has shape"),
         ("agent", lambda x: x + 5, "agent ids run from"),
         ("action", lambda x: x + 1, "outside Discrete"),
-        ("action", lambda x: x.astype(np.float32), "outside Discrete"),
+        ("action", lambda x: x.astype(np.float32), "'action' has type float32; give int64"),
+        ("agent", lambda x: x.astype(np.float64), "'agent' has type float64; give int64"),
+        ("observation", lambda x: x.astype(complex), "'observation' has type complex128; give float32"),
+        ("observation", lambda x: np.full(x.shape, 1e300), "non-finite"),
+        ("reward", lambda x: x > 0, "'reward' has type bool; give float32"),
+        ("terminated", lambda x: x.astype(np.int64), "'terminated' has type int64; give bool"),
+        ("observation", lambda x: np.float32(1), "has shape"),
         ("step", lambda x: x + 1, "has to count 0, 1, 2"),
         ("covariates", lambda x: x[:-1], r"'covariates' has shape \(11, 2\)"),
     ],
@@ -104,6 +110,17 @@ def test_is_immutable(cartpole_data):
 def test_invalid_columns_are_refused(cartpole_data, column, change, expected):
     with pytest.raises(InputError, match=expected):
         dataclasses.replace(cartpole_data, **{column: change(getattr(cartpole_data, column))})
+
+
+def test_columns_of_another_width_are_converted(cartpole_data):
+    wide = {
+        name: getattr(cartpole_data, name).astype(np.float64) for name in ("observation", "next_observation", "reward")
+    }
+    narrow = {name: getattr(cartpole_data, name).astype(np.int32) for name in ("agent", "step", "action")}
+    made = dataclasses.replace(cartpole_data, **wide, **narrow)
+    assert made.content_hash == cartpole_data.content_hash
+    assert made.observation.dtype == np.float32
+    assert made.action.dtype == np.int64
 
 
 def test_damaged_files_are_refused_in_one_line(tmp_path, cartpole_data):

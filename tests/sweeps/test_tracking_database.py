@@ -56,7 +56,7 @@ def check_whole(root):
     last = start(root)
     assert (last.communicate()[0], last.returncode) == ("connected\n", 0)
     assert len(runs(default_uri(root), "reward")[2]) == 1
-    assert {path.name for path in root.iterdir() if path.name.startswith("mlflow")} == {"mlflow.db", "mlflow.db.lock"}
+    assert {path.name for path in root.iterdir() if path.name.startswith("mlflow")} == {"mlflow.db"}
 
 
 def test_a_kill_while_the_database_is_made_leaves_none(tmp_path):
