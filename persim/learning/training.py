@@ -262,16 +262,13 @@ def train(
     """
     check_at_least("holdout_every", holdout_every, 1)
     check_at_least("checkpoint_every", checkpoint_every, 1)
-    shape, actions = model.settings, data.action
-    agents, states, discrete = int(data.agent.max()) + 1, data.observation.shape[1], actions.ndim == 1
-    fits = actions.max() < shape.action_dim if discrete else actions.shape[1] == shape.action_dim
-    if agents > shape.n_agents or states != shape.state_dim or discrete != shape.discrete or not fits:
-        found = f"{int(actions.max()) + 1} discrete" if discrete else f"{actions.shape[1]} continuous"
-        kind = "discrete" if shape.discrete else "continuous"
-        raise InputError(
-            f"the data have {agents} agents, {states} state dimensions and {found} actions, the model has "
-            f"{shape.n_agents}, {shape.state_dim} and {shape.action_dim} {kind}; make one for these data"
-        )
+    shape, discrete = model.settings, data.action.ndim == 1
+    agents, actions = int(data.agent.max()) + 1, int(data.action.max()) + 1 if discrete else data.action.shape[1]
+    found, wanted = ((agents, data.observation.shape[1], actions, discrete),
+                     (shape.n_agents, shape.state_dim, shape.action_dim, shape.discrete))  # fmt: skip
+    if found[1::2] != wanted[1::2] or agents > shape.n_agents or actions > shape.action_dim:
+        names = "agents, state dimensions, actions, discrete"
+        raise InputError(f"the data have {found} ({names}), the model is for {wanted}; make one for these data")
     chosen = np.arange(len(data)) if rows is None else rows
     model.fit_scales(torch.from_numpy(data.observation[chosen]), torch.from_numpy(data.delta[chosen]))
     training = TrainingRows(model, data, chosen)
