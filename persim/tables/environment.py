@@ -61,7 +61,7 @@ class SimulatedAgent(gym.Env[NDArray[np.float32], Any]):
         return self._observation(), {"member": self._member}
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Take a step with an action ``[A]`` or a label's code; returns what gymnasium asks for, the last info empty."""
+        """Take a step with an action ``[A]`` or a label's code; returns what gymnasium asks for."""
         dynamics, states = self._simulator.dynamics, len(self._simulator.schema.state)
         given: Array = np.asarray(action, dtype=np.float64).reshape(1, -1)
         known = self._known[self._step][None]
