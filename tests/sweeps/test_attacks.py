@@ -120,8 +120,9 @@ def test_a_ray_that_loses_a_part_ends_with_a_line(part, short):
     began = time.monotonic()
     out, err = process.communicate(timeout=120)
     assert time.monotonic() - began < 60
-    assert (process.returncode, out) == (1, "")
+    assert process.returncode == 1
     assert f"error: Ray's {part} ended" in err
+    assert "Traceback" not in out + err  # a busy machine makes Ray say on stdout that it starts many workers
     assert list(short.glob("persim-ray-*")) == []
 
 
