@@ -57,7 +57,7 @@ def wrong_specs():
         ("name", "a$b"),
         ("title", ""), ("title", "a\nb"), ("title", None), ("horizon", 0), ("horizon", -1), ("horizon", 1.5),
         ("horizon", "9"),
-        ("horizon", True), ("horizon", 10**12), ("test_agents", ()), ("test_agents", ((1.0,),)), ("test_agents", "ab"),
+        ("horizon", True), ("horizon", 10**12), ("test_agents", ((1.0,),)), ("test_agents", "ab"),
         ("test_agents", ((float("nan"), 1.0),)), ("test_agents", (("a", "b"),)), ("test_agents", ((1.0, 2.0), (1.0,))),
         ("policy_agents", ((1.0, 2.0, 3.0),)), ("covariates", ()), ("covariates", ("force", "length")),
         ("covariates", (cartpole.covariates[0],) * 2), ("observation_space", gym.spaces.Discrete(3)),

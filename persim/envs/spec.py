@@ -96,7 +96,7 @@ class EnvSpec(HasActions):
         name: the name on the command line.
         title: the name in tables, plots and the gymnasium id ``PerSim/<title>-v0``.
         covariates: the C covariates, in the order of the columns of every covariate table.
-        test_agents: covariate rows of the five test agents; they are agents 1 to 5 of any N.
+        test_agents: covariate rows of the test agents, which come first in any N; none where no method is compared.
         policy_agents: covariate rows of the agents that behaviour policies are trained on.
         horizon: steps after which an episode is truncated.
         observation_space: a Box of shape ``[S]``.
@@ -149,8 +149,6 @@ class EnvSpec(HasActions):
             raise InputError(f"covariates are {self.covariates!r}; give at least one Covariate")
         if len(set(self.covariate_names)) < len(self.covariates):
             raise InputError(f"covariates {', '.join(self.covariate_names)} name one twice; give each another name")
-        if len(self.test_agents) == 0:
-            raise InputError("test_agents are none; give the covariates of at least one")
         for name, rows in (("test_agents", self.test_agents), ("policy_agents", self.policy_agents)):
             try:
                 if len(rows):
@@ -229,7 +227,8 @@ class EnvSpec(HasActions):
         check_at_least("number of agents", n_agents, 1, most=MOST_AGENTS)
         low, high = np.array([(covariate.low, covariate.high) for covariate in self.covariates]).T
         rest = rng.uniform(low, high, size=(n_agents - n_test, len(self.covariates)))
-        return np.concatenate([np.array(self.test_agents, dtype=np.float64), rest])
+        tested = np.array(self.test_agents, dtype=np.float64).reshape(-1, len(self.covariates))
+        return np.concatenate([tested, rest])
 
 
 def pictures(spec: EnvSpec) -> FramesFn:

@@ -10,17 +10,17 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
-from persim.envs.spec import EnvSpec
+from persim.envs.spec import Array, EnvSpec
 from persim.errors import InputError
 
 
 def check_functions(spec: EnvSpec) -> None:
-    """Play one step of the test agents, and check what the functions of an environment return.
+    """Play one step of the test agents, or of the default agent where there are none, and check what the functions of an environment return.
 
     Raises:
         InputError: a function fails, or returns something of another type or shape than ``EnvSpec`` says.
     """
-    agents = spec.covariate_rows(spec.test_agents)
+    agents = _agents(spec)
     states = _array(spec, "reset", lambda: spec.reset(np.random.default_rng(0), agents))
     space = spec.action_space
     if isinstance(space, Discrete):
@@ -36,6 +36,10 @@ def check_functions(spec: EnvSpec) -> None:
             _tensor(spec, f"planning.{name}", lambda function=function: function(after), floating=True)  # type: ignore[misc]
 
 
+def _agents(spec: EnvSpec) -> Array:
+    return spec.covariate_rows(spec.test_agents or [spec.default_agent])
+
+
 def _called(spec: EnvSpec, name: str, call: Callable[[], Any]) -> Any:
     try:
         return call()
@@ -45,7 +49,7 @@ def _called(spec: EnvSpec, name: str, call: Callable[[], Any]) -> Any:
 
 
 def _array(spec: EnvSpec, name: str, call: Callable[[], Any]) -> Any:
-    found, wanted = _called(spec, name, call), (len(spec.test_agents), spec.state_dim)
+    found, wanted = _called(spec, name, call), (len(_agents(spec)), spec.state_dim)
     if not isinstance(found, np.ndarray) or not np.issubdtype(found.dtype, np.floating) or found.shape != wanted:
         raise _wrong(spec, name, found, f"an array of floats of shape {wanted}")
     if name == "reset" and not np.isfinite(found).all():
@@ -54,7 +58,7 @@ def _array(spec: EnvSpec, name: str, call: Callable[[], Any]) -> Any:
 
 
 def _tensor(spec: EnvSpec, name: str, call: Callable[[], Any], *, floating: bool) -> None:
-    found, wanted = _called(spec, name, call), (len(spec.test_agents),)
+    found, wanted = _called(spec, name, call), (len(_agents(spec)),)
     fits = isinstance(found, Tensor) and tuple(found.shape) == wanted
     if not fits or (not found.is_floating_point() if floating else found.dtype != torch.bool):
         raise _wrong(spec, name, found, f"a {'floating-point' if floating else 'bool'} tensor of shape {wanted}")

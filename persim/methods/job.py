@@ -13,6 +13,7 @@ from persim.data.collect import population
 from persim.data.policies import test_policy_id
 from persim.envs import EnvSpec, get
 from persim.envs.spec import Array
+from persim.errors import InputError
 from persim.evaluation.prediction import EPISODES, HORIZON, WARM_UP
 from persim.methods.protocol import Method
 from persim.storage import store
@@ -76,6 +77,8 @@ class Job:
         A method that learns nothing is measured on the test agents alone, whatever the regime and N. (``TENSOR`` asks
         for its dynamics in recorded states, so there they matter.)
         """
+        if measure["what"] in (PREDICTION, REWARD) and not (get(env).test_agents or "unseen" in measure):
+            raise InputError(f"{env} has no test agents to measure; name some in the test_agents of its EnvSpec")
         if not method.parts and not method.learns_with() and measure["what"] != TENSOR:
             known, chosen = len(get(env).test_agents), measure.get("agents", [0])
             regime, agents = TRUE_ENV_REGIME, known if max(chosen) < known else agents

@@ -64,7 +64,8 @@ class SweepSettings(Sweep):
         spec = get(self.env)
         planning = PlanningSettings.of(spec)
         settings = PerSimSettings.of(spec, planning, rank=rank, members=1, spare=0, epochs=self.epochs, polish=0)
-        measure = holdouts(self.holdout, repeat, predictions(spec), self.holdout_by, self.steps)
+        then = predictions(spec) if spec.test_agents else None
+        measure = holdouts(self.holdout, repeat, then, self.holdout_by, self.steps)
         return Job.of(PerSim(settings), self.env, self.regime, self.agents, self.seed, measure)
 
     def jobs(self) -> list[Job]:

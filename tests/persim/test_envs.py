@@ -10,7 +10,10 @@ from gymnasium.utils.env_checker import check_env
 
 import persim  # noqa: F401 (registers the environments)
 from persim import envs
+from persim.data.collect import collect
+from persim.data.policies import UniformPolicy
 from persim.envs import mountaincar
+from persim.envs.trial import check_functions
 from persim.errors import InputError
 
 REFERENCES = {"mountaincar": "MountainCar-v0", "cartpole": "CartPole-v1"}
@@ -145,3 +148,12 @@ def test_covariates_outside_their_range_are_refused_unless_asked_for():
     with pytest.raises(InputError, match=r"gravity is 0.01, outside 0.0001 to 0.0035 .* any_covariates=True"):
         gym.make("PerSim/MountainCar-v0", gravity=0.01)
     gym.make("PerSim/MountainCar-v0", gravity=0.01, any_covariates=True).reset(seed=0)
+
+
+def test_an_environment_without_test_agents_is_simulated_but_nothing_is_measured_on_it():
+    spec = dataclasses.replace(envs.get("cartpole"), name="untested", test_agents=())
+    check_functions(spec)
+    agents = spec.sample_agents(3, np.random.default_rng(0))
+    assert agents.shape == (3, 2)
+    assert collect(spec, agents, UniformPolicy(spec.action_space), np.random.default_rng(0)).n_agents == 3
+    assert len(spec.sample_agents(1, np.random.default_rng(0))) == 1

@@ -219,6 +219,7 @@ def drift(states, actions, covariates):
 LINE = dataclasses.replace(
     get("cartpole"),
     name="line",
+    state_names=(),
     observation_space=gym.spaces.Box(-np.inf, np.inf, (1,)),
     action_space=gym.spaces.Box(-1, 1, (1,)),
     step=drift,
