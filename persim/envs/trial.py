@@ -15,7 +15,7 @@ from persim.errors import InputError
 
 
 def check_functions(spec: EnvSpec) -> None:
-    """Play one step of the test agents, or of the default agent where there are none, and check what the functions of an environment return.
+    """Play one step of the test agents (of the default one where there are none), and check what functions return.
 
     Raises:
         InputError: a function fails, or returns something of another type or shape than ``EnvSpec`` says.
