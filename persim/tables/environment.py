@@ -53,7 +53,7 @@ class SimulatedAgent(gym.Env[NDArray[np.float32], Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin again at the end of the agent's data."""
+        """Begin again at the end of the agent's data; return the observation ``[X + C]`` and which member it follows."""
         super().reset(seed=seed)
         members = self._simulator.dynamics.theta.shape[0]
         self._history, self._step = torch.from_numpy(self._start), 0

@@ -88,7 +88,7 @@ class Units:
         return units.for_agents(table, acts)
 
     def for_agents(self, table: Table, acts: Array) -> Units:
-        """The units of the agents of another table."""
+        """The units of the agents of another table, whose acts are ``[T, inputs]``."""
         count, mean, variance = _moments(table, acts)
         rows = self.covariates.rows(table.static)
         before, wide = rows @ self.centres, np.exp(rows @ self.spreads)
