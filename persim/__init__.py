@@ -16,6 +16,7 @@ _LAZY = {
     "fit": "persim.tables.fitting",
     "load": "persim.tables.simulator",
     "Simulator": "persim.tables.simulator",
+    "Comparison": "persim.tables.comparison",
 }
 
 

@@ -14,6 +14,8 @@ LARGEST_SEED = 2**63 - 1
 _NAME = re.compile(r"\w[\w.:-]*")
 _NAME_BYTES = 200
 
+SHOWN = 30  # allowed names in a message at most
+
 
 class InputError(ValueError):
     """Raised for unusable input; the message is a single line for the user."""
@@ -40,7 +42,9 @@ def check_choice(field: str, value: str, allowed: Iterable[str]) -> str:
     """
     names = list(allowed)
     if value not in names:
-        raise InputError(f"{field} {value!r} is unknown{nearest(value, names)}; use one of: {', '.join(names)}")
+        more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+        shown = ", ".join(names[:SHOWN]) + more
+        raise InputError(f"{field} {value!r} is unknown{nearest(value, names)}; use one of: {shown}")
     return value
 
 

@@ -72,7 +72,7 @@ def read_columns(path: Path | None, roles: list[tuple[str, str]]) -> pd.DataFram
 
 
 def deliver(args: argparse.Namespace, title: str, schema: Schema, frame: pd.DataFrame, history: Array) -> None:
-    """Print the frame of a prediction or plan, write it and draw it, as the options ask."""
+    """Print the frame of a prediction or plan from a history ``[X]``, write it and draw it, as the options ask."""
     print(f"{title}\n\n{shown(frame)}")
     write_csv(frame, args.out)
     if args.plot is not None:

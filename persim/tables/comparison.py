@@ -90,9 +90,9 @@ class Comparison:
 
     def verdict(self) -> str:
         """Say in one line whether the simulator pays, and if not what to try."""
-        scale = np.nanmean(self.errors[LAST], axis=1)
+        scale = _mean(self.errors[LAST])
         scale = np.where(scale > 0, scale, 1.0)
-        means = {name: (np.nanmean(errors, axis=1) / scale).mean(1) for name, errors in self.errors.items()}
+        means = {name: (_mean(errors) / scale).mean(1) for name, errors in self.errors.items()}
         ahead = [(name, horizon) for row, horizon in enumerate(self.horizons)
                  for name in sorted(means, key=lambda one: means[one][row])[:1] if name != OURS]  # fmt: skip
         if not ahead:
@@ -102,6 +102,13 @@ class Comparison:
         if any(name == LAST for name, _ in ahead):
             advice = "these data may hold nothing that predicts the next steps; " + advice
         return f"PerSim does not win everywhere: {said}. Use that, or {advice}."
+
+
+def _mean(errors: Array) -> Array:
+    """The mean over agents ``[horizons, S]`` of ``[horizons, agents, S]``; infinite where no agent has a model."""
+    known = np.isfinite(errors)
+    total, count = np.where(known, errors, 0).sum(1), known.sum(1)
+    return np.asarray(np.divide(total, count, out=np.full(total.shape, np.inf), where=count > 0))
 
 
 def _cell(errors: Array, better: str) -> str:

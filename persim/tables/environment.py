@@ -53,7 +53,7 @@ class SimulatedAgent(gym.Env[NDArray[np.float32], Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin again at the end of the agent's data; returns the observation ``[X + C]``, and the member drawn."""
+        """Begin again at the end of the agent's data; return the observation ``[X + C]`` and the member."""
         super().reset(seed=seed)
         members = self._simulator.dynamics.theta.shape[0]
         self._history, self._step = torch.from_numpy(self._start), 0
@@ -61,7 +61,7 @@ class SimulatedAgent(gym.Env[NDArray[np.float32], Any]):
         return self._observation(), {"member": self._member}
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Take a step with an action ``[A]`` or a label's code; returns what gymnasium asks for."""
+        """Take a step with an action ``[A]``, or a code if it is discrete; return an observation ``[X + C]``."""
         dynamics, states = self._simulator.dynamics, len(self._simulator.schema.state)
         given: Array = np.asarray(action, dtype=np.float64).reshape(1, -1)
         known = self._known[self._step][None]

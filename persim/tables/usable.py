@@ -98,6 +98,9 @@ def conform(table: Table, schema: Schema, summary: Mapping[str, Mapping[str, flo
     if isinstance(given.every, str) != isinstance(schema.every, str) or seconds(given.every) != seconds(schema.every):
         what = f"the table has a row every {given.every}, the simulator a step every {schema.every}"
         raise InputError(f"{what}; read the table with the schema of the simulator")
+    if 2 * table.counts.get("merged", 0) > table.counts.get("rows", 0):
+        what = f"{table.counts['merged']:,} of {table.counts['rows']:,} rows share a point of the grid with another"
+        raise InputError(f"{what} (every {schema.every}); give the time in the unit of the simulator's data")
     now = table.summary()
     for name in set(now) & set(summary):
         before, after = summary[name]["median"], now[name]["median"]
