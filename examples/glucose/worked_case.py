@@ -1,4 +1,4 @@
-"""A worked case on glucose of 30 virtual patients: from a CSV to a comparison, a new patient, and a plan, with pictures.
+"""A worked case: glucose of 30 virtual patients, from a CSV to a comparison, a new patient and a plan, with pictures.
 
     python examples/glucose/worked_case.py [--out examples/glucose]
 
