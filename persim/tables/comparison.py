@@ -68,7 +68,7 @@ class Comparison:
         lines = [head + "agents, worst agent; and for how many agents PerSim is better"]
         for place, state in enumerate(self.states):
             lines.append("")
-            heads = [f"{horizon} steps" for horizon in self.horizons]
+            heads = [_steps(horizon) for horizon in self.horizons]
             lines.append(f"{state:<22}" + "".join(f"{head:>34}" for head in heads))
             for name, errors in self.errors.items():
                 cells = []
@@ -84,7 +84,7 @@ class Comparison:
             return ["no bands: too little time was held out to calibrate them"]
         shares, worst = self.covered
         found = ", ".join(
-            f"{share:.0%} at {horizon} steps" for share, horizon in zip(shares, self.horizons, strict=True)
+            f"{share:.0%} at {_steps(horizon)}" for share, horizon in zip(shares, self.horizons, strict=True)
         )
         return [f"the {BAND:.0%} band covers {found}; {worst:.0%} for the agent that it covers least"]
 
@@ -97,7 +97,7 @@ class Comparison:
                  for name in sorted(means, key=lambda one: means[one][row])[:1] if name != OURS]  # fmt: skip
         if not ahead:
             return "PerSim has the lowest mean error at every horizon."
-        said = "; ".join(f"{name} is better at {horizon} steps" for name, horizon in ahead)
+        said = "; ".join(f"{name} is better at {_steps(horizon)}" for name, horizon in ahead)
         advice = 'try more data for each agent, lags and memory in the schema, rank="cv", or covariates'
         if any(name == LAST for name, _ in ahead):
             advice = "these data may hold nothing that predicts the next steps; " + advice
@@ -109,6 +109,10 @@ def _mean(errors: Array) -> Array:
     known = np.isfinite(errors)
     total, count = np.where(known, errors, 0).sum(1), known.sum(1)
     return np.asarray(np.divide(total, count, out=np.full(total.shape, np.inf), where=count > 0))
+
+
+def _steps(number: int) -> str:
+    return f"{number} step{'s' * (number > 1)}"
 
 
 def _cell(errors: Array, better: str) -> str:

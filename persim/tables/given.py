@@ -16,6 +16,8 @@ from persim.tables.table import Table
 def columns_of(schema: Schema, frame: Any, names: tuple[str, ...], steps: int) -> Array:
     """Read columns of the next H steps from a frame, ``[H, D]``; labels become codes.
 
+    An empty cell means what the schema's ``fill`` says.
+
     Raises:
         InputError: a column is missing, a value is no number or unknown, or there are fewer rows than steps.
     """
@@ -32,7 +34,9 @@ def columns_of(schema: Schema, frame: Any, names: tuple[str, ...], steps: int) -
             values = [schema.labels.index(check_choice(f"label of {name!r}", str(one), schema.labels))
                       for one in frame[name][:steps]]  # fmt: skip
         else:
-            values = pd.to_numeric(frame[name][:steps], errors="coerce").to_list()
+            column = frame[name][:steps]
+            column = column.fillna(schema.fill[name]) if name in schema.fill else column
+            values = pd.to_numeric(column, errors="coerce").to_list()
         parts.append(np.asarray(values, dtype=np.float64))
     found = np.stack(parts, axis=1)
     for row, place in np.argwhere(~np.isfinite(found))[:1]:

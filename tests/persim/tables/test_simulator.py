@@ -6,6 +6,8 @@ import torch
 import persim
 from persim.errors import InputError
 from persim.tables.adapting import known_steps, read_new, still_open
+from persim.tables.given import columns_of
+from persim.tables.schema import Schema
 from tests.persim.tables.systems import SCHEMA, frame, weights
 
 
@@ -166,3 +168,11 @@ def test_too_little_data_for_choices_say_so(caplog):
     with pytest.raises(InputError, match="no bands were calibrated"):
         simulator.rollout("h0", inputs(), band=0.9)
     assert len(simulator.rollout("h0", inputs())) == 12
+
+
+def test_an_empty_input_means_what_the_schema_fills():
+    schema = Schema("a", "t", ("x",), ("u",), ("meal",), fill={"meal": 0})
+    given = pd.DataFrame({"u": [1.0, 2.0], "meal": [None, 30.0]})
+    assert columns_of(schema, given, ("u", "meal"), 2).tolist() == [[1.0, 0.0], [2.0, 30.0]]
+    with pytest.raises(InputError, match="row 1, column 'meal'"):
+        columns_of(schema, given.assign(meal=["much", 1]), ("u", "meal"), 2)
