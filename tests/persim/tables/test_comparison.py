@@ -37,7 +37,7 @@ def test_the_last_line_says_that_it_wins():
 
 def test_the_last_line_says_that_the_last_value_is_best():
     line = str(comparison(last_value=[0.1, 0.1])).splitlines()[-1]
-    assert "last value is better at 1 steps; last value is better at 8 steps" in line
+    assert "last value is better at 1 step; last value is better at 8 steps" in line
     assert "these data may hold nothing that predicts the next steps" in line
 
 
