@@ -105,7 +105,7 @@ class PerSimSettings:
         return settings.with_tuned(spec, options, tuned)
 
     def with_tuned(self, spec: EnvSpec, options: Options, tuned: Mapping[str, Any]) -> PerSimSettings:
-        """Replace what ``tuned`` (part of ``PerSim.about``) says, or refuse it; a rank or planner of a command stays."""
+        """Replace what ``tuned`` (a part of ``PerSim.about``) says, or refuse it; a command's rank or planner stays."""
         with contents_of("tuned settings"):
             return self._with_tuned(spec, options, tuned)
 
