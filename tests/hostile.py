@@ -97,7 +97,26 @@ SPACES = [
 
 def mutated(value, rng):
     """A value of JSON with one place changed to something else."""
-    odd = [None, True, -1, 0, 1.5, 10**30, "", "x", "/../../x", "a\0b", "$", [], {}, [[]], {"a": {}}, "a" * 300, 1e308]
+    odd = [
+        None,
+        True,
+        -1,
+        0,
+        1.5,
+        10**30,
+        10**400,
+        "",
+        "x",
+        "/../../x",
+        "a\0b",
+        "$",
+        [],
+        {},
+        [[]],
+        {"a": {}},
+        "a" * 300,
+        1e308,
+    ]
     if isinstance(value, dict) and value and rng.random() < 0.85:
         name = list(value)[rng.integers(len(value))]
         kind = rng.random()

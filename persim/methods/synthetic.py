@@ -154,5 +154,6 @@ def simulated(spec: EnvSpec, predictor: Predictor, data: Trajectories) -> EnvSpe
         path = predictor.predict(covariates[:, 0].astype(np.int64), states.astype(np.float32), actions[:, None])
         return np.asarray(path[:, 1])
 
-    agent = Covariate("agent", "", 0, data.n_agents - 1, 0)
-    return replace(spec, covariates=(agent,), reset=reset, step=step)
+    agent = Covariate("agent", "", 0, max(1, data.n_agents - 1), 0)
+    own = tuple((float(number),) for number in range(len(spec.test_agents)))
+    return replace(spec, covariates=(agent,), test_agents=own, policy_agents=(), reset=reset, step=step)

@@ -7,6 +7,7 @@ import logging
 import math
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
@@ -153,7 +154,7 @@ def _is_row(entry: dict[str, Any]) -> bool:
     """Whether these are a metric, the agent's number or None, and a number or None."""
     metric, agent, value = (entry.get(name, _is_row) for name in ("metric", "agent", "value"))
     whose = agent is None or (type(agent) is int and agent >= 1)
-    measured = value is None or (isinstance(value, int | float) and math.isfinite(value))
+    measured = value is None or (isinstance(value, int | float) and abs(value) <= sys.float_info.max)
     return len(entry) == 3 and isinstance(metric, str) and whose and measured
 
 

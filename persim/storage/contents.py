@@ -6,7 +6,7 @@ A checksum says that a file is as it was written, not that what was written make
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
@@ -110,7 +110,7 @@ def _is(kind: Any, value: object) -> bool:
     if kind is Any or kind is NoneType:
         return kind is Any or value is None
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_SEED
     return isinstance(value, kind)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from persim.errors import InputError, nearest
+from persim.storage.owners import mark
 
 # The package of each protocol. Writing an object has to be atomic, which excludes file servers (sftp).
 _NEEDS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
@@ -110,7 +111,7 @@ def local_copy(path: Path) -> Iterator[Path]:
     if not is_remote(path):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="persim-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"persim-{mark()}-") as folder:
         copy = Path(folder) / path.name
         copy.write_bytes(fetch(path))
         yield copy

@@ -1,4 +1,4 @@
-"""What killed runs leave behind: folders of Ray with processes that still write there, and locks that nobody holds."""
+"""What killed runs leave behind: temporary folders, with processes of Ray that still write there, and locks."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ def own(folder: Path) -> None:
     (folder / _OWNER).write_text(owners.mark())
 
 
-def remove_rays() -> None:
-    """Remove the folders of Ray whose owner is dead, after the processes that still have files in them."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+def remove_temporary() -> None:
+    """Remove temporary folders whose owner is dead, after the processes that still have files in them."""
+    for folder in Path(tempfile.gettempdir()).glob("persim-*"):
         with contextlib.suppress(OSError, UnicodeDecodeError):  # another process was quicker; or it is just being made
-            if owners.is_left((folder / _OWNER).read_text()):
+            # The paths of Ray's sockets have no room for a mark.
+            if owners.is_left((folder / _OWNER).read_text() if folder.name.startswith(PREFIX) else folder.name):
                 remove(folder)
 
 

@@ -113,7 +113,7 @@ def ray_session(address: str | None, cpus: int | None = None, env: str = "") -> 
     import ray
 
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = address is not None  # where something has imported it before
-    leftovers.remove_rays()
+    leftovers.remove_temporary()
     with tempfile.TemporaryDirectory(prefix=leftovers.PREFIX, ignore_cleanup_errors=True) as folder:
         leftovers.own(Path(folder))
         try:

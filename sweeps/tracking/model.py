@@ -16,6 +16,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
 from persim.learning.model import LowRankDynamics
+from persim.storage.owners import mark
 
 NAME = "simulator"
 _SCRIPT = Path(__file__).with_name("simulator.py")
@@ -43,7 +44,7 @@ def _log(file: Path, signature: ModelSignature, client: Any, experiment_id: str,
     made = client.create_logged_model(experiment_id, NAME, source_run_id=run_id, model_type="LowRankDynamics")
     about = Model(run_id=run_id, model_id=made.model_id, model_uuid=made.model_id, artifact_path=made.artifact_location)
     warnings.filterwarnings("ignore", message=".*An input example was not provided")  # the signature says it all
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix=f"persim-{mark()}-") as folder:
         mlflow.pyfunc.save_model(
             Path(folder) / NAME,
             python_model=str(_SCRIPT),

@@ -105,7 +105,7 @@ def test_a_local_ray_listens_on_loopback_only_and_refuses_others(short, tmp_path
     (left,) = short.glob("persim-ray-*")
     assert owners.is_left((left / "owner").read_text())
     monkeypatch.setattr(tempfile, "tempdir", str(short))
-    leftovers.remove_rays()
+    leftovers.remove_temporary()
     assert not left.exists()
     assert leftovers._with_files_in(left) == []
 
@@ -131,7 +131,7 @@ def test_folders_of_ray_of_the_living_stay(tmp_path, monkeypatch):
     for name in ("alive", "new"):
         (tmp_path / f"persim-ray-{name}").mkdir()
     leftovers.own(tmp_path / "persim-ray-alive")
-    leftovers.remove_rays()
+    leftovers.remove_temporary()
     assert len(os.listdir(tmp_path)) == 2
 
 

@@ -20,9 +20,10 @@ from tests.sweeps.mlflow_helpers import free_port, grid, history, mirror, mlflow
 class Proxy(BaseHTTPRequestHandler):
     """Passes requests on to a real server, but every third one fails in the way that ``fault`` says."""
 
-    backend, fault, count = "", "", 0
+    backend, fault, count, delay = "", "", 0, 0.0
 
     def do_GET(self):
+        time.sleep(self.delay)
         length = int(self.headers.get("Content-Length") or 0)
         body, fault = self.rfile.read(length) or None, ""
         type(self).count += 1
@@ -98,6 +99,26 @@ def test_a_faulty_server_gets_everything_once_in_the_end(fault, real_server, tmp
     assert all(len(history(client, run, "curve/train_mse")) == 20 for run in children)
     assert [history(client, run, "reward/random") for run in parents] == [[(25, 100.0)]] * 2
     assert len(caplog.records) < 12, caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_six_cells_and_a_server_of_nine_seconds_a_request(real_server, tmp_path, monkeypatch):
+    monkeypatch.setattr(Proxy, "backend", real_server)
+    with serving(Proxy) as uri:
+        first = mirror(uri, tmp_path)
+        monkeypatch.setattr(Proxy, "delay", 9.0)
+        request = grid(tmp_path, *(reward(seed=seed) for seed in range(6)), suite="nine")
+        first.end(request)
+        began = time.monotonic()
+        assert 1 <= first.close() <= 6
+        assert time.monotonic() - began < 61
+        monkeypatch.setattr(Proxy, "delay", 0.0)
+        later = mirror(uri, tmp_path)
+        later.end(request)
+        assert later.close() == 0
+    _, _, children = runs(real_server, "nine")
+    assert sorted(run.data.tags["persim.cell_id"] for run in children) == sorted(request.cells)
 
 
 class Slow(BaseHTTPRequestHandler):
