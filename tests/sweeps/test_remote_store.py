@@ -58,7 +58,7 @@ def test_an_object_store_gives_the_rows_of_a_folder_and_mlflow_lies_here(bucket,
     mirror = Mirror(None, bucket, "tests")
     CellStore(bucket).ask(Request("smoke", "smoke", tuple(found.cell.id for found in done)))
     assert mirror.close() == 0
-    assert sorted(os.listdir(tmp_path / "runs")) == ["mlartifacts", "mlflow.db", "mlflow.db.lock"]
+    assert sorted(os.listdir(tmp_path / "runs")) == ["mlartifacts", "mlflow.db"]
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("smoke").experiment_id])
     assert len(runs) == len(done) + len({found.cell.method for found in done})  # and a parent of each method

@@ -142,7 +142,7 @@ def test_the_simulator_loads_from_mlflow_and_predicts(uri, tmp_path, discrete, m
         mlflow.set_tracking_uri(None)
     assert not [*tmp_path.rglob("*.pkl")]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "cells", "mlartifacts", "mlflow.db", "mlflow.db.lock", "models", "requests",
+        "cells", "mlartifacts", "mlflow.db", "models", "requests",
     ]  # fmt: skip
 
 
@@ -264,7 +264,7 @@ def test_an_object_store_is_mirrored_into_a_folder_here(tmp_path, cartpole_data,
     )
     first.end(request)
     assert first.close() == 0
-    assert sorted(os.listdir(tmp_path / "runs")) == ["mlartifacts", "mlflow.db", "mlflow.db.lock"]
+    assert sorted(os.listdir(tmp_path / "runs")) == ["mlartifacts", "mlflow.db"]
     _, parents, children = runs(default_uri(root), "reward")
     assert {run.info.status for run in parents + children} == {"FINISHED"}
     assert sorted(len(run.inputs.dataset_inputs) for run in children) == [0, 1, 1]
@@ -304,7 +304,7 @@ def test_a_deleted_experiment_is_one_line_and_the_others_go_on(uri, tmp_path, ca
 )  # fmt: skip
 def test_an_unreachable_server_is_one_line_within_seconds_and_leaves_nothing(tmp_path, uri):
     started = time.monotonic()
-    with pytest.raises(InputError, match="does not answer") as error:
+    with pytest.raises(InputError, match="does not answer|a database in memory") as error:
         mirror(uri, tmp_path / "store")
     assert "\n" not in str(error.value)
     assert "secret" not in str(error.value)
