@@ -304,7 +304,7 @@ def test_a_deleted_experiment_is_one_line_and_the_others_go_on(uri, tmp_path, ca
 )  # fmt: skip
 def test_an_unreachable_server_is_one_line_within_seconds_and_leaves_nothing(tmp_path, uri):
     started = time.monotonic()
-    with pytest.raises(InputError, match="does not answer|a database in memory") as error:
+    with pytest.raises(InputError, match=r"does not answer|a database in memory") as error:
         mirror(uri, tmp_path / "store")
     assert "\n" not in str(error.value)
     assert "secret" not in str(error.value)
